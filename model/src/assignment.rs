@@ -1,0 +1,172 @@
+//! What one node is told: exactly the part of the cluster that its agent needs, and the difference between two such parts.
+//!
+//! The manager computes a `NodeView` from its store and sends differences; the agent applies them and holds the same value.
+
+use crate::{
+    ClusterId, NetworkId, NodeId, ServiceId, TaskId,
+    endpoint::{EndpointMode, PortConfig, VirtualIp},
+    net::{DualAddr, DualSubnet, Mac, Mtu, Port, Vni},
+    node::IngressLeg,
+    task::Task,
+};
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// Settings of the whole cluster that a data plane needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterView {
+    pub id: ClusterId,
+    pub ingress_seed: u32,
+    pub data_path_port: Port,
+}
+
+/// A network that the node takes part in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkView {
+    pub id: NetworkId,
+    pub name: String,
+    pub vni: Vni,
+    pub subnet: DualSubnet,
+    pub service_subnet: DualSubnet,
+    pub mtu: Mtu,
+    pub ingress: bool,
+    pub internal: bool,
+}
+
+/// A node that shares a network with this one, or this node itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerView {
+    pub node: NodeId,
+    pub hostname: String,
+    pub data_path_addr: IpAddr,
+    pub ingress: Option<IngressLeg>,
+}
+
+/// A service on a network of this node, or published through the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceView {
+    pub id: ServiceId,
+    pub name: String,
+    pub mode: EndpointMode,
+    pub virtual_ips: Vec<VirtualIp>,
+    pub ports: Vec<PortConfig>,
+}
+
+/// A task of any node on a network of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointView {
+    pub network: NetworkId,
+    pub task: TaskId,
+    pub task_name: String,
+    pub service: ServiceId,
+    pub slot: u64,
+    pub node: NodeId,
+    pub addr: DualAddr,
+    pub mac: Mac,
+    pub aliases: Vec<String>,
+    /// Load balancers and DNS may use it.
+    pub in_service: bool,
+}
+
+/// All that one node is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    pub cluster: ClusterView,
+    /// Tasks that run here.
+    pub tasks: BTreeMap<TaskId, Task>,
+    pub networks: BTreeMap<NetworkId, NetworkView>,
+    pub peers: BTreeMap<NodeId, PeerView>,
+    pub services: BTreeMap<ServiceId, ServiceView>,
+    pub endpoints: BTreeMap<(NetworkId, TaskId), EndpointView>,
+}
+
+/// One thing to add or replace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    Task(Box<Task>),
+    Network(NetworkView),
+    Peer(PeerView),
+    Service(ServiceView),
+    Endpoint(EndpointView),
+}
+
+/// One thing to forget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    Task(TaskId),
+    Network(NetworkId),
+    Peer(NodeId),
+    Service(ServiceId),
+    Endpoint(NetworkId, TaskId),
+}
+
+/// The difference between two views. Applying it twice does no harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    pub cluster: ClusterView,
+    pub update: Vec<Item>,
+    pub remove: Vec<Key>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.update.is_empty() && self.remove.is_empty()
+    }
+}
+
+fn diff_map<K: Ord + Clone, V: PartialEq + Clone>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    item: impl Fn(V) -> Item,
+    key: impl Fn(K) -> Key,
+    out: &mut Changes,
+) {
+    out.update.extend(new.iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(_, v)| item(v.clone())));
+    out.remove.extend(old.keys().filter(|k| !new.contains_key(k)).map(|k| key(k.clone())));
+}
+
+impl NodeView {
+    pub fn empty(cluster: ClusterView) -> Self {
+        Self {
+            cluster,
+            tasks: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            services: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+        }
+    }
+
+    /// What turns `self` into `new`.
+    pub fn diff(&self, new: &NodeView) -> Changes {
+        let mut out = Changes { cluster: new.cluster.clone(), update: Vec::new(), remove: Vec::new() };
+        diff_map(&self.networks, &new.networks, Item::Network, Key::Network, &mut out);
+        diff_map(&self.peers, &new.peers, Item::Peer, Key::Peer, &mut out);
+        diff_map(&self.services, &new.services, Item::Service, Key::Service, &mut out);
+        diff_map(&self.endpoints, &new.endpoints, Item::Endpoint, |(n, t)| Key::Endpoint(n, t), &mut out);
+        diff_map(&self.tasks, &new.tasks, |t| Item::Task(Box::new(t)), Key::Task, &mut out);
+        out
+    }
+
+    /// Takes changes over, in place.
+    pub fn apply(&mut self, changes: Changes) {
+        self.cluster = changes.cluster;
+        for item in changes.update {
+            match item {
+                Item::Task(t) => drop(self.tasks.insert(t.id.clone(), *t)),
+                Item::Network(n) => drop(self.networks.insert(n.id.clone(), n)),
+                Item::Peer(p) => drop(self.peers.insert(p.node.clone(), p)),
+                Item::Service(s) => drop(self.services.insert(s.id.clone(), s)),
+                Item::Endpoint(e) => drop(self.endpoints.insert((e.network.clone(), e.task.clone()), e)),
+            }
+        }
+        for key in changes.remove {
+            match key {
+                Key::Task(t) => drop(self.tasks.remove(&t)),
+                Key::Network(n) => drop(self.networks.remove(&n)),
+                Key::Peer(p) => drop(self.peers.remove(&p)),
+                Key::Service(s) => drop(self.services.remove(&s)),
+                Key::Endpoint(n, t) => drop(self.endpoints.remove(&(n, t))),
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The one object that describes the cluster itself: settings, root certificate, join tokens.
+
+use crate::{ClusterId, Meta, id::NodeId, net::Port};
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::SocketAddr, time::Duration};
+
+/// Text that must not reach a log: `Debug` prints nothing of it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Role of a node, written in its certificate's organisational unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Worker,
+    Manager,
+}
+
+impl Role {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Worker => "worker",
+            Role::Manager => "manager",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where the allocator takes subnets from when a network names none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressPools {
+    pub v4: Ipv4Net,
+    /// Prefix length of an IPv4 task subnet cut from `v4`.
+    pub v4_size: u8,
+    /// A unique local prefix (RFC 4193) chosen at `init`; networks get /64s of it.
+    pub v6: Ipv6Net,
+}
+
+/// What an operator may set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSpec {
+    pub name: String,
+    pub pools: AddressPools,
+    /// UDP port of VXLAN.
+    pub data_path_port: Port,
+    /// How often an agent reports, and the unit of failure detection.
+    pub heartbeat: Duration,
+    /// Finished tasks kept per replica.
+    pub task_history: u32,
+    /// Life of a node certificate.
+    pub node_cert_life: Duration,
+}
+
+/// Secrets that let a machine join, one per role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinTokens {
+    pub worker: Secret,
+    pub manager: Secret,
+}
+
+/// The cluster's own certificate authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootCa {
+    pub cert_pem: String,
+    pub key_pem: Secret,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    pub id: ClusterId,
+    pub meta: Meta,
+    pub spec: ClusterSpec,
+    pub root_ca: RootCa,
+    pub join_tokens: JoinTokens,
+    /// Seeds the ingress hash alike on every host, so that a flow keeps its backend when it enters elsewhere.
+    pub ingress_seed: u32,
+}
+
+/// A manager as agents and clients dial it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ManagerPeer {
+    pub node: NodeId,
+    pub addr: SocketAddr,
+}

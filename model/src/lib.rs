@@ -1,0 +1,26 @@
+//! The objects of a Heddle cluster and the newtypes they are made of.
+//!
+//! ```text
+//! cluster ── node ── service ── task        who wants what, where it runs
+//!                 └─ network ── endpoint    what it is reachable by
+//! net/                                      units of the data plane: Vni, Mac, Port, Mtu, IfName, subnets
+//! ```
+//!
+//! Names and meanings follow docker's API (Spec, Status, Version, Endpoint.VirtualIPs, Task.DesiredState).
+//! This crate holds values only: no clock, no randomness, no I/O, no wire format.
+
+pub mod assignment;
+pub mod cluster;
+pub mod endpoint;
+pub mod id;
+pub mod meta;
+pub mod net;
+pub mod network;
+pub mod node;
+pub mod object;
+pub mod service;
+pub mod task;
+
+pub use id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+pub use meta::{Annotations, Meta, Timestamp, Version};
+pub use object::{Kind, Object};

@@ -1,0 +1,111 @@
+//! A service: what should run, how often, and how it is reached.
+
+use crate::{
+    Annotations, Meta, ServiceId, Version,
+    endpoint::{Endpoint, EndpointSpec},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, time::Duration};
+
+/// A program of the host's own, run in namespaces of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// Program and arguments. A bare program name is looked up in the daemon's PATH; `heddle` is the daemon's own binary.
+    pub command: Vec<String>,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    pub dir: Option<String>,
+    pub hostname: Option<String>,
+}
+
+/// What runs a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Runtime {
+    Process(ProcessSpec),
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartCondition {
+    None,
+    OnFailure,
+    #[default]
+    Any,
+}
+
+/// docker's defaults: any, 5 s, without limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    pub condition: RestartCondition,
+    pub delay: Duration,
+    /// Zero means no limit.
+    pub max_attempts: u64,
+    /// Within which attempts are counted; zero means for ever.
+    pub window: Duration,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            condition: RestartCondition::Any,
+            delay: Duration::from_secs(5),
+            max_attempts: 0,
+            window: Duration::ZERO,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Such as `node.role==worker` or `node.labels.zone!=a`.
+    pub constraints: Vec<String>,
+    /// Zero means no limit.
+    pub max_replicas_per_node: u32,
+}
+
+/// A network that a service's tasks join, by id in the store and by name or id in a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkTarget {
+    pub target: String,
+    pub aliases: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    pub runtime: Runtime,
+    pub restart: RestartPolicy,
+    pub placement: Placement,
+    pub networks: Vec<NetworkTarget>,
+    /// Time between the stop signal and SIGKILL.
+    pub stop_grace: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    Replicated { replicas: u64 },
+}
+
+impl Mode {
+    /// More replicas than this are refused as a slip of the keyboard.
+    pub const MAX_REPLICAS: u64 = 10_000;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    pub annotations: Annotations,
+    pub mode: Mode,
+    pub task: TaskSpec,
+    pub endpoint: EndpointSpec,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub id: ServiceId,
+    pub meta: Meta,
+    pub spec: ServiceSpec,
+    /// The version at which `spec.task` last changed; tasks made from an older one are out of date.
+    pub spec_version: Version,
+    /// None until the allocator has seen the service as it is now.
+    pub endpoint: Option<Endpoint>,
+}

@@ -1,0 +1,132 @@
+//! One run of one replica. A task is never restarted: a new one takes its slot.
+
+use crate::{
+    Meta, NodeId, ServiceId, TaskId, Timestamp, Version,
+    endpoint::{Attachment, PortConfig},
+    service::TaskSpec,
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// States in the order a task passes them; it never goes back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    #[default]
+    New,
+    /// Has its addresses, waits for a node.
+    Pending,
+    Assigned,
+    Accepted,
+    Preparing,
+    Ready,
+    Starting,
+    Running,
+    Complete,
+    Shutdown,
+    Failed,
+    Rejected,
+    Remove,
+    Orphaned,
+}
+
+impl TaskState {
+    pub const ALL: [TaskState; 14] = [
+        TaskState::New,
+        TaskState::Pending,
+        TaskState::Assigned,
+        TaskState::Accepted,
+        TaskState::Preparing,
+        TaskState::Ready,
+        TaskState::Starting,
+        TaskState::Running,
+        TaskState::Complete,
+        TaskState::Shutdown,
+        TaskState::Failed,
+        TaskState::Rejected,
+        TaskState::Remove,
+        TaskState::Orphaned,
+    ];
+
+    /// Past `Running`: nothing of the task runs any more.
+    pub fn is_terminal(self) -> bool {
+        self > TaskState::Running
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TaskState::New => "new",
+            TaskState::Pending => "pending",
+            TaskState::Assigned => "assigned",
+            TaskState::Accepted => "accepted",
+            TaskState::Preparing => "preparing",
+            TaskState::Ready => "ready",
+            TaskState::Starting => "starting",
+            TaskState::Running => "running",
+            TaskState::Complete => "complete",
+            TaskState::Shutdown => "shutdown",
+            TaskState::Failed => "failed",
+            TaskState::Rejected => "rejected",
+            TaskState::Remove => "remove",
+            TaskState::Orphaned => "orphaned",
+        }
+    }
+}
+
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    pub state: TaskState,
+    /// When `state` was reached.
+    pub since: Timestamp,
+    pub message: String,
+    /// Why the task failed or cannot be placed; empty if it did not.
+    pub error: String,
+    /// Of the task's first process, as the host sees it.
+    pub pid: Option<u32>,
+    pub exit_code: Option<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    pub id: TaskId,
+    pub meta: Meta,
+    pub service: ServiceId,
+    pub service_name: String,
+    /// Which replica this is, from 1.
+    pub slot: u64,
+    pub spec: TaskSpec,
+    /// `Service.spec_version` it was made from.
+    pub spec_version: Version,
+    pub node: Option<NodeId>,
+    pub attachments: Vec<Attachment>,
+    /// Ports published on the task's own node (mode host).
+    pub host_ports: Vec<PortConfig>,
+    /// Running, Shutdown or Remove.
+    pub desired: TaskState,
+    /// Not started before this time (restart delay).
+    pub not_before: Timestamp,
+    pub status: TaskStatus,
+}
+
+impl Task {
+    /// `web.1.<id>`, the task's own name in DNS and in tables.
+    pub fn name(&self) -> String {
+        format!("{}.{}.{}", self.service_name, self.slot, self.id)
+    }
+
+    /// Whether load balancers and DNS may send anything to it.
+    pub fn in_service(&self) -> bool {
+        self.status.state == TaskState::Running && self.desired == TaskState::Running
+    }
+
+    /// Whether it may still have processes and kernel objects on its node.
+    pub fn on_node(&self) -> bool {
+        self.node.is_some() && !self.status.state.is_terminal()
+    }
+}

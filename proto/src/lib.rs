@@ -1,0 +1,15 @@
+//! The gRPC protocol `heddle.v1` and its conversion from and to the model.
+//!
+//! ```text
+//! control     CLI ─> manager            local    CLI ─> daemon on the same host
+//! dispatcher  agent <─> leader          ca       joiner ─> manager
+//! raft        manager <─> manager       objects  what they all carry
+//! ```
+
+pub mod convert;
+
+/// Generated messages, clients and servers.
+#[allow(clippy::all, clippy::unwrap_used, missing_docs)]
+pub mod v1 {
+    tonic::include_proto!("heddle.v1");
+}

@@ -1,1 +1,4 @@
-//! stub
+//! The agent of one host: runs its tasks and makes its kernel match what the managers want.
+
+pub mod dataplane;
+pub mod kernel;

@@ -1,1 +1,3 @@
-//! stub
+//! The control plane: what the cluster should look like, agreed on through raft.
+
+pub mod store;

@@ -1,0 +1,10 @@
+//! What this host's kernel should look like, decided in pure code.
+//!
+//! ```text
+//! NodeView + sandboxes ─> desired ─┐
+//!                                  ├─> diff ─> steps ─> kernel
+//! kernel ─> observe ─> actual ─────┘
+//! ```
+
+pub mod state;
+pub mod step;

@@ -1,0 +1,228 @@
+//! Kernel objects as values: what is wanted and what is there, in the same type. Only objects of ours appear in it.
+//! Everything is keyed by (namespace, name), never by interface index.
+
+use heddle_model::net::{IfName, Mac, Mtu, Port, Protocol, Vni};
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// A network namespace: the host's own, or one of ours in /run/netns, whose name begins with `hd-`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Space {
+    Host,
+    Named(String),
+}
+
+impl fmt::Display for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Space::Host => f.write_str("host"),
+            Space::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// All of our objects on this host. `Space::Host` is always present; a named space is present if it exists.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelState {
+    pub spaces: BTreeMap<Space, SpaceState>,
+}
+
+/// Our objects in one namespace. Named spaces are wholly ours, so all of their links, tables and so on are listed, save
+/// what the kernel makes by itself (lo, its addresses, kernel routes and rules, link-local addresses). In the host's space
+/// only what `own` recognises is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpaceState {
+    pub links: BTreeMap<IfName, Link>,
+    pub addresses: BTreeSet<(IfName, IpNet)>,
+    pub routes: BTreeSet<Route>,
+    pub rules: BTreeSet<PolicyRule>,
+    /// Permanent neighbour entries.
+    pub neighbours: BTreeMap<(IfName, IpAddr), Mac>,
+    /// Static forwarding entries.
+    pub fdb: BTreeMap<FdbKey, FdbTarget>,
+    pub tables: BTreeMap<TableId, Table>,
+    pub ipvs: BTreeMap<IpvsKey, IpvsService>,
+    /// Path below /proc/sys with dots, such as `net.ipv4.conf.eth0.rp_filter`; only those that we set.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub kind: LinkKind,
+    /// None: whatever the kernel chose.
+    pub mac: Option<Mac>,
+    pub mtu: Mtu,
+    pub up: bool,
+    /// The bridge in the same space that this is a port of.
+    pub master: Option<IfName>,
+    pub port: PortFlags,
+}
+
+/// Flags of a bridge port; the default is the kernel's own. Ignored on links without a master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortFlags {
+    /// Talks to no other isolated port.
+    pub isolated: bool,
+    /// Only source MACs with a static entry may enter.
+    pub locked: bool,
+    pub learning: bool,
+}
+
+impl Default for PortFlags {
+    fn default() -> Self {
+        Self { isolated: false, locked: false, learning: true }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkKind {
+    Bridge,
+    Vxlan(Vxlan),
+    /// The other end. Both ends are listed, each in its own space; removing one removes both.
+    Veth {
+        peer: (Space, IfName),
+    },
+}
+
+/// Made in the host's space, so that its socket is there, then moved. Learning off, ARP/ND proxy on, DF set (on IPv4), no
+/// flood entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vxlan {
+    pub vni: Vni,
+    pub local: IpAddr,
+    pub port: Port,
+}
+
+/// A unicast route in `table` (254 is main), with our route protocol number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    pub dst: IpNet,
+    pub via: Option<IpAddr>,
+    pub dev: IfName,
+    pub table: u32,
+}
+
+/// `ip rule pref N fwmark M/MASK lookup TABLE`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyRule {
+    pub v6: bool,
+    pub pref: u32,
+    pub mark: u32,
+    pub mask: u32,
+    pub table: u32,
+}
+
+/// `self` entries belong to the device (vxlan), `master` entries to the bridge it is a port of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FdbKey {
+    pub dev: IfName,
+    pub mac: Mac,
+    pub on: FdbOn,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FdbOn {
+    Device,
+    Bridge,
+}
+
+/// Remote tunnel end point for `FdbOn::Device`; None for `FdbOn::Bridge`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FdbTarget {
+    pub dst: Option<IpAddr>,
+}
+
+/// nftables family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    Ip,
+    Ip6,
+    Inet,
+    Bridge,
+    Netdev,
+}
+
+impl Family {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Family::Ip => "ip",
+            Family::Ip6 => "ip6",
+            Family::Inet => "inet",
+            Family::Bridge => "bridge",
+            Family::Netdev => "netdev",
+        }
+    }
+}
+
+/// Our tables are called `heddle…`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId {
+    pub family: Family,
+    pub name: String,
+}
+
+/// An nftables table. The digest of the body is kept in the kernel as the name of an empty chain, `digest_<16 hex>`, so what
+/// is there can be recognised without parsing rules; tables are equal if their digests are.
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub digest: String,
+    /// None when observed: only the digest is known.
+    pub body: Option<Arc<TableBody>>,
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+impl Eq for Table {}
+
+/// Text of nft's language in parts that can be changed one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct TableBody {
+    pub sets: BTreeMap<String, NftSet>,
+    pub chains: BTreeMap<String, NftChain>,
+}
+
+/// A named set, or a map if its declaration says so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NftSet {
+    /// `set` or `map`.
+    pub is_map: bool,
+    /// Such as `type inet_proto . inet_service : verdict;`.
+    pub declaration: String,
+    /// Key to value; the value is empty in a set.
+    pub elements: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct NftChain {
+    /// Such as `type nat hook output priority -100; policy accept;`. None for a chain that is only jumped to.
+    pub base: Option<String>,
+    pub rules: Vec<String>,
+}
+
+/// A virtual service of IPVS.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IpvsKey {
+    Mark { v6: bool, mark: u32 },
+    Addr { addr: IpAddr, protocol: Protocol, port: Port },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpvsService {
+    pub scheduler: String,
+    pub destinations: BTreeMap<(IpAddr, u16), IpvsDestination>,
+}
+
+/// Forwarding is always NAT (masquerading in IPVS's words: the source stays).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpvsDestination {
+    /// 0 drains.
+    pub weight: u32,
+}

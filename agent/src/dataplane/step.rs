@@ -1,0 +1,125 @@
+//! One change to the kernel. Steps carry all that is needed; applying one makes no choice.
+
+use super::state::{
+    FdbKey, FdbTarget, IpvsKey, IpvsService, Link, PolicyRule, PortFlags, Route, Space, Table, TableId,
+};
+use heddle_model::net::{IfName, Mac, Mtu};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// Each is idempotent where the kernel allows it: what is already so is success, and so is removing what is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    AddSpace(String),
+    /// Removes the namespace and all that is in it. Links that others may wait for are removed by steps of their own before.
+    RemoveSpace(String),
+    /// For a veth, makes both ends; the other end's own properties follow in steps of its own.
+    AddLink {
+        space: Space,
+        name: IfName,
+        link: Link,
+    },
+    RemoveLink {
+        space: Space,
+        name: IfName,
+    },
+    SetMac {
+        space: Space,
+        name: IfName,
+        mac: Mac,
+    },
+    SetMtu {
+        space: Space,
+        name: IfName,
+        mtu: Mtu,
+    },
+    SetUp {
+        space: Space,
+        name: IfName,
+        up: bool,
+    },
+    SetMaster {
+        space: Space,
+        name: IfName,
+        master: Option<IfName>,
+    },
+    SetPort {
+        space: Space,
+        name: IfName,
+        port: PortFlags,
+    },
+    AddAddress {
+        space: Space,
+        dev: IfName,
+        addr: IpNet,
+    },
+    RemoveAddress {
+        space: Space,
+        dev: IfName,
+        addr: IpNet,
+    },
+    AddRoute {
+        space: Space,
+        route: Route,
+    },
+    RemoveRoute {
+        space: Space,
+        route: Route,
+    },
+    AddRule {
+        space: Space,
+        rule: PolicyRule,
+    },
+    RemoveRule {
+        space: Space,
+        rule: PolicyRule,
+    },
+    /// Adds or replaces in one operation.
+    SetNeighbour {
+        space: Space,
+        dev: IfName,
+        addr: IpAddr,
+        mac: Mac,
+    },
+    RemoveNeighbour {
+        space: Space,
+        dev: IfName,
+        addr: IpAddr,
+    },
+    /// Adds or replaces in one operation: an endpoint that moves is never without an entry.
+    SetFdb {
+        space: Space,
+        key: FdbKey,
+        target: FdbTarget,
+    },
+    RemoveFdb {
+        space: Space,
+        key: FdbKey,
+    },
+    /// Makes the table as given in one transaction. `script` is what nft is fed: the whole table, or only what changed when
+    /// what was there is known.
+    SetTable {
+        space: Space,
+        id: TableId,
+        table: Table,
+        script: String,
+    },
+    RemoveTable {
+        space: Space,
+        id: TableId,
+    },
+    SetIpvs {
+        space: Space,
+        key: IpvsKey,
+        service: IpvsService,
+    },
+    RemoveIpvs {
+        space: Space,
+        key: IpvsKey,
+    },
+    SetSysctl {
+        space: Space,
+        key: String,
+        value: String,
+    },
+}

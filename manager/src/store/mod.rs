@@ -1,0 +1,11 @@
+//! The cluster's state on a manager.
+//!
+//! ```text
+//! loops, control ── Action ──> raft ──> Snapshot::apply (the only writer) ──> watch<Arc<Snapshot>> ──> loops, dispatcher
+//! ```
+
+mod action;
+mod snapshot;
+
+pub use action::{Action, Conflict, Mutation};
+pub use snapshot::Snapshot;

@@ -1,0 +1,215 @@
+//! All objects at one version, as an immutable value that is cheap to clone, with the indices that readers need.
+
+use super::{Action, Conflict, Mutation};
+use heddle_model::{
+    Kind, Meta, NetworkId, NodeId, Object, ServiceId, TaskId, Timestamp, Version,
+    cluster::Cluster,
+    network::{self, Network},
+    node::Node,
+    service::Service,
+    task::Task,
+};
+use imbl::{OrdMap, OrdSet};
+use std::sync::Arc;
+
+/// Never changed in place by readers; raft's apply makes the next one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    /// Raft log index of the last applied action.
+    pub version: Version,
+    pub cluster: Option<Arc<Cluster>>,
+    pub nodes: OrdMap<NodeId, Arc<Node>>,
+    pub networks: OrdMap<NetworkId, Arc<Network>>,
+    pub services: OrdMap<ServiceId, Arc<Service>>,
+    pub tasks: OrdMap<TaskId, Arc<Task>>,
+    by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
+    by_node: OrdMap<NodeId, OrdSet<TaskId>>,
+    names: OrdMap<(Kind, String), String>,
+}
+
+impl Snapshot {
+    pub fn tasks_of_service(&self, id: &ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        self.by_service.get(id).into_iter().flatten().filter_map(|t| self.tasks.get(t))
+    }
+
+    pub fn tasks_on_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Task>> {
+        self.by_node.get(id).into_iter().flatten().filter_map(|t| self.tasks.get(t))
+    }
+
+    pub fn service_named(&self, name: &str) -> Option<&Arc<Service>> {
+        let id = self.names.get(&(Kind::Service, name.to_owned()))?;
+        self.services.get(&id.parse::<ServiceId>().ok()?)
+    }
+
+    pub fn network_named(&self, name: &str) -> Option<&Arc<Network>> {
+        let id = self.names.get(&(Kind::Network, name.to_owned()))?;
+        self.networks.get(&id.parse::<NetworkId>().ok()?)
+    }
+
+    pub fn ingress_network(&self) -> Option<&Arc<Network>> {
+        self.network_named(network::INGRESS).filter(|n| n.spec.ingress)
+    }
+
+    /// Every object, each kind in order of id: what a raft snapshot holds.
+    pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
+        let cluster = self.cluster.iter().map(|o| Object::Cluster((**o).clone()));
+        let nodes = self.nodes.values().map(|o| Object::Node((**o).clone()));
+        let networks = self.networks.values().map(|o| Object::Network((**o).clone()));
+        let services = self.services.values().map(|o| Object::Service((**o).clone()));
+        let tasks = self.tasks.values().map(|o| Object::Task((**o).clone()));
+        cluster.chain(nodes).chain(networks).chain(services).chain(tasks)
+    }
+
+    /// The value that `objects` came from.
+    pub fn from_objects(version: Version, objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut snapshot = Snapshot { version, ..Snapshot::default() };
+        objects.into_iter().for_each(|o| snapshot.put(o));
+        snapshot
+    }
+
+    /// Applies one transaction at raft log index `version`: the next snapshot, or the conflict. Deterministic.
+    pub fn apply(&self, version: Version, action: &Action) -> Result<Snapshot, Conflict> {
+        let mut next = self.clone();
+        next.version = version;
+        for mutation in &action.mutations {
+            next.mutate(version, action.at, mutation)?;
+        }
+        Ok(next)
+    }
+
+    fn mutate(&mut self, version: Version, at: Timestamp, mutation: &Mutation) -> Result<(), Conflict> {
+        match mutation {
+            Mutation::Create(object) => {
+                let (kind, id) = (object.kind(), object.id().to_owned());
+                if self.meta(kind, &id).is_some() {
+                    return Err(Conflict::Exists { kind, id });
+                }
+                self.check_name(object)?;
+                self.stamp(object.clone(), Meta { version, created_at: at, updated_at: at });
+            }
+            Mutation::Update(object) => {
+                let stored = self.expect(object.kind(), object.id(), Some(object.meta().version))?;
+                self.check_name(object)?;
+                self.stamp(object.clone(), Meta { version, created_at: stored.created_at, updated_at: at });
+            }
+            Mutation::Remove { kind, id, version } => {
+                self.expect(*kind, id, *version)?;
+                self.take(*kind, id);
+            }
+            Mutation::TaskStatus { id, status } => {
+                if let Some(task) = self.tasks.get(id).filter(|t| t.status.state <= status.state && t.status != *status)
+                {
+                    let mut task = Task::clone(task);
+                    task.status = status.clone();
+                    self.restamp(task.into(), version, at);
+                }
+            }
+            Mutation::NodeStatus { id, status } => {
+                if let Some(node) = self.nodes.get(id).filter(|n| n.status != *status) {
+                    let node = Node { status: status.clone(), ..Node::clone(node) };
+                    self.restamp(node.into(), version, at);
+                }
+            }
+            Mutation::NodeDescription { id, description } => {
+                if let Some(node) = self.nodes.get(id).filter(|n| n.description != *description) {
+                    let node = Node { description: description.clone(), ..Node::clone(node) };
+                    self.restamp(node.into(), version, at);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn restamp(&mut self, object: Object, version: Version, at: Timestamp) {
+        let created_at = object.meta().created_at;
+        self.stamp(object, Meta { version, created_at, updated_at: at });
+    }
+
+    fn stamp(&mut self, mut object: Object, meta: Meta) {
+        *object.meta_mut() = meta;
+        self.put(object);
+    }
+
+    fn expect(&self, kind: Kind, id: &str, expected: Option<Version>) -> Result<Meta, Conflict> {
+        let stored = self.meta(kind, id).ok_or_else(|| Conflict::NotFound { kind, id: id.to_owned() })?;
+        match expected {
+            Some(expected) if expected != stored.version => {
+                Err(Conflict::Stale { kind, id: id.to_owned(), expected, stored: stored.version })
+            }
+            _ => Ok(stored),
+        }
+    }
+
+    fn check_name(&self, object: &Object) -> Result<(), Conflict> {
+        let Some(name) = object.unique_name() else { return Ok(()) };
+        match self.names.get(&(object.kind(), name.to_owned())) {
+            Some(owner) if owner != object.id() => {
+                Err(Conflict::NameTaken { kind: object.kind(), name: name.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn get(&self, kind: Kind, id: &str) -> Option<Object> {
+        match kind {
+            Kind::Cluster => self.cluster.as_ref().filter(|c| c.id.as_str() == id).map(|c| Cluster::clone(c).into()),
+            Kind::Node => self.nodes.get(&id.parse::<NodeId>().ok()?).map(|o| Node::clone(o).into()),
+            Kind::Network => self.networks.get(&id.parse::<NetworkId>().ok()?).map(|o| Network::clone(o).into()),
+            Kind::Service => self.services.get(&id.parse::<ServiceId>().ok()?).map(|o| Service::clone(o).into()),
+            Kind::Task => self.tasks.get(&id.parse::<TaskId>().ok()?).map(|o| Task::clone(o).into()),
+        }
+    }
+
+    fn meta(&self, kind: Kind, id: &str) -> Option<Meta> {
+        self.get(kind, id).map(|o| o.meta().clone())
+    }
+
+    fn put(&mut self, object: Object) {
+        self.take(object.kind(), object.id());
+        if let Some(name) = object.unique_name() {
+            self.names.insert((object.kind(), name.to_owned()), object.id().to_owned());
+        }
+        match object {
+            Object::Cluster(o) => self.cluster = Some(Arc::new(o)),
+            Object::Node(o) => drop(self.nodes.insert(o.id.clone(), Arc::new(o))),
+            Object::Network(o) => drop(self.networks.insert(o.id.clone(), Arc::new(o))),
+            Object::Service(o) => drop(self.services.insert(o.id.clone(), Arc::new(o))),
+            Object::Task(o) => {
+                self.by_service.entry(o.service.clone()).or_default().insert(o.id.clone());
+                if let Some(node) = &o.node {
+                    self.by_node.entry(node.clone()).or_default().insert(o.id.clone());
+                }
+                self.tasks.insert(o.id.clone(), Arc::new(o));
+            }
+        }
+    }
+
+    fn take(&mut self, kind: Kind, id: &str) {
+        let Some(old) = self.get(kind, id) else { return };
+        if let Some(name) = old.unique_name() {
+            self.names.remove(&(kind, name.to_owned()));
+        }
+        match old {
+            Object::Cluster(_) => self.cluster = None,
+            Object::Node(o) => drop(self.nodes.remove(&o.id)),
+            Object::Network(o) => drop(self.networks.remove(&o.id)),
+            Object::Service(o) => drop(self.services.remove(&o.id)),
+            Object::Task(o) => {
+                self.tasks.remove(&o.id);
+                unlist(&mut self.by_service, &o.service, &o.id);
+                if let Some(node) = &o.node {
+                    unlist(&mut self.by_node, node, &o.id);
+                }
+            }
+        }
+    }
+}
+
+fn unlist<K: Ord + Clone>(index: &mut OrdMap<K, OrdSet<TaskId>>, key: &K, task: &TaskId) {
+    if let Some(mut set) = index.remove(key) {
+        set.remove(task);
+        if !set.is_empty() {
+            index.insert(key.clone(), set);
+        }
+    }
+}

@@ -170,3 +170,71 @@ impl NodeView {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn cluster(seed: u32) -> ClusterView {
+        ClusterView {
+            id: ClusterId::from_random([1; 16]),
+            ingress_seed: seed,
+            data_path_port: Port::try_from(4789).unwrap(),
+        }
+    }
+
+    fn peer(n: u8, host: u8) -> PeerView {
+        PeerView {
+            node: NodeId::from_random([n; 16]),
+            hostname: format!("host{host}"),
+            data_path_addr: IpAddr::from([10, 0, 0, host]),
+            ingress: None,
+        }
+    }
+
+    fn endpoint(n: u8, in_service: bool) -> EndpointView {
+        EndpointView {
+            network: NetworkId::from_random([n % 2; 16]),
+            task: TaskId::from_random([n; 16]),
+            task_name: "web.1".into(),
+            service: ServiceId::from_random([9; 16]),
+            slot: 1,
+            node: NodeId::from_random([n; 16]),
+            addr: DualAddr { v4: [10, 0, 1, n].into(), v6: [0xfd00, 0, 0, 0, 0, 0, 0, n.into()].into() },
+            mac: Mac::from_random([n; 6]),
+            aliases: vec![],
+            in_service,
+        }
+    }
+
+    prop_compose! {
+        fn views()(
+            seed in 0..3u32,
+            peers in prop::collection::vec((0..6u8, 0..4u8), 0..6),
+            endpoints in prop::collection::vec((0..8u8, any::<bool>()), 0..8),
+        ) -> NodeView {
+            let mut view = NodeView::empty(cluster(seed));
+            view.peers = peers.into_iter().map(|(n, h)| peer(n, h)).map(|p| (p.node.clone(), p)).collect();
+            view.endpoints = endpoints
+                .into_iter()
+                .map(|(n, s)| endpoint(n, s))
+                .map(|e| ((e.network.clone(), e.task.clone()), e))
+                .collect();
+            view
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn applying_the_difference_gives_the_new_view(old in views(), new in views()) {
+            let changes = old.diff(&new);
+            let mut got = old.clone();
+            got.apply(changes.clone());
+            prop_assert_eq!(&got, &new);
+            got.apply(changes);
+            prop_assert_eq!(&got, &new, "twice does no harm");
+            prop_assert!(new.diff(&new).is_empty());
+        }
+    }
+}

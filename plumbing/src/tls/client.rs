@@ -1,0 +1,124 @@
+//! Channels to managers, and a joiner's first contact with a cluster that it only knows a digest of.
+
+use super::{Credentials, CredentialsError, MANAGER_NAME, provider};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    version::TLS13,
+};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+const KEEPALIVE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error("the manager's root certificate is not valid")]
+    Root,
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A channel to the manager at `addr`, connected when first used and again when it broke. The server must hold a
+/// manager's certificate of our cluster.
+pub fn dial(addr: SocketAddr, credentials: &Credentials) -> Result<Channel, CredentialsError> {
+    Ok(channel(addr, credentials.client_config()?))
+}
+
+/// For a joiner: no certificate of its own, and only this root is trusted.
+pub fn dial_pinned(addr: SocketAddr, root_pem: &str) -> Result<Channel, JoinError> {
+    let root = CertificateDer::from_pem_slice(root_pem.as_bytes()).map_err(|_| JoinError::Root)?;
+    let mut roots = RootCertStore::empty();
+    roots.add(root).map_err(|_| JoinError::Root)?;
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(channel(addr, config))
+}
+
+/// A channel on which nothing is verified: only for asking for the root certificate, whose digest is then compared.
+pub fn fetch_root(addr: SocketAddr) -> Result<Channel, JoinError> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Unverified))
+        .with_no_client_auth();
+    Ok(channel(addr, config))
+}
+
+/// A channel to a daemon on this host.
+pub fn dial_unix(path: PathBuf) -> Channel {
+    endpoint("http://local".to_owned()).connect_with_connector_lazy(service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+    }))
+}
+
+fn endpoint(uri: String) -> Endpoint {
+    Endpoint::try_from(uri).expect("scheme and socket address make a URI").connect_timeout(CONNECT_LIMIT)
+}
+
+fn channel(addr: SocketAddr, mut config: ClientConfig) -> Channel {
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    let connector = TlsConnector::from(Arc::new(config));
+    endpoint(format!("http://{addr}"))
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let connector = connector.clone();
+            async move {
+                let tcp = TcpStream::connect(addr).await?;
+                tcp.set_nodelay(true)?;
+                let name = ServerName::try_from(MANAGER_NAME).expect("the name is a DNS label");
+                Ok::<_, io::Error>(TokioIo::new(connector.connect(name, tcp).await?))
+            }
+        }))
+}
+
+#[derive(Debug)]
+struct Unverified;
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}

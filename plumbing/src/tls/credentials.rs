@@ -1,0 +1,180 @@
+//! Key, certificate and root of this node. All connections read them through one cell, so that a renewed certificate is
+//! used by the next handshake without a restart.
+
+use super::{provider, verify::identity_of};
+use crate::caller::NodeIdentity;
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::ResolvesClientCert,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
+    version::TLS13,
+};
+use std::{
+    fmt, fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{Arc, RwLock},
+};
+
+const FILES: [&str; 3] = ["node.key", "node.crt", "root.crt"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    #[error("cannot read or write credentials in {dir}")]
+    Io {
+        dir: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{what} is not valid PEM")]
+    Pem { what: &'static str },
+    #[error("the certificate does not name a node, a role and a cluster")]
+    Identity,
+    #[error("the key or certificate is refused by TLS")]
+    Tls(#[from] rustls::Error),
+    #[error("the root certificate is refused by TLS")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    #[error("cannot make a key")]
+    Key(#[from] rcgen::Error),
+}
+
+struct Inner {
+    key_pem: String,
+    cert_pem: String,
+    root_pem: String,
+    identity: NodeIdentity,
+    certified: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+}
+
+/// Cheap to clone; clones share the cell.
+#[derive(Clone)]
+pub struct Credentials(Arc<RwLock<Arc<Inner>>>);
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Credentials").field(&self.identity()).finish()
+    }
+}
+
+/// A new P-256 key and a signing request for it, both PEM. The CA takes nothing but the key from the request.
+pub fn new_key_and_csr() -> Result<(String, String), CredentialsError> {
+    let key = rcgen::KeyPair::generate()?;
+    let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
+    Ok((key.serialize_pem(), csr.pem()?))
+}
+
+fn parse(key_pem: String, cert_pem: String, root_pem: String) -> Result<Inner, CredentialsError> {
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
+        .map_err(|_| CredentialsError::Pem { what: "the node's key" })?;
+    let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes())
+        .map_err(|_| CredentialsError::Pem { what: "the node's certificate" })?;
+    let root = CertificateDer::from_pem_slice(root_pem.as_bytes())
+        .map_err(|_| CredentialsError::Pem { what: "the root certificate" })?;
+    let identity = identity_of(&cert).ok_or(CredentialsError::Identity)?;
+    let mut roots = RootCertStore::empty();
+    roots.add(root)?;
+    let certified = Arc::new(CertifiedKey::from_der(vec![cert], key, &provider())?);
+    Ok(Inner { key_pem, cert_pem, root_pem, identity, certified, roots: Arc::new(roots) })
+}
+
+impl Credentials {
+    /// From PEM texts.
+    pub fn new(key_pem: String, cert_pem: String, root_pem: String) -> Result<Self, CredentialsError> {
+        Ok(Self(Arc::new(RwLock::new(Arc::new(parse(key_pem, cert_pem, root_pem)?)))))
+    }
+
+    /// What every later handshake uses; open connections keep what they have.
+    pub fn replace(&self, key_pem: String, cert_pem: String, root_pem: String) -> Result<(), CredentialsError> {
+        let next = Arc::new(parse(key_pem, cert_pem, root_pem)?);
+        *self.0.write().expect("no holder of the lock panics") = next;
+        Ok(())
+    }
+
+    pub fn load(dir: &Path) -> Result<Self, CredentialsError> {
+        let read = |name: &str| {
+            fs::read_to_string(dir.join(name))
+                .map_err(|source| CredentialsError::Io { dir: dir.display().to_string(), source })
+        };
+        Self::new(read(FILES[0])?, read(FILES[1])?, read(FILES[2])?)
+    }
+
+    /// Writes three files that only root may read, each whole or not at all.
+    pub fn save(&self, dir: &Path) -> Result<(), CredentialsError> {
+        let inner = self.inner();
+        let write = || -> io::Result<()> {
+            fs::create_dir_all(dir)?;
+            for (name, text) in FILES.iter().zip([&inner.key_pem, &inner.cert_pem, &inner.root_pem]) {
+                write_private(&dir.join(name), text)?;
+            }
+            fs::File::open(dir)?.sync_all()
+        };
+        write().map_err(|source| CredentialsError::Io { dir: dir.display().to_string(), source })
+    }
+
+    pub fn identity(&self) -> NodeIdentity {
+        self.inner().identity.clone()
+    }
+
+    pub fn root_pem(&self) -> String {
+        self.inner().root_pem.clone()
+    }
+
+    fn inner(&self) -> Arc<Inner> {
+        self.0.read().expect("no holder of the lock panics").clone()
+    }
+
+    pub(crate) fn server_config(&self) -> Result<ServerConfig, CredentialsError> {
+        // Joiners have no certificate yet, so none is demanded here; every RPC states what it needs.
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.inner().roots.clone(), provider())
+            .allow_unauthenticated()
+            .build()?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(Resolver(self.clone())));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        // A resumed session would skip the check against a root that has changed meanwhile.
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+
+    pub(crate) fn client_config(&self) -> Result<ClientConfig, CredentialsError> {
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])?
+            .with_root_certificates(self.inner().roots.clone())
+            .with_client_cert_resolver(Arc::new(Resolver(self.clone())));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(config)
+    }
+}
+
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    io::Write::write_all(&mut file, text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+#[derive(Debug)]
+struct Resolver(Credentials);
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.inner().certified.clone())
+    }
+}
+
+impl ResolvesClientCert for Resolver {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.inner().certified.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,107 @@
+//! Incoming connections as tonic wants them: a stream of handshaken connections, each knowing its caller.
+
+use super::{Credentials, CredentialsError, identity_of};
+use crate::caller::Caller;
+use futures::Stream;
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener},
+    sync::mpsc,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::transport::server::Connected;
+
+/// A stranger gets this long to finish the handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// Handshaken connections that wait for the server.
+const BACKLOG: usize = 128;
+
+/// A connection and who is at its other end.
+pub struct Conn<S> {
+    stream: S,
+    caller: Caller,
+}
+
+impl<S> Connected for Conn<S> {
+    type ConnectInfo = Caller;
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Conn<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Conn<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// Accepts and shakes hands, each in a task of its own so that a slow stranger delays nobody. Ends when the stream is
+/// dropped.
+pub fn incoming(
+    listener: TcpListener,
+    credentials: &Credentials,
+) -> Result<impl Stream<Item = io::Result<Conn<TlsStream>>> + use<>, CredentialsError> {
+    let acceptor = TlsAcceptor::from(Arc::new(credentials.server_config()?));
+    let (tx, rx) = mpsc::channel(BACKLOG);
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = tx.closed() => return,
+            };
+            match accepted {
+                Ok((tcp, _)) => drop(tokio::spawn(shake(acceptor.clone(), tcp, tx.clone()))),
+                Err(error) => {
+                    // Out of descriptors, most likely: give the others time to end.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+    Ok(ReceiverStream::new(rx))
+}
+
+async fn shake(acceptor: TlsAcceptor, tcp: TcpStream, to: mpsc::Sender<io::Result<Conn<TlsStream>>>) {
+    let _ = tcp.set_nodelay(true);
+    let peer = tcp.peer_addr();
+    match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(tcp)).await {
+        Ok(Ok(stream)) => {
+            let caller = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+                Some(cert) => identity_of(cert).map_or(Caller::Anonymous, Caller::Node),
+                None => Caller::Anonymous,
+            };
+            let _ = to.send(Ok(Conn { stream, caller })).await;
+        }
+        Ok(Err(error)) => tracing::debug!(?peer, %error, "handshake refused"),
+        Err(_) => tracing::debug!(?peer, "handshake took too long"),
+    }
+}
+
+/// Connections to the root-only socket.
+pub fn incoming_unix(listener: UnixListener) -> impl Stream<Item = io::Result<Conn<tokio::net::UnixStream>>> {
+    use tokio_stream::StreamExt;
+    UnixListenerStream::new(listener).map(|s| s.map(|stream| Conn { stream, caller: Caller::Local }))
+}

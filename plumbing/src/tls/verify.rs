@@ -1,0 +1,38 @@
+//! What certificates say: common name = node, organisational unit = role, organisation = cluster.
+
+use crate::caller::NodeIdentity;
+use heddle_model::cluster::Role;
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+
+/// Organisational unit and DNS name in a manager's certificate.
+pub const MANAGER_NAME: &str = "heddle-manager";
+/// The same for a worker.
+pub const WORKER_NAME: &str = "heddle-worker";
+
+/// The identity in a DER certificate; None if it is not one of a node.
+pub fn identity_of(der: &[u8]) -> Option<NodeIdentity> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    let subject = cert.subject();
+    let first = |mut values: Vec<String>| (values.len() == 1).then(|| values.remove(0));
+    let role = match first(texts(subject.iter_organizational_unit()))?.as_str() {
+        MANAGER_NAME => Role::Manager,
+        WORKER_NAME => Role::Worker,
+        _ => return None,
+    };
+    Some(NodeIdentity {
+        node: first(texts(X509Name::iter_common_name(subject)))?.parse().ok()?,
+        role,
+        cluster: first(texts(subject.iter_organization()))?.parse().ok()?,
+    })
+}
+
+fn texts<'a>(attributes: impl Iterator<Item = &'a x509_parser::x509::AttributeTypeAndValue<'a>>) -> Vec<String> {
+    attributes.filter_map(|a| a.as_str().ok().map(str::to_owned)).collect()
+}
+
+/// SHA-256 of the root certificate's DER, in lower-case hexadecimal: what a join token pins.
+pub fn root_digest(cert_pem: &str) -> Option<String> {
+    let der = pem::parse(cert_pem).ok()?;
+    Some(Sha256::digest(der.contents()).iter().map(|b| format!("{b:02x}")).collect())
+}

@@ -6,5 +6,9 @@
 //! kernel ─> observe ─> actual ─────┘
 //! ```
 
+pub mod desired;
+pub mod diff;
+pub mod names;
+pub mod own;
 pub mod state;
 pub mod step;

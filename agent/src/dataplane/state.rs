@@ -98,13 +98,15 @@ pub struct Vxlan {
     pub port: Port,
 }
 
-/// A unicast route in `table` (254 is main), with our route protocol number.
+/// A unicast route in `table` (254 is main), with our route protocol number. (dst, table) is its key: adding replaces.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     pub dst: IpNet,
     pub via: Option<IpAddr>,
     pub dev: IfName,
     pub table: u32,
+    /// Source that sockets without an address of their own get (RTA_PREFSRC).
+    pub src: Option<IpAddr>,
 }
 
 /// `ip rule pref N fwmark M/MASK lookup TABLE`.

@@ -10,10 +10,12 @@ use std::net::IpAddr;
 /// Each is idempotent where the kernel allows it: what is already so is success, and so is removing what is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// A new namespace, its `lo` up.
     AddSpace(String),
     /// Removes the namespace and all that is in it. Links that others may wait for are removed by steps of their own before.
     RemoveSpace(String),
-    /// For a veth, makes both ends; the other end's own properties follow in steps of its own.
+    /// Makes the link with all properties given: MAC, MTU, master, port flags, and up last. For a veth, makes both ends; the
+    /// other end is left down and as the kernel made it, its own properties follow in steps of its own.
     AddLink {
         space: Space,
         name: IfName,
@@ -48,6 +50,7 @@ pub enum Step {
         name: IfName,
         port: PortFlags,
     },
+    /// Without duplicate address detection (IFA_F_NODAD).
     AddAddress {
         space: Space,
         dev: IfName,
@@ -58,6 +61,7 @@ pub enum Step {
         dev: IfName,
         addr: IpNet,
     },
+    /// Replaces a route with the same destination and table.
     AddRoute {
         space: Space,
         route: Route,

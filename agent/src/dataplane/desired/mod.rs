@@ -1,0 +1,47 @@
+//! The kernel as it should be, from what the managers say and the workloads that exist here.
+
+pub mod gateway;
+
+use super::state::KernelState;
+use heddle_model::{
+    NodeId, TaskId,
+    assignment::NodeView,
+    net::{DualAddr, DualSubnet, Mtu},
+    task::Task,
+};
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// A workload's namespace that should exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    pub task: Task,
+    /// On the gateway bridge, as `gateway::assign` decided; None: no way out.
+    pub gateway_addr: Option<DualAddr>,
+}
+
+/// What turns a virtual address into a backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Balancer {
+    #[default]
+    Nftables,
+    Ipvs,
+}
+
+/// What only this host knows of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalHost {
+    pub node: NodeId,
+    /// This host's tunnel end point.
+    pub data_path_addr: IpAddr,
+    /// Subnet of the gateway bridge; the same on every host, routed on none.
+    pub gateway: DualSubnet,
+    /// MTU of the link that leads to the world.
+    pub gateway_mtu: Mtu,
+    pub balancer: Balancer,
+}
+
+/// Everything of ours that this host's kernel should have.
+pub fn desired(view: &NodeView, sandboxes: &BTreeMap<TaskId, Sandbox>, local: &LocalHost) -> KernelState {
+    let _ = (view, sandboxes, local);
+    KernelState::default()
+}

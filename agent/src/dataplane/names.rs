@@ -1,0 +1,155 @@
+//! The one place that derives the names and numbers of our kernel objects. `own` recognises what is made here.
+
+use super::state::{Family, Space, TableId};
+use heddle_model::{
+    NetworkId, TaskId,
+    net::{IfName, Mac},
+};
+use sha2::{Digest, Sha256};
+
+/// How much of an id goes into a namespace's name: 51 random bits.
+const ID_PART: usize = 10;
+/// Characters of hash in the name of a veth's outer end; with `hd` this fills the 15 that Linux allows.
+pub(super) const HASH_PART: usize = 13;
+
+pub(super) const TASK_SPACE: &str = "hd-t-";
+pub(super) const NETWORK_SPACE: &str = "hd-n-";
+pub(super) const INGRESS_SPACE: &str = "hd-ingress";
+pub(super) const GATEWAY: &str = "heddle_gw";
+pub(super) const INGRESS_LEG: &str = "hdgw-ingress";
+pub(super) const VXLAN_STAGING: &str = "hdvx";
+
+/// `rtm_protocol` of every route that we make; unassigned in iproute2's rt_protos.
+pub const ROUTE_PROTOCOL: u8 = 104;
+/// Routing table of replies that go back to the host they entered by (in workloads' namespaces).
+pub const REPLY_TABLE: u32 = 1000;
+/// Preference of the policy rule that leads there.
+pub const REPLY_PREF: u32 = 100;
+/// Set in the firewall mark of such replies; the low 16 bits say which host.
+pub const REPLY_MARK: u32 = 0x4000_0000;
+/// Set in the firewall marks that select an IPVS service.
+pub const IPVS_MARK: u32 = 0x1000_0000;
+/// Where the resolver listens inside a workload's namespace; port 53 is translated to it.
+pub const DNS_PORT: u16 = 11053;
+/// The neighbour that replies are sent to before the egress hook writes the entry host's MAC.
+pub const VIRTUAL_GATEWAY_MAC: Mac = Mac([0x02, 0x49, 0x4e, 0xff, 0xff, 0xff]);
+
+/// A constant of this file as an interface name.
+fn fixed(name: &str) -> IfName {
+    name.parse().expect("names made here are 1 to 15 graphic characters")
+}
+
+/// The namespace of a workload.
+pub fn task_space(task: &TaskId) -> Space {
+    Space::Named(format!("{TASK_SPACE}{}", &task.as_str()[..ID_PART]))
+}
+
+/// The namespace of an overlay network other than ingress.
+pub fn network_space(network: &NetworkId) -> Space {
+    Space::Named(format!("{NETWORK_SPACE}{}", &network.as_str()[..ID_PART]))
+}
+
+/// The namespace of the ingress network and its balancer.
+pub fn ingress_space() -> Space {
+    Space::Named(INGRESS_SPACE.to_owned())
+}
+
+/// The bridge of an overlay, in the overlay's namespace.
+pub fn bridge() -> IfName {
+    fixed("br0")
+}
+
+/// The tunnel of an overlay, in the overlay's namespace.
+pub fn vxlan() -> IfName {
+    fixed("vxlan0")
+}
+
+/// What a tunnel is called in the host's namespace between being made and being moved. One left there is rubbish.
+pub fn vxlan_staging(vni: heddle_model::net::Vni) -> IfName {
+    fixed(&format!("{VXLAN_STAGING}{vni}"))
+}
+
+/// The bridge by which workloads reach the world, in the host's namespace.
+pub fn gateway_bridge() -> IfName {
+    fixed(GATEWAY)
+}
+
+/// The host's end of the ingress namespace's leg on the gateway bridge.
+pub fn ingress_leg_outer() -> IfName {
+    fixed(INGRESS_LEG)
+}
+
+/// The ingress namespace's end of its leg on the gateway bridge.
+pub fn ingress_leg() -> IfName {
+    fixed("gw0")
+}
+
+/// `ethN` in a workload.
+pub fn task_link(index: usize) -> IfName {
+    fixed(&format!("eth{index}"))
+}
+
+/// The outer end of a workload's leg in a network.
+pub fn task_port(task: &TaskId, network: &NetworkId) -> IfName {
+    fixed(&format!("hd{}", hash36(&[b"port", task.as_str().as_bytes(), network.as_str().as_bytes()])))
+}
+
+/// The outer end of a workload's leg on the gateway bridge.
+pub fn gateway_port(task: &TaskId) -> IfName {
+    fixed(&format!("hd{}", hash36(&[b"gateway", task.as_str().as_bytes()])))
+}
+
+/// A MAC that stays the same for as long as `parts` do; for links that only this host knows.
+pub fn local_mac(parts: &[&str]) -> Mac {
+    let digest = hash(&parts.iter().map(|p| p.as_bytes()).collect::<Vec<_>>());
+    let mut bytes = [0; 6];
+    bytes.copy_from_slice(&digest[..6]);
+    Mac::from_random(bytes)
+}
+
+/// The filter of the tunnels' underlay, in the host's namespace.
+pub fn underlay_table() -> TableId {
+    TableId { family: Family::Inet, name: "heddle_underlay".to_owned() }
+}
+
+/// Translation and filter of the gateway bridge, in the host's namespace.
+pub fn gateway_table() -> TableId {
+    TableId { family: Family::Inet, name: "heddle_gateway".to_owned() }
+}
+
+/// What else a namespace needs of one family.
+pub fn table(family: Family) -> TableId {
+    TableId { family, name: "heddle".to_owned() }
+}
+
+pub(super) fn hash(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
+
+fn hash36(parts: &[&[u8]]) -> String {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    hash(parts)[..HASH_PART].iter().map(|b| char::from(DIGITS[usize::from(*b) % 36])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_has_a_port_of_its_own() {
+        let tasks: Vec<_> = (0..20).map(|n| TaskId::from_random([n; 16])).collect();
+        let networks: Vec<_> = (0..20).map(|n| NetworkId::from_random([n; 16])).collect();
+        let mut names: Vec<_> = tasks.iter().flat_map(|t| networks.iter().map(|n| task_port(t, n))).collect();
+        names.extend(tasks.iter().map(gateway_port));
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        assert!(names.iter().all(|n| n.as_str().len() == 15));
+    }
+}

@@ -1,0 +1,117 @@
+//! Recognises what is ours by the names that `names` derives. What it does not recognise is foreign: never listed, never
+//! touched. Named spaces that are ours are ours with all that is in them.
+
+use super::{
+    names::{self, GATEWAY, HASH_PART, INGRESS_LEG, INGRESS_SPACE, NETWORK_SPACE, TASK_SPACE, VXLAN_STAGING},
+    state::Space,
+};
+use heddle_model::net::IfName;
+
+fn base36(s: &str) -> bool {
+    s.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
+}
+
+/// Whether a file in /run/netns is a namespace of ours.
+pub fn space(name: &str) -> bool {
+    let id = name.strip_prefix(TASK_SPACE).or_else(|| name.strip_prefix(NETWORK_SPACE));
+    name == INGRESS_SPACE || id.is_some_and(|id| id.len() == 10 && base36(id))
+}
+
+/// Whether a link in this space is ours. In the host's space only exact forms count: `hd…` alone may be anybody's.
+pub fn link(space: &Space, name: &str) -> bool {
+    match space {
+        Space::Named(_) => name != "lo",
+        Space::Host => {
+            let port = name.strip_prefix("hd").is_some_and(|hash| hash.len() == HASH_PART && base36(hash));
+            let staged = name
+                .strip_prefix(VXLAN_STAGING)
+                .is_some_and(|vni| !vni.is_empty() && vni.bytes().all(|b| b.is_ascii_digit()));
+            port || staged || name == GATEWAY || name == INGRESS_LEG
+        }
+    }
+}
+
+/// Whether an nftables table is ours, in whichever space.
+pub fn table(name: &str) -> bool {
+    name == "heddle" || name.starts_with("heddle_")
+}
+
+/// Whether a route is ours: by the protocol it was made with.
+pub fn route(protocol: u8) -> bool {
+    protocol == names::ROUTE_PROTOCOL
+}
+
+const HOST_SYSCTLS: &[&str] = &["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+const GATEWAY_SYSCTLS: &[&str] = &["net.ipv4.conf.{}.route_localnet", "net.ipv6.conf.{}.accept_ra"];
+const SPACE_SYSCTLS: &[&str] = &[
+    "net.bridge.bridge-nf-call-arptables",
+    "net.bridge.bridge-nf-call-ip6tables",
+    "net.bridge.bridge-nf-call-iptables",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.ip_forward",
+    "net.ipv4.vs.conntrack",
+    "net.ipv6.conf.all.forwarding",
+];
+const LINK_SYSCTLS: &[&str] = &[
+    "net.ipv4.conf.{}.rp_filter",
+    "net.ipv6.conf.{}.accept_dad",
+    "net.ipv6.conf.{}.accept_ra",
+    "net.ipv6.conf.{}.addr_gen_mode",
+];
+
+/// Every sysctl that we may set in a space with these links: what `observe` reads.
+pub fn sysctls<'a>(space: &Space, links: impl IntoIterator<Item = &'a IfName>) -> Vec<String> {
+    let (fixed, of_link) = match space {
+        Space::Host => (HOST_SYSCTLS, GATEWAY_SYSCTLS),
+        Space::Named(_) => (SPACE_SYSCTLS, LINK_SYSCTLS),
+    };
+    let ours = links.into_iter().filter(|name| *space != Space::Host || name.as_str() == GATEWAY);
+    let per_link = ours.flat_map(|name| of_link.iter().map(move |key| key.replace("{}", name.as_str())));
+    fixed.iter().map(|key| (*key).to_owned()).chain(per_link).collect()
+}
+
+/// What it amounts to that a sysctl does not exist: without the br_netfilter module, no bridged frame is filtered.
+pub fn absent_sysctl(key: &str) -> Option<&'static str> {
+    key.starts_with("net.bridge.bridge-nf-call-").then_some("0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heddle_model::{NetworkId, TaskId, net::Vni};
+
+    #[test]
+    fn recognises_every_name_that_names_makes() {
+        let (task, network) = (TaskId::from_random([1; 16]), NetworkId::from_random([2; 16]));
+        for s in [names::task_space(&task), names::network_space(&network), names::ingress_space()] {
+            assert!(space(&s.to_string()), "{s}");
+        }
+        let links = [
+            names::task_port(&task, &network),
+            names::gateway_port(&task),
+            names::gateway_bridge(),
+            names::ingress_leg_outer(),
+            names::vxlan_staging(Vni::FIRST),
+        ];
+        for l in links {
+            assert!(link(&Space::Host, l.as_str()), "{l}");
+        }
+        for t in [names::underlay_table(), names::gateway_table()] {
+            assert!(table(&t.name));
+        }
+    }
+
+    #[test]
+    fn leaves_others_alone() {
+        for foreign in ["flannel.1", "docker0", "hd0", "hda", "br0", "vxlan0", "heddle_gw2", "hdvx", "hdvxlan", "lo"] {
+            assert!(!link(&Space::Host, foreign), "{foreign}");
+        }
+        for foreign in ["ingress_sbox", "hd", "hd-t-", "hd-t-short", "hd-x-0123456789"] {
+            assert!(!space(foreign), "{foreign}");
+        }
+        for foreign in ["filter", "nat", "heddles", "docker"] {
+            assert!(!table(foreign), "{foreign}");
+        }
+        assert!(!route(4));
+    }
+}

@@ -1,0 +1,293 @@
+//! What a node is told, as the dispatcher sends it.
+
+use super::{ConvertError, Result, list, mac, port, some, text, wrong};
+use crate::v1::{self, assigned, assigned_key};
+use heddle_model::{
+    assignment::{Changes, ClusterView, EndpointView, Item, Key, NetworkView, NodeView, PeerView, ServiceView},
+    net::{Mtu, Vni},
+};
+
+impl v1::Assignments {
+    /// Replaces all that the node knew.
+    pub fn complete(revision: u64, view: &NodeView) -> Self {
+        let changes = NodeView::empty(view.cluster.clone()).diff(view);
+        Self { r#type: v1::assignments::Type::Complete.into(), ..Self::incremental(0, revision, changes) }
+    }
+
+    /// Turns what the node knew at `from` into what it should know at `to`.
+    pub fn incremental(from: u64, to: u64, changes: Changes) -> Self {
+        Self {
+            r#type: v1::assignments::Type::Incremental.into(),
+            applies_to: from,
+            results_in: to,
+            update: changes.update.into_iter().map(Into::into).collect(),
+            remove: changes.remove.into_iter().map(Into::into).collect(),
+            cluster: Some(v1::AssignedCluster {
+                id: changes.cluster.id.into(),
+                ingress_seed: changes.cluster.ingress_seed,
+                data_path_port: changes.cluster.data_path_port.get().into(),
+            }),
+        }
+    }
+
+    pub fn into_changes(self) -> Result<Changes> {
+        let cluster = some("cluster", self.cluster)?;
+        Ok(Changes {
+            cluster: ClusterView {
+                id: text("cluster.id", &cluster.id)?,
+                ingress_seed: cluster.ingress_seed,
+                data_path_port: port("cluster.data_path_port", cluster.data_path_port)?,
+            },
+            update: list(self.update)?,
+            remove: list(self.remove)?,
+        })
+    }
+}
+
+impl From<Item> for v1::Assigned {
+    fn from(item: Item) -> Self {
+        let item = match item {
+            Item::Task(t) => assigned::Item::Task((*t).into()),
+            Item::Network(n) => assigned::Item::Network(v1::AssignedNetwork {
+                id: n.id.into(),
+                name: n.name,
+                vni: n.vni.get(),
+                subnet: Some(n.subnet.into()),
+                service_subnet: Some(n.service_subnet.into()),
+                mtu: n.mtu.0.into(),
+                ingress: n.ingress,
+                internal: n.internal,
+            }),
+            Item::Peer(p) => assigned::Item::Peer(v1::AssignedPeer {
+                node: p.node.into(),
+                hostname: p.hostname,
+                data_path_addr: p.data_path_addr.to_string(),
+                ingress: p.ingress.map(Into::into),
+            }),
+            Item::Service(s) => assigned::Item::Service(v1::AssignedService {
+                id: s.id.into(),
+                name: s.name,
+                mode: v1::EndpointMode::from(s.mode).into(),
+                virtual_ips: s.virtual_ips.into_iter().map(Into::into).collect(),
+                ports: s.ports.into_iter().map(Into::into).collect(),
+            }),
+            Item::Endpoint(e) => assigned::Item::Endpoint(v1::AssignedEndpoint {
+                network: e.network.into(),
+                task: e.task.into(),
+                task_name: e.task_name,
+                service: e.service.into(),
+                slot: e.slot,
+                node: e.node.into(),
+                addr: Some(e.addr.into()),
+                mac: e.mac.to_string(),
+                aliases: e.aliases,
+                in_service: e.in_service,
+            }),
+        };
+        Self { item: Some(item) }
+    }
+}
+
+impl TryFrom<v1::Assigned> for Item {
+    type Error = ConvertError;
+    fn try_from(assigned: v1::Assigned) -> Result<Self> {
+        Ok(match some("item", assigned.item)? {
+            assigned::Item::Task(t) => Item::Task(Box::new(t.try_into()?)),
+            assigned::Item::Network(n) => Item::Network(NetworkView {
+                id: text("network.id", &n.id)?,
+                name: n.name,
+                vni: Vni::try_from(n.vni).map_err(|e| wrong("network.vni", e))?,
+                subnet: some("network.subnet", n.subnet)?.try_into()?,
+                service_subnet: some("network.service_subnet", n.service_subnet)?.try_into()?,
+                mtu: Mtu(u16::try_from(n.mtu).map_err(|e| wrong("network.mtu", e))?),
+                ingress: n.ingress,
+                internal: n.internal,
+            }),
+            assigned::Item::Peer(p) => Item::Peer(PeerView {
+                node: text("peer.node", &p.node)?,
+                hostname: p.hostname,
+                data_path_addr: text("peer.data_path_addr", &p.data_path_addr)?,
+                ingress: p.ingress.map(TryInto::try_into).transpose()?,
+            }),
+            assigned::Item::Service(s) => Item::Service(ServiceView {
+                mode: s.mode().try_into()?,
+                id: text("service.id", &s.id)?,
+                name: s.name,
+                virtual_ips: list(s.virtual_ips)?,
+                ports: list(s.ports)?,
+            }),
+            assigned::Item::Endpoint(e) => Item::Endpoint(EndpointView {
+                network: text("endpoint.network", &e.network)?,
+                task: text("endpoint.task", &e.task)?,
+                task_name: e.task_name,
+                service: text("endpoint.service", &e.service)?,
+                slot: e.slot,
+                node: text("endpoint.node", &e.node)?,
+                addr: some("endpoint.addr", e.addr)?.try_into()?,
+                mac: mac("endpoint.mac", &e.mac)?,
+                aliases: e.aliases,
+                in_service: e.in_service,
+            }),
+        })
+    }
+}
+
+impl From<Key> for v1::AssignedKey {
+    fn from(key: Key) -> Self {
+        let key = match key {
+            Key::Task(t) => assigned_key::Key::Task(t.into()),
+            Key::Network(n) => assigned_key::Key::Network(n.into()),
+            Key::Peer(p) => assigned_key::Key::Peer(p.into()),
+            Key::Service(s) => assigned_key::Key::Service(s.into()),
+            Key::Endpoint(n, t) => assigned_key::Key::Endpoint(v1::EndpointKey { network: n.into(), task: t.into() }),
+        };
+        Self { key: Some(key) }
+    }
+}
+
+impl TryFrom<v1::AssignedKey> for Key {
+    type Error = ConvertError;
+    fn try_from(key: v1::AssignedKey) -> Result<Self> {
+        Ok(match some("key", key.key)? {
+            assigned_key::Key::Task(t) => Key::Task(text("key.task", &t)?),
+            assigned_key::Key::Network(n) => Key::Network(text("key.network", &n)?),
+            assigned_key::Key::Peer(p) => Key::Peer(text("key.peer", &p)?),
+            assigned_key::Key::Service(s) => Key::Service(text("key.service", &s)?),
+            assigned_key::Key::Endpoint(e) => {
+                Key::Endpoint(text("key.endpoint.network", &e.network)?, text("key.endpoint.task", &e.task)?)
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heddle_model::{
+        ClusterId, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp, Version,
+        endpoint::{Attachment, EndpointMode, PortConfig, PublishMode},
+        net::{DualAddr, DualSubnet, Mac, Port, Protocol},
+        node::IngressLeg,
+        service::{NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
+        task::{Task, TaskState, TaskStatus},
+    };
+    use std::time::Duration;
+
+    fn view() -> NodeView {
+        let addr = DualAddr { v4: [10, 0, 1, 3].into(), v6: "fd00::3".parse().unwrap() };
+        let subnet = DualSubnet { v4: "10.0.1.0/24".parse().unwrap(), v6: "fd00::/64".parse().unwrap() };
+        let (network, node) = (NetworkId::from_random([1; 16]), NodeId::from_random([2; 16]));
+        let (service, task) = (ServiceId::from_random([3; 16]), TaskId::from_random([4; 16]));
+        let port = |n| Port::try_from(n).unwrap();
+        let mut view = NodeView::empty(ClusterView {
+            id: ClusterId::from_random([9; 16]),
+            ingress_seed: 7,
+            data_path_port: port(4789),
+        });
+        let ports = vec![PortConfig {
+            protocol: Protocol::Udp,
+            target: port(53),
+            published: Some(port(5353)),
+            mode: PublishMode::Host,
+        }];
+        let items = [
+            Item::Task(Box::new(Task {
+                id: task.clone(),
+                meta: Meta { version: Version(5), created_at: Timestamp(6), updated_at: Timestamp(7) },
+                service: service.clone(),
+                service_name: "web".into(),
+                slot: 2,
+                spec: TaskSpec {
+                    runtime: Runtime::Process(ProcessSpec {
+                        command: vec!["heddle".into(), "whoami".into()],
+                        env: [("A".to_owned(), "b".to_owned())].into(),
+                        dir: Some("/".into()),
+                        hostname: None,
+                    }),
+                    restart: RestartPolicy::default(),
+                    placement: Placement { constraints: vec!["node.role==worker".into()], max_replicas_per_node: 1 },
+                    networks: vec![NetworkTarget { target: network.to_string(), aliases: vec!["w".into()] }],
+                    stop_grace: Duration::from_secs(10),
+                },
+                spec_version: Version(4),
+                node: Some(node.clone()),
+                attachments: vec![Attachment {
+                    network: network.clone(),
+                    addr,
+                    mac: Mac::from_random([5; 6]),
+                    aliases: vec!["w".into()],
+                }],
+                host_ports: ports.clone(),
+                desired: TaskState::Running,
+                not_before: Timestamp(1),
+                status: TaskStatus {
+                    state: TaskState::Failed,
+                    since: Timestamp(2),
+                    message: "m".into(),
+                    error: "e".into(),
+                    pid: Some(3),
+                    exit_code: Some(-4),
+                },
+            })),
+            Item::Network(NetworkView {
+                id: network.clone(),
+                name: "net".into(),
+                vni: Vni::FIRST,
+                subnet,
+                service_subnet: subnet,
+                mtu: Mtu(1450),
+                ingress: true,
+                internal: true,
+            }),
+            Item::Peer(PeerView {
+                node: node.clone(),
+                hostname: "h".into(),
+                data_path_addr: "fd77::1".parse().unwrap(),
+                ingress: Some(IngressLeg { index: 3, addr, mac: Mac::from_random([6; 6]) }),
+            }),
+            Item::Service(ServiceView {
+                id: service.clone(),
+                name: "web".into(),
+                mode: EndpointMode::DnsRr,
+                virtual_ips: vec![heddle_model::endpoint::VirtualIp { network: network.clone(), addr }],
+                ports,
+            }),
+            Item::Endpoint(EndpointView {
+                network,
+                task,
+                task_name: "web.2.x".into(),
+                service,
+                slot: 2,
+                node,
+                addr,
+                mac: Mac::from_random([5; 6]),
+                aliases: vec!["w".into()],
+                in_service: true,
+            }),
+        ];
+        view.apply(Changes { cluster: view.cluster.clone(), update: items.into(), remove: vec![] });
+        view
+    }
+
+    #[test]
+    fn a_view_survives_the_wire_both_ways() {
+        let view = view();
+        let message = v1::Assignments::complete(12, &view);
+        assert_eq!(message.results_in, 12);
+        let mut got = NodeView::empty(view.cluster.clone());
+        got.apply(message.into_changes().unwrap());
+        assert_eq!(got, view);
+        let gone = v1::Assignments::incremental(12, 13, view.diff(&NodeView::empty(view.cluster.clone())));
+        assert_eq!((gone.applies_to, gone.results_in), (12, 13));
+        got.apply(gone.into_changes().unwrap());
+        assert_eq!(got, NodeView::empty(view.cluster));
+    }
+
+    #[test]
+    fn a_bad_field_is_named() {
+        let mut message = v1::Assignments::complete(1, &view());
+        message.cluster.as_mut().unwrap().data_path_port = 70000;
+        let error = message.into_changes().unwrap_err();
+        assert_eq!(error.to_string(), "field cluster.data_path_port: 70000 is not a port: use 1 to 65535");
+    }
+}

@@ -1,0 +1,502 @@
+//! Nodes, networks, services, tasks.
+
+use super::{ConvertError, Result, enums, list, mac, millis, missing, mtu, port, some, text, wrong};
+use crate::v1;
+use heddle_model::{
+    Annotations, Meta, Timestamp, Version,
+    cluster::Role,
+    endpoint::{Attachment, Endpoint, EndpointMode, EndpointSpec, PortConfig, PublishMode, VirtualIp},
+    net::{Protocol, Vni},
+    network::{Driver, Network, NetworkAllocation, NetworkSpec},
+    node::{Availability, IngressLeg, ManagerStatus, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
+    service::{
+        Mode, NetworkTarget, Placement, ProcessSpec, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec,
+        TaskSpec,
+    },
+    task::{Task, TaskState, TaskStatus},
+};
+use std::time::Duration;
+
+enums! {
+    Role = Role, "role" { Worker = Worker, Manager = Manager }
+    Availability = Availability, "availability" { Active = Active, Pause = Pause, Drain = Drain }
+    NodeState = NodeState, "status.state" { Unknown = Unknown, Ready = Ready, Down = Down }
+    Driver = Driver, "driver" { Overlay = Overlay }
+    Protocol = Protocol, "protocol" { Tcp = Tcp, Udp = Udp }
+    PublishMode = PublishMode, "mode" { Ingress = Ingress, Host = Host }
+    EndpointMode = EndpointMode, "endpoint.mode" { Vip = Vip, DnsRr = Dnsrr }
+    RestartCondition = RestartCondition, "restart.condition" { None = None, OnFailure = OnFailure, Any = Any }
+    TaskState = TaskState, "state" {
+        New = New, Pending = Pending, Assigned = Assigned, Accepted = Accepted, Preparing = Preparing, Ready = Ready,
+        Starting = Starting, Running = Running, Complete = Complete, Shutdown = Shutdown, Failed = Failed,
+        Rejected = Rejected, Remove = Remove, Orphaned = Orphaned,
+    }
+}
+
+impl From<Meta> for v1::Meta {
+    fn from(m: Meta) -> Self {
+        Self { version: m.version.0, created_at_ms: m.created_at.0, updated_at_ms: m.updated_at.0 }
+    }
+}
+
+impl From<v1::Meta> for Meta {
+    fn from(m: v1::Meta) -> Self {
+        Self {
+            version: Version(m.version),
+            created_at: Timestamp(m.created_at_ms),
+            updated_at: Timestamp(m.updated_at_ms),
+        }
+    }
+}
+
+impl From<Annotations> for v1::Annotations {
+    fn from(a: Annotations) -> Self {
+        Self { name: a.name, labels: a.labels.into_iter().collect() }
+    }
+}
+
+impl From<v1::Annotations> for Annotations {
+    fn from(a: v1::Annotations) -> Self {
+        Self { name: a.name, labels: a.labels.into_iter().collect() }
+    }
+}
+
+// ---- node
+
+impl From<NodeDescription> for v1::NodeDescription {
+    fn from(d: NodeDescription) -> Self {
+        Self {
+            hostname: d.hostname,
+            os: d.os,
+            arch: d.arch,
+            cpus: d.cpus,
+            memory_bytes: d.memory_bytes,
+            version: d.version,
+            host_subnets: d.host_subnets.iter().map(ToString::to_string).collect(),
+            data_path_mtu: d.data_path_mtu.map_or(0, |m| m.0.into()),
+            executors: d.executors,
+        }
+    }
+}
+
+impl TryFrom<v1::NodeDescription> for NodeDescription {
+    type Error = ConvertError;
+    fn try_from(d: v1::NodeDescription) -> Result<Self> {
+        Ok(Self {
+            hostname: d.hostname,
+            os: d.os,
+            arch: d.arch,
+            cpus: d.cpus,
+            memory_bytes: d.memory_bytes,
+            version: d.version,
+            host_subnets: d.host_subnets.iter().map(|s| text("description.host_subnets", s)).collect::<Result<_>>()?,
+            data_path_mtu: mtu("description.data_path_mtu", d.data_path_mtu)?,
+            executors: d.executors,
+        })
+    }
+}
+
+impl From<IngressLeg> for v1::IngressLeg {
+    fn from(l: IngressLeg) -> Self {
+        Self { index: l.index.into(), addr: Some(l.addr.into()), mac: l.mac.to_string() }
+    }
+}
+
+impl TryFrom<v1::IngressLeg> for IngressLeg {
+    type Error = ConvertError;
+    fn try_from(l: v1::IngressLeg) -> Result<Self> {
+        Ok(Self {
+            index: u16::try_from(l.index).map_err(|e| wrong("ingress.index", e))?,
+            addr: some("ingress.addr", l.addr)?.try_into()?,
+            mac: mac("ingress.mac", &l.mac)?,
+        })
+    }
+}
+
+impl From<Node> for v1::Node {
+    fn from(n: Node) -> Self {
+        Self {
+            id: n.id.into(),
+            meta: Some(n.meta.into()),
+            spec: Some(v1::NodeSpec {
+                annotations: Some(n.spec.annotations.into()),
+                role: v1::Role::from(n.spec.role).into(),
+                availability: v1::Availability::from(n.spec.availability).into(),
+            }),
+            role: v1::Role::from(n.role).into(),
+            description: Some(n.description.into()),
+            status: Some(v1::NodeStatus {
+                state: v1::NodeState::from(n.status.state).into(),
+                message: n.status.message,
+                since_ms: n.status.since.0,
+            }),
+            data_path_addr: n.data_path_addr.to_string(),
+            manager: n.manager.map(|m| v1::ManagerStatus {
+                raft_id: m.raft_id,
+                addr: m.addr.to_string(),
+                leader: false,
+                reachable: false,
+            }),
+            ingress: n.ingress.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<v1::Node> for Node {
+    type Error = ConvertError;
+    fn try_from(n: v1::Node) -> Result<Self> {
+        let role = n.role().try_into()?;
+        let spec = some("spec", n.spec)?;
+        let status = some("status", n.status)?;
+        Ok(Self {
+            id: text("id", &n.id)?,
+            meta: some("meta", n.meta)?.into(),
+            spec: NodeSpec {
+                role: spec.role().try_into()?,
+                availability: spec.availability().try_into()?,
+                annotations: some("spec.annotations", spec.annotations)?.into(),
+            },
+            role,
+            description: some("description", n.description)?.try_into()?,
+            status: NodeStatus {
+                state: status.state().try_into()?,
+                message: status.message,
+                since: Timestamp(status.since_ms),
+            },
+            data_path_addr: text("data_path_addr", &n.data_path_addr)?,
+            manager: n
+                .manager
+                .map(|m| {
+                    Ok::<_, ConvertError>(ManagerStatus { raft_id: m.raft_id, addr: text("manager.addr", &m.addr)? })
+                })
+                .transpose()?,
+            ingress: n.ingress.map(TryInto::try_into).transpose()?,
+        })
+    }
+}
+
+// ---- network
+
+impl From<NetworkSpec> for v1::NetworkSpec {
+    fn from(s: NetworkSpec) -> Self {
+        Self {
+            annotations: Some(s.annotations.into()),
+            driver: v1::Driver::from(s.driver).into(),
+            ingress: s.ingress,
+            internal: s.internal,
+            attachable: s.attachable,
+            subnets: s.subnets.iter().map(ToString::to_string).collect(),
+            mtu: s.mtu.map_or(0, |m| m.0.into()),
+            options: s.options.into_iter().collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::NetworkSpec> for NetworkSpec {
+    type Error = ConvertError;
+    fn try_from(s: v1::NetworkSpec) -> Result<Self> {
+        Ok(Self {
+            driver: s.driver().try_into()?,
+            annotations: some("annotations", s.annotations)?.into(),
+            ingress: s.ingress,
+            internal: s.internal,
+            attachable: s.attachable,
+            subnets: s
+                .subnets
+                .iter()
+                .map(|s| heddle_model::net::parse_subnet(s).map_err(|e| wrong("subnet", e)))
+                .collect::<Result<_>>()?,
+            mtu: mtu("mtu", s.mtu)?,
+            options: s.options.into_iter().collect(),
+        })
+    }
+}
+
+impl From<Network> for v1::Network {
+    fn from(n: Network) -> Self {
+        Self {
+            id: n.id.into(),
+            meta: Some(n.meta.into()),
+            spec: Some(n.spec.into()),
+            allocation: n.allocation.map(|a| v1::NetworkAllocation {
+                vni: a.vni.get(),
+                subnet: Some(a.subnet.into()),
+                service_subnet: Some(a.service_subnet.into()),
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::Network> for Network {
+    type Error = ConvertError;
+    fn try_from(n: v1::Network) -> Result<Self> {
+        let allocation = |a: v1::NetworkAllocation| -> Result<NetworkAllocation> {
+            Ok(NetworkAllocation {
+                vni: Vni::try_from(a.vni).map_err(|e| wrong("allocation.vni", e))?,
+                subnet: some("allocation.subnet", a.subnet)?.try_into()?,
+                service_subnet: some("allocation.service_subnet", a.service_subnet)?.try_into()?,
+            })
+        };
+        Ok(Self {
+            id: text("id", &n.id)?,
+            meta: some("meta", n.meta)?.into(),
+            spec: some("spec", n.spec)?.try_into()?,
+            allocation: n.allocation.map(allocation).transpose()?,
+        })
+    }
+}
+
+// ---- service
+
+impl From<PortConfig> for v1::PortConfig {
+    fn from(p: PortConfig) -> Self {
+        Self {
+            protocol: v1::Protocol::from(p.protocol).into(),
+            target: p.target.get().into(),
+            published: p.published.map_or(0, |p| p.get().into()),
+            mode: v1::PublishMode::from(p.mode).into(),
+        }
+    }
+}
+
+impl TryFrom<v1::PortConfig> for PortConfig {
+    type Error = ConvertError;
+    fn try_from(p: v1::PortConfig) -> Result<Self> {
+        Ok(Self {
+            protocol: p.protocol().try_into()?,
+            target: port("ports.target", p.target)?,
+            published: if p.published == 0 { None } else { Some(port("ports.published", p.published)?) },
+            mode: p.mode().try_into()?,
+        })
+    }
+}
+
+impl From<VirtualIp> for v1::VirtualIp {
+    fn from(v: VirtualIp) -> Self {
+        Self { network: v.network.into(), addr: Some(v.addr.into()) }
+    }
+}
+
+impl TryFrom<v1::VirtualIp> for VirtualIp {
+    type Error = ConvertError;
+    fn try_from(v: v1::VirtualIp) -> Result<Self> {
+        Ok(Self {
+            network: text("virtual_ips.network", &v.network)?,
+            addr: some("virtual_ips.addr", v.addr)?.try_into()?,
+        })
+    }
+}
+
+impl From<TaskSpec> for v1::TaskSpec {
+    fn from(s: TaskSpec) -> Self {
+        let Runtime::Process(p) = s.runtime;
+        Self {
+            runtime: Some(v1::task_spec::Runtime::Process(v1::ProcessSpec {
+                command: p.command,
+                env: p.env.into_iter().collect(),
+                dir: p.dir,
+                hostname: p.hostname,
+            })),
+            restart: Some(v1::RestartPolicy {
+                condition: v1::RestartCondition::from(s.restart.condition).into(),
+                delay_ms: millis(s.restart.delay),
+                max_attempts: s.restart.max_attempts,
+                window_ms: millis(s.restart.window),
+            }),
+            placement: Some(v1::Placement {
+                constraints: s.placement.constraints,
+                max_replicas_per_node: s.placement.max_replicas_per_node,
+            }),
+            networks: s
+                .networks
+                .into_iter()
+                .map(|n| v1::NetworkTarget { target: n.target, aliases: n.aliases })
+                .collect(),
+            stop_grace_ms: millis(s.stop_grace),
+        }
+    }
+}
+
+impl TryFrom<v1::TaskSpec> for TaskSpec {
+    type Error = ConvertError;
+    fn try_from(s: v1::TaskSpec) -> Result<Self> {
+        let v1::task_spec::Runtime::Process(p) = some("task.runtime", s.runtime)?;
+        let restart = match s.restart {
+            Some(r) => RestartPolicy {
+                condition: r.condition().try_into()?,
+                delay: Duration::from_millis(r.delay_ms),
+                max_attempts: r.max_attempts,
+                window: Duration::from_millis(r.window_ms),
+            },
+            None => RestartPolicy::default(),
+        };
+        let placement = s.placement.unwrap_or_default();
+        Ok(Self {
+            runtime: Runtime::Process(ProcessSpec {
+                command: p.command,
+                env: p.env.into_iter().collect(),
+                dir: p.dir,
+                hostname: p.hostname,
+            }),
+            restart,
+            placement: Placement {
+                constraints: placement.constraints,
+                max_replicas_per_node: placement.max_replicas_per_node,
+            },
+            networks: s.networks.into_iter().map(|n| NetworkTarget { target: n.target, aliases: n.aliases }).collect(),
+            stop_grace: Duration::from_millis(s.stop_grace_ms),
+        })
+    }
+}
+
+impl From<ServiceSpec> for v1::ServiceSpec {
+    fn from(s: ServiceSpec) -> Self {
+        let Mode::Replicated { replicas } = s.mode;
+        Self {
+            annotations: Some(s.annotations.into()),
+            mode: Some(v1::service_spec::Mode::Replicated(v1::Replicated { replicas })),
+            task: Some(s.task.into()),
+            endpoint: Some(v1::EndpointSpec {
+                mode: v1::EndpointMode::from(s.endpoint.mode).into(),
+                ports: s.endpoint.ports.into_iter().map(Into::into).collect(),
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::ServiceSpec> for ServiceSpec {
+    type Error = ConvertError;
+    fn try_from(s: v1::ServiceSpec) -> Result<Self> {
+        let v1::service_spec::Mode::Replicated(mode) = some("mode", s.mode)?;
+        let endpoint = match s.endpoint {
+            Some(e) => EndpointSpec { mode: e.mode().try_into()?, ports: list(e.ports)? },
+            None => EndpointSpec::default(),
+        };
+        Ok(Self {
+            annotations: some("annotations", s.annotations)?.into(),
+            mode: Mode::Replicated { replicas: mode.replicas },
+            task: some("task", s.task)?.try_into()?,
+            endpoint,
+        })
+    }
+}
+
+impl From<Service> for v1::Service {
+    fn from(s: Service) -> Self {
+        Self {
+            id: s.id.into(),
+            meta: Some(s.meta.into()),
+            spec: Some(s.spec.into()),
+            spec_version: s.spec_version.0,
+            endpoint: s.endpoint.map(|e| v1::Endpoint {
+                ports: e.ports.into_iter().map(Into::into).collect(),
+                virtual_ips: e.virtual_ips.into_iter().map(Into::into).collect(),
+            }),
+        }
+    }
+}
+
+impl TryFrom<v1::Service> for Service {
+    type Error = ConvertError;
+    fn try_from(s: v1::Service) -> Result<Self> {
+        let endpoint = |e: v1::Endpoint| {
+            Ok::<_, ConvertError>(Endpoint { ports: list(e.ports)?, virtual_ips: list(e.virtual_ips)? })
+        };
+        Ok(Self {
+            id: text("id", &s.id)?,
+            meta: some("meta", s.meta)?.into(),
+            spec: some("spec", s.spec)?.try_into()?,
+            spec_version: Version(s.spec_version),
+            endpoint: s.endpoint.map(endpoint).transpose()?,
+        })
+    }
+}
+
+// ---- task
+
+impl From<TaskStatus> for v1::TaskStatus {
+    fn from(s: TaskStatus) -> Self {
+        Self {
+            state: v1::TaskState::from(s.state).into(),
+            since_ms: s.since.0,
+            message: s.message,
+            error: s.error,
+            pid: s.pid,
+            exit_code: s.exit_code,
+        }
+    }
+}
+
+impl TryFrom<v1::TaskStatus> for TaskStatus {
+    type Error = ConvertError;
+    fn try_from(s: v1::TaskStatus) -> Result<Self> {
+        Ok(Self {
+            state: s.state().try_into()?,
+            since: Timestamp(s.since_ms),
+            message: s.message,
+            error: s.error,
+            pid: s.pid,
+            exit_code: s.exit_code,
+        })
+    }
+}
+
+impl From<Attachment> for v1::Attachment {
+    fn from(a: Attachment) -> Self {
+        Self { network: a.network.into(), addr: Some(a.addr.into()), mac: a.mac.to_string(), aliases: a.aliases }
+    }
+}
+
+impl TryFrom<v1::Attachment> for Attachment {
+    type Error = ConvertError;
+    fn try_from(a: v1::Attachment) -> Result<Self> {
+        Ok(Self {
+            network: text("attachments.network", &a.network)?,
+            addr: some("attachments.addr", a.addr)?.try_into()?,
+            mac: mac("attachments.mac", &a.mac)?,
+            aliases: a.aliases,
+        })
+    }
+}
+
+impl From<Task> for v1::Task {
+    fn from(t: Task) -> Self {
+        Self {
+            id: t.id.into(),
+            meta: Some(t.meta.into()),
+            service: t.service.into(),
+            service_name: t.service_name,
+            slot: t.slot,
+            spec: Some(t.spec.into()),
+            spec_version: t.spec_version.0,
+            node: t.node.map(Into::into),
+            attachments: t.attachments.into_iter().map(Into::into).collect(),
+            host_ports: t.host_ports.into_iter().map(Into::into).collect(),
+            desired: v1::TaskState::from(t.desired).into(),
+            not_before_ms: t.not_before.0,
+            status: Some(t.status.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::Task> for Task {
+    type Error = ConvertError;
+    fn try_from(t: v1::Task) -> Result<Self> {
+        let desired = t.desired().try_into()?;
+        Ok(Self {
+            id: text("id", &t.id)?,
+            meta: t.meta.ok_or_else(|| missing("meta"))?.into(),
+            service: text("service", &t.service)?,
+            service_name: t.service_name,
+            slot: t.slot,
+            spec: some("spec", t.spec)?.try_into()?,
+            spec_version: Version(t.spec_version),
+            node: t.node.map(|n| text("node", &n)).transpose()?,
+            attachments: list(t.attachments)?,
+            host_ports: list(t.host_ports)?,
+            desired,
+            not_before: Timestamp(t.not_before_ms),
+            status: some("status", t.status)?.try_into()?,
+        })
+    }
+}

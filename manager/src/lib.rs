@@ -1,3 +1,4 @@
 //! The control plane: what the cluster should look like, agreed on through raft.
 
+pub mod raft;
 pub mod store;

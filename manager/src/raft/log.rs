@@ -1,0 +1,272 @@
+//! The durable log in redb.
+//!
+//! Entries are kept in memory too, since replication reads the newest again and again. Every write goes through one thread
+//! that takes all that waits into one transaction and one fsync; a caller is told after that fsync.
+
+use super::{TypeConfig, decode, encode};
+use openraft::{
+    LogState, OptionalSend, RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage},
+    type_config::alias::{EntryOf, LogIdOf, VoteOf},
+};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    io,
+    ops::RangeBounds,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock, mpsc},
+};
+use tokio::sync::oneshot;
+
+const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const VOTE: &str = "vote";
+const COMMITTED: &str = "committed";
+const PURGED: &str = "purged";
+const SNAPSHOT_META: &str = "snapshot.meta";
+const SNAPSHOT_DATA: &str = "snapshot.data";
+
+/// Operations that one transaction takes at most.
+const BATCH: usize = 1024;
+
+type Entry = EntryOf<TypeConfig>;
+type LogId = LogIdOf<TypeConfig>;
+type Vote = VoteOf<TypeConfig>;
+
+#[derive(Default)]
+struct Memory {
+    entries: BTreeMap<u64, Entry>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+}
+
+enum Op {
+    Append(Vec<(u64, Vec<u8>)>),
+    /// Forget what is after this index; None: everything.
+    Truncate(Option<u64>),
+    /// Forget up to and including this index.
+    Purge(u64, Vec<u8>),
+    Put(&'static str, Vec<u8>),
+}
+
+enum Done {
+    Append(IOFlushed<TypeConfig>),
+    Wait(oneshot::Sender<io::Result<()>>),
+    Nobody,
+}
+
+/// Cheap to clone; clones share one database. The writer ends, with all that was queued written, when the last is dropped.
+#[derive(Clone)]
+pub struct LogStore {
+    memory: Arc<RwLock<Memory>>,
+    queue: mpsc::Sender<(Op, Done)>,
+    database: Arc<Database>,
+}
+
+fn failed(e: impl Into<redb::Error>) -> io::Error {
+    io::Error::other(e.into())
+}
+
+impl LogStore {
+    /// Opens the database, or makes it, and reads the log into memory.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let database = Arc::new(Database::create(path).map_err(failed)?);
+        let memory = load(&database)?;
+        let (queue, ops) = mpsc::channel();
+        let db = database.clone();
+        std::thread::Builder::new().name("raft-log".into()).spawn(move || write_all(&db, &ops))?;
+        Ok(Self { memory: Arc::new(RwLock::new(memory)), queue, database })
+    }
+
+    /// The stored raft snapshot: its meta and its data.
+    pub(super) fn read_snapshot(&self) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let meta = read.open_table(META).map_err(failed)?;
+        let get = |key| Ok::<_, io::Error>(meta.get(key).map_err(failed)?.map(|v| v.value().to_vec()));
+        Ok(get(SNAPSHOT_META)?.zip(get(SNAPSHOT_DATA)?))
+    }
+
+    /// Replaces the stored raft snapshot, whole or not at all.
+    pub(super) async fn write_snapshot(&self, meta: Vec<u8>, data: Vec<u8>) -> io::Result<()> {
+        let database = self.database.clone();
+        let write = move || -> io::Result<()> {
+            let mut tx = database.begin_write().map_err(failed)?;
+            tx.set_durability(Durability::Immediate).map_err(failed)?;
+            {
+                let mut table = tx.open_table(META).map_err(failed)?;
+                table.insert(SNAPSHOT_META, meta.as_slice()).map_err(failed)?;
+                table.insert(SNAPSHOT_DATA, data.as_slice()).map_err(failed)?;
+            }
+            tx.commit().map_err(failed)
+        };
+        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
+    }
+
+    fn send(&self, op: Op, done: Done) -> io::Result<()> {
+        self.queue.send((op, done)).map_err(|_| io::Error::other("the log's writer has ended"))
+    }
+
+    async fn write(&self, op: Op) -> io::Result<()> {
+        let (tx, rx) = oneshot::channel();
+        self.send(op, Done::Wait(tx))?;
+        rx.await.map_err(|_| io::Error::other("the log's writer has ended"))?
+    }
+
+    fn memory(&self) -> std::sync::RwLockReadGuard<'_, Memory> {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memory_mut(&self) -> std::sync::RwLockWriteGuard<'_, Memory> {
+        self.memory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn load(database: &Database) -> io::Result<Memory> {
+    let tx = database.begin_write().map_err(failed)?;
+    let mut memory = Memory::default();
+    {
+        let log = tx.open_table(LOG).map_err(failed)?;
+        for row in log.iter().map_err(failed)? {
+            let (index, bytes) = row.map_err(failed)?;
+            memory.entries.insert(index.value(), decode(bytes.value())?);
+        }
+        let meta = tx.open_table(META).map_err(failed)?;
+        if let Some(bytes) = meta.get(VOTE).map_err(failed)? {
+            memory.vote = decode(bytes.value())?;
+        }
+        if let Some(bytes) = meta.get(COMMITTED).map_err(failed)? {
+            memory.committed = decode(bytes.value())?;
+        }
+        if let Some(bytes) = meta.get(PURGED).map_err(failed)? {
+            memory.purged = decode(bytes.value())?;
+        }
+    }
+    tx.commit().map_err(failed)?;
+    Ok(memory)
+}
+
+fn write_all(database: &Database, ops: &mpsc::Receiver<(Op, Done)>) {
+    while let Ok(first) = ops.recv() {
+        let (batch, done): (Vec<Op>, Vec<Done>) = std::iter::once(first).chain(ops.try_iter().take(BATCH - 1)).unzip();
+        let result = write_batch(database, &batch);
+        if let Err(error) = &result {
+            tracing::error!(%error, "cannot write the raft log");
+        }
+        for done in done {
+            let copy = match &result {
+                Ok(()) => Ok(()),
+                Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
+            };
+            match done {
+                Done::Append(callback) => callback.io_completed(copy),
+                Done::Wait(tx) => drop(tx.send(copy)),
+                Done::Nobody => {}
+            }
+        }
+    }
+}
+
+fn write_batch(database: &Database, batch: &[Op]) -> io::Result<()> {
+    let mut tx = database.begin_write().map_err(failed)?;
+    tx.set_durability(Durability::Immediate).map_err(failed)?;
+    {
+        let mut log = tx.open_table(LOG).map_err(failed)?;
+        let mut meta = tx.open_table(META).map_err(failed)?;
+        for op in batch {
+            match op {
+                Op::Append(entries) => {
+                    for (index, bytes) in entries {
+                        log.insert(index, bytes.as_slice()).map_err(failed)?;
+                    }
+                }
+                Op::Truncate(last) => {
+                    log.retain_in(last.map_or(0, |l| l + 1).., |_, _| false).map_err(failed)?;
+                }
+                Op::Purge(last, id) => {
+                    log.retain_in(..=*last, |_, _| false).map_err(failed)?;
+                    meta.insert(PURGED, id.as_slice()).map_err(failed)?;
+                }
+                Op::Put(key, bytes) => {
+                    meta.insert(*key, bytes.as_slice()).map_err(failed)?;
+                }
+            }
+        }
+    }
+    tx.commit().map_err(failed)
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        Ok(self.memory().entries.range(range).map(|(_, e)| e.clone()).collect())
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.memory().vote)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let memory = self.memory();
+        let last = memory.entries.values().next_back().map(|e| e.log_id).or(memory.purged);
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.write(Op::Put(VOTE, encode(vote)?)).await?;
+        self.memory_mut().vote = Some(*vote);
+        Ok(())
+    }
+
+    /// Not waited for: an older value only means that more is applied anew from the log.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.memory_mut().committed = committed;
+        self.send(Op::Put(COMMITTED, encode(&committed)?), Done::Nobody)
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.memory().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut encoded = Vec::new();
+        let mut memory = self.memory_mut();
+        for entry in entries {
+            encoded.push((entry.log_id.index, encode(&entry)?));
+            memory.entries.insert(entry.log_id.index, entry);
+        }
+        drop(memory);
+        self.send(Op::Append(encoded), Done::Append(callback))
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let last = last.map(|l| l.index);
+        self.memory_mut().entries.split_off(&last.map_or(0, |l| l + 1));
+        self.write(Op::Truncate(last)).await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        {
+            let mut memory = self.memory_mut();
+            memory.entries = memory.entries.split_off(&(log_id.index + 1));
+            memory.purged = Some(log_id);
+        }
+        self.write(Op::Purge(log_id.index, encode(&Some(log_id))?)).await
+    }
+}

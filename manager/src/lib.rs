@@ -1,4 +1,22 @@
 //! The control plane: what the cluster should look like, agreed on through raft.
+//!
+//! ```text
+//! control    what operators ask            ─┐
+//! allocator, orchestrator, scheduler        ├─ mutations ─> store ── raft ─> store on every manager
+//! dispatcher what agents report            ─┘                 │
+//! dispatcher what each node should do  <──────────────────────┘
+//! leader     runs the deciding stages and watches the nodes, on the leader only
+//! ca         root, tokens, certificates
+//! ```
 
+pub mod allocator;
+pub mod ca;
+pub mod control;
+pub mod dispatcher;
+pub mod leader;
+pub mod manager;
+pub mod orchestrator;
+pub mod plan;
 pub mod raft;
+pub mod scheduler;
 pub mod store;

@@ -3,7 +3,7 @@
 use crate::{
     Annotations, Meta, NodeId, Timestamp,
     cluster::Role,
-    net::{DualAddr, Mac, Mtu},
+    net::{DualAddr, Mac, Mtu, Port, Protocol},
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,9 @@ pub struct NodeDescription {
     pub host_subnets: Vec<IpNet>,
     /// MTU of the link that carries the data path.
     pub data_path_mtu: Option<Mtu>,
+    /// Ports below the ephemeral range that processes of the host listen on: services cannot publish them.
+    #[serde(default)]
+    pub listening: Vec<(Protocol, Port)>,
     /// Executors that work here, such as `process`.
     pub executors: Vec<String>,
 }

@@ -3,16 +3,21 @@
 //! ```text
 //! log      votes, entries, snapshots in redb behind one ordered writer: durable before they count
 //! machine  applies committed actions to the Snapshot and publishes it
+//! network  calls to the other managers          service  calls from them; joining and leaving
 //! ```
 
 mod log;
 mod machine;
+mod network;
+mod service;
 
 pub use log::LogStore;
 pub use machine::{Machine, RaftSnapshot};
+pub use network::{MAX_MESSAGE, Network};
+pub use service::RaftService;
 
 use crate::store::{Action, Conflict};
-use heddle_model::Version;
+use heddle_model::{NodeId, Version};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt, io};
 
@@ -42,4 +47,10 @@ pub fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
 
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     rmp_serde::from_slice(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+/// A node's number in raft, from its id: the same whoever computes it.
+pub fn raft_id(node: &NodeId) -> u64 {
+    let digest = <sha2::Sha256 as sha2::Digest>::digest(node.as_str().as_bytes());
+    digest[..8].iter().fold(0, |n, b| n << 8 | u64::from(*b))
 }

@@ -5,7 +5,9 @@
 //! ```
 
 mod action;
+mod handle;
 mod snapshot;
 
 pub use action::{Action, Conflict, Mutation};
+pub use handle::{Store, WriteError, now};
 pub use snapshot::Snapshot;

@@ -126,6 +126,11 @@ impl Snapshot {
     }
 
     fn stamp(&mut self, mut object: Object, meta: Meta) {
+        if let Object::Service(service) = &mut object {
+            let old = self.services.get(&service.id);
+            let same = old.filter(|old| old.spec.task == service.spec.task);
+            service.spec_version = same.map_or(meta.version, |old| old.spec_version);
+        }
         *object.meta_mut() = meta;
         self.put(object);
     }

@@ -75,6 +75,14 @@ impl From<NodeDescription> for v1::NodeDescription {
             host_subnets: d.host_subnets.iter().map(ToString::to_string).collect(),
             data_path_mtu: d.data_path_mtu.map_or(0, |m| m.0.into()),
             executors: d.executors,
+            listening: d
+                .listening
+                .into_iter()
+                .map(|(protocol, port)| v1::ListeningPort {
+                    protocol: v1::Protocol::from(protocol).into(),
+                    port: port.get().into(),
+                })
+                .collect(),
         }
     }
 }
@@ -92,6 +100,11 @@ impl TryFrom<v1::NodeDescription> for NodeDescription {
             host_subnets: d.host_subnets.iter().map(|s| text("description.host_subnets", s)).collect::<Result<_>>()?,
             data_path_mtu: mtu("description.data_path_mtu", d.data_path_mtu)?,
             executors: d.executors,
+            listening: d
+                .listening
+                .into_iter()
+                .map(|l| Ok((l.protocol().try_into()?, port("description.listening", l.port)?)))
+                .collect::<Result<_>>()?,
         })
     }
 }

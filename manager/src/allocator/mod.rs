@@ -1,0 +1,193 @@
+//! Gives what must be unique: VNIs, subnets, addresses, MACs, published ports, the nodes' ingress legs. What is given stays
+//! until its object is gone, so two plans never give the same thing twice.
+
+pub mod subnets;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    plan::{Context, Plan},
+    store::{Mutation, Snapshot},
+};
+use heddle_model::{
+    NetworkId,
+    endpoint::{Attachment, Endpoint, EndpointMode, PortConfig, PublishMode, VirtualIp},
+    net::{Mac, Port, Protocol, Vni},
+    network::{Network, NetworkAllocation},
+    node::{IngressLeg, Node},
+    service::{NetworkTarget, Service, TaskSpec},
+    task::{Task, TaskState},
+};
+use std::collections::BTreeSet;
+use subnets::Used;
+
+pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
+    let mut plan = Plan::default();
+    networks(state, &mut plan);
+    if !plan.mutations.is_empty() {
+        return plan;
+    }
+    nodes(state, context, &mut plan);
+    services(state, &mut plan);
+    tasks(state, context, &mut plan);
+    plan
+}
+
+fn networks(state: &Snapshot, plan: &mut Plan) {
+    let Some(cluster) = &state.cluster else { return };
+    let mut vnis: BTreeSet<u32> =
+        state.networks.values().filter_map(|n| n.allocation.as_ref().map(|a| a.vni.get())).collect();
+    let mut chosen = Vec::new();
+    for network in state.networks.values().filter(|n| n.allocation.is_none()) {
+        let vni = (Vni::FIRST.get()..=Vni::MAX).find(|n| !vnis.contains(n)).and_then(|n| Vni::try_from(n).ok());
+        let pools = &cluster.spec.pools;
+        let Some((vni, (subnet, service_subnet))) = vni.zip(subnets::choose(state, pools, network, &chosen)) else {
+            continue;
+        };
+        vnis.insert(vni.get());
+        chosen.extend([subnet.nets(), service_subnet.nets()].concat());
+        let allocation = Some(NetworkAllocation { vni, subnet, service_subnet });
+        plan.push(Mutation::Update(Network { allocation, ..Network::clone(network) }.into()));
+    }
+}
+
+/// Where to look first for an object's address: spread by its random id, so that an address just given back is not the
+/// next one given.
+fn spread(id: &str) -> u32 {
+    id.bytes().fold(0u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into()))
+}
+
+fn mac(random: [u8; 16]) -> Mac {
+    let mut bytes = [0; 6];
+    bytes.copy_from_slice(&random[..6]);
+    Mac::from_random(bytes)
+}
+
+fn nodes(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
+    let Some((network, given)) = state.ingress_network().and_then(|n| Some((n, n.allocation.as_ref()?))) else {
+        return;
+    };
+    let mut used = Used::default();
+    let mut indices = BTreeSet::new();
+    for leg in state.nodes.values().filter_map(|n| n.ingress.as_ref()) {
+        used.take(&network.id, &given.service_subnet, &leg.addr);
+        indices.insert(leg.index);
+    }
+    for node in state.nodes.values().filter(|n| n.ingress.is_none()) {
+        let index = (1..=u16::MAX).find(|i| !indices.contains(i));
+        let addr = used.give(&network.id, &given.service_subnet, spread(node.id.as_str()));
+        let Some((index, addr)) = index.zip(addr) else { continue };
+        indices.insert(index);
+        let leg = IngressLeg { index, addr, mac: mac((context.random)()) };
+        plan.push(Mutation::Update(Node { ingress: Some(leg), ..Node::clone(node) }.into()));
+    }
+}
+
+/// The published ports of all services, each with the service's name.
+pub fn published(state: &Snapshot) -> impl Iterator<Item = (Protocol, Port, &str)> {
+    state.services.values().flat_map(|s| {
+        let ports = s.endpoint.as_ref().map_or(&s.spec.endpoint.ports, |e| &e.ports);
+        ports.iter().filter_map(|p| Some((p.protocol, p.published?, s.spec.annotations.name.as_str())))
+    })
+}
+
+/// The ids of a spec's networks; a target that is no id of a network is left out.
+pub fn targets<'a>(state: &'a Snapshot, spec: &'a TaskSpec) -> impl Iterator<Item = (&'a NetworkTarget, &'a Network)> {
+    spec.networks.iter().filter_map(|t| Some((t, &**state.networks.get(&t.target.parse::<NetworkId>().ok()?)?)))
+}
+
+fn services(state: &Snapshot, plan: &mut Plan) {
+    if state.services.values().all(|s| s.endpoint.is_some()) {
+        return;
+    }
+    let mut used = Used::default();
+    for vip in state.services.values().filter_map(|s| s.endpoint.as_ref()).flat_map(|e| &e.virtual_ips) {
+        if let Some(given) = state.networks.get(&vip.network).and_then(|n| n.allocation.as_ref()) {
+            used.take(&vip.network, &given.service_subnet, &vip.addr);
+        }
+    }
+    let listening = state.nodes.values().flat_map(|n| &n.description.listening).copied();
+    let mut ports: BTreeSet<(Protocol, Port)> = published(state).map(|(p, n, _)| (p, n)).chain(listening).collect();
+    for service in state.services.values().filter(|s| s.endpoint.is_none()) {
+        if let Some(endpoint) = endpoint(state, service, &mut used, &mut ports) {
+            plan.push(Mutation::Update(Service { endpoint: Some(endpoint), ..Service::clone(service) }.into()));
+        }
+    }
+}
+
+fn endpoint(
+    state: &Snapshot,
+    service: &Service,
+    used: &mut Used,
+    taken: &mut BTreeSet<(Protocol, Port)>,
+) -> Option<Endpoint> {
+    let mut ports = Vec::new();
+    for port in &service.spec.endpoint.ports {
+        let dynamic =
+            || Port::DYNAMIC.filter_map(|n| Port::try_from(n).ok()).find(|n| !taken.contains(&(port.protocol, *n)));
+        let published = match (port.published, port.mode) {
+            (None, PublishMode::Ingress) => Some(dynamic()?),
+            (given, _) => given,
+        };
+        taken.extend(published.map(|n| (port.protocol, n)));
+        ports.push(PortConfig { published, ..port.clone() });
+    }
+    let mut virtual_ips = Vec::new();
+    if service.spec.endpoint.mode == EndpointMode::Vip {
+        for (_, network) in targets(state, &service.spec.task) {
+            let subnet = &network.allocation.as_ref()?.service_subnet;
+            let addr = used.give(&network.id, subnet, spread(service.id.as_str()))?;
+            virtual_ips.push(VirtualIp { network: network.id.clone(), addr });
+        }
+    }
+    Some(Endpoint { ports, virtual_ips })
+}
+
+/// The networks that a service's tasks join, ingress first.
+pub fn joined<'a>(state: &'a Snapshot, service: &'a Service) -> Vec<(&'a Network, Vec<String>)> {
+    let ingress = service.spec.endpoint.ports.iter().any(|p| p.mode == PublishMode::Ingress);
+    let ingress = state.ingress_network().filter(|_| ingress).map(|n| (&**n, Vec::new()));
+    ingress.into_iter().chain(targets(state, &service.spec.task).map(|(t, n)| (n, t.aliases.clone()))).collect()
+}
+
+fn tasks(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
+    let new = |t: &&std::sync::Arc<Task>| t.status.state == TaskState::New && t.desired == TaskState::Running;
+    if !state.tasks.values().any(|t| new(&t)) {
+        return;
+    }
+    let mut used = Used::default();
+    for (network, addr) in state.tasks.values().flat_map(|t| &t.attachments).map(|a| (&a.network, &a.addr)) {
+        if let Some(given) = state.networks.get(network).and_then(|n| n.allocation.as_ref()) {
+            used.take(network, &given.subnet, addr);
+        }
+    }
+    for task in state.tasks.values().filter(new) {
+        let Some(service) = state.services.get(&task.service) else { continue };
+        let mut next = Task::clone(task);
+        let mut attachments = Vec::new();
+        let mut full = None;
+        for (network, aliases) in joined(state, service) {
+            let Some(subnet) = network.allocation.as_ref().map(|a| &a.subnet) else { continue };
+            match used.give(&network.id, subnet, 0) {
+                Some(addr) => {
+                    let mac = mac((context.random)());
+                    attachments.push(Attachment { network: network.id.clone(), addr, mac, aliases });
+                }
+                None => {
+                    full = Some(format!("network {}: no free address in {}", network.spec.annotations.name, subnet.v4))
+                }
+            }
+        }
+        match full {
+            None => {
+                next.attachments = attachments;
+                next.status.state = TaskState::Pending;
+                next.status.since = context.now;
+                next.status.message = "waits for a node".into();
+            }
+            Some(message) if next.status.message != message => next.status.message = message,
+            Some(_) => continue,
+        }
+        plan.push(Mutation::Update(next.into()));
+    }
+}

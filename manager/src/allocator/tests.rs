@@ -1,0 +1,271 @@
+//! The stages together, as the leader runs them, on states that grow and shrink at random.
+
+use crate::{
+    allocator::{self, subnets},
+    orchestrator,
+    plan::{Context, Stage},
+    scheduler,
+    store::{Action, Mutation, Snapshot},
+};
+use heddle_model::{
+    Annotations, ClusterId, Kind, Meta, NetworkId, NodeId, ServiceId, Timestamp, Version,
+    cluster::{AddressPools, Cluster, ClusterSpec, JoinTokens, Role, RootCa, Secret},
+    endpoint::{EndpointSpec, PortConfig, PublishMode},
+    net::{Port, Protocol},
+    network::{INGRESS, Network, NetworkSpec},
+    node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
+    service::{Mode, NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
+    task::{TaskState, TaskStatus},
+};
+use proptest::prelude::*;
+use std::{collections::BTreeSet, fmt::Debug, time::Duration};
+
+const STAGES: &[Stage] = &[allocator::plan, orchestrator::plan, allocator::plan, scheduler::plan, orchestrator::reap];
+
+struct World {
+    state: Snapshot,
+    counter: u128,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = World { state: Snapshot::default(), counter: 1 };
+        let secret = || Secret(String::new());
+        let cluster = Cluster {
+            id: ClusterId::from_random([1; 16]),
+            meta: Meta::default(),
+            spec: ClusterSpec {
+                name: "test".into(),
+                pools: AddressPools {
+                    v4: "10.0.0.0/12".parse().unwrap(),
+                    v4_size: 28,
+                    v6: "fd00:1::/48".parse().unwrap(),
+                },
+                data_path_port: Port::try_from(4789).unwrap(),
+                heartbeat: Duration::from_millis(300),
+                task_history: 1,
+                node_cert_life: Duration::from_secs(60),
+            },
+            root_ca: RootCa { cert_pem: String::new(), key_pem: secret() },
+            join_tokens: JoinTokens { worker: secret(), manager: secret() },
+            ingress_seed: 7,
+        };
+        let ingress = world.network(INGRESS, true);
+        world.write(vec![Mutation::Create(cluster.into()), Mutation::Create(ingress.into())]);
+        world
+    }
+
+    fn random(&mut self) -> [u8; 16] {
+        self.counter += 1;
+        (self.counter.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)).to_be_bytes()
+    }
+
+    fn network(&mut self, name: &str, ingress: bool) -> Network {
+        let annotations = Annotations { name: name.into(), ..Annotations::default() };
+        let spec = NetworkSpec { annotations, ingress, ..NetworkSpec::default() };
+        Network { id: NetworkId::from_random(self.random()), meta: Meta::default(), spec, allocation: None }
+    }
+
+    fn node(&mut self, n: u8) -> Node {
+        Node {
+            id: NodeId::from_random(self.random()),
+            meta: Meta::default(),
+            spec: NodeSpec {
+                annotations: Annotations::default(),
+                role: Role::Worker,
+                availability: Availability::Active,
+            },
+            role: Role::Worker,
+            description: NodeDescription { executors: vec!["process".into()], ..NodeDescription::default() },
+            status: NodeStatus { state: NodeState::Ready, ..NodeStatus::default() },
+            data_path_addr: [192, 0, 2, n].into(),
+            manager: None,
+            ingress: None,
+        }
+    }
+
+    fn service(&mut self, name: &str, replicas: u64, network: &NetworkId) -> Service {
+        let port = PortConfig {
+            protocol: Protocol::Tcp,
+            target: Port::try_from(80).unwrap(),
+            published: None,
+            mode: PublishMode::Ingress,
+        };
+        Service {
+            id: ServiceId::from_random(self.random()),
+            meta: Meta::default(),
+            spec: ServiceSpec {
+                annotations: Annotations { name: name.into(), ..Annotations::default() },
+                mode: Mode::Replicated { replicas },
+                task: TaskSpec {
+                    runtime: Runtime::Process(ProcessSpec { command: vec!["true".into()], ..ProcessSpec::default() }),
+                    restart: RestartPolicy { delay: Duration::ZERO, ..RestartPolicy::default() },
+                    placement: Placement::default(),
+                    networks: vec![NetworkTarget { target: network.to_string(), aliases: vec![] }],
+                    stop_grace: Duration::from_secs(1),
+                },
+                endpoint: EndpointSpec { ports: vec![port], ..EndpointSpec::default() },
+            },
+            spec_version: Version(0),
+            endpoint: None,
+        }
+    }
+
+    fn write(&mut self, mutations: Vec<Mutation>) {
+        let at = Timestamp(self.state.version.0);
+        let next = self.state.apply(Version(self.state.version.0 + 1), &Action { at, mutations });
+        self.state = next.unwrap();
+    }
+
+    /// Runs the stages until none wants anything.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            let before = self.state.version;
+            for stage in STAGES {
+                let state = self.state.clone();
+                let (now, acked) = (Timestamp(state.version.0), state.version);
+                let plan = stage(&state, &mut Context { now, acked, random: &mut || self.random() });
+                if !plan.mutations.is_empty() {
+                    self.write(plan.mutations);
+                    self.check();
+                }
+            }
+            if self.state.version == before {
+                return;
+            }
+        }
+        panic!("the stages do not come to rest");
+    }
+
+    fn check(&self) {
+        let state = &self.state;
+        let given: Vec<_> = state.networks.values().filter_map(|n| n.allocation.as_ref()).collect();
+        distinct("VNI", given.iter().map(|g| g.vni));
+        let nets: Vec<_> = given.iter().flat_map(|g| [g.subnet.nets(), g.service_subnet.nets()].concat()).collect();
+        for (i, a) in nets.iter().enumerate() {
+            assert!(nets[i + 1..].iter().all(|b| !subnets::overlaps(a, b)), "{a} overlaps");
+        }
+        let attachments = || state.tasks.values().flat_map(|t| &t.attachments);
+        distinct("IPv4", attachments().map(|a| a.addr.v4));
+        distinct("IPv6", attachments().map(|a| a.addr.v6));
+        distinct(
+            "MAC",
+            attachments().map(|a| a.mac).chain(state.nodes.values().filter_map(|n| Some(n.ingress.as_ref()?.mac))),
+        );
+        let vips = state.services.values().filter_map(|s| s.endpoint.as_ref()).flat_map(|e| &e.virtual_ips);
+        let legs = || state.nodes.values().filter_map(|n| n.ingress.as_ref());
+        distinct("VIP or leg", vips.map(|v| v.addr).chain(legs().map(|l| l.addr)));
+        distinct("leg index", legs().map(|l| l.index));
+        distinct("published port", allocator::published(state).map(|(p, n, _)| (p, n)));
+    }
+}
+
+fn distinct<T: Ord + Debug>(what: &str, values: impl Iterator<Item = T>) {
+    let mut seen = BTreeSet::new();
+    for value in values {
+        assert!(!seen.contains(&value), "{what} {value:?} is given twice");
+        seen.insert(value);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    AddNode,
+    RemoveNode(usize),
+    NodeState(usize, bool),
+    AddNetwork,
+    AddService(usize, u64),
+    Scale(usize, u64),
+    RemoveService(usize),
+    /// Every task on a node makes this step.
+    Report(TaskState),
+    EndTask(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        Just(Event::AddNode),
+        any::<usize>().prop_map(Event::RemoveNode),
+        (any::<usize>(), any::<bool>()).prop_map(|(n, up)| Event::NodeState(n, up)),
+        Just(Event::AddNetwork),
+        (any::<usize>(), 1..9u64).prop_map(|(n, r)| Event::AddService(n, r)),
+        (any::<usize>(), 1..12u64).prop_map(|(n, r)| Event::Scale(n, r)),
+        any::<usize>().prop_map(Event::RemoveService),
+        prop_oneof![Just(TaskState::Running), Just(TaskState::Shutdown)].prop_map(Event::Report),
+        any::<usize>().prop_map(Event::EndTask),
+    ]
+}
+
+impl World {
+    fn happen(&mut self, event: Event, number: usize) {
+        let state = self.state.clone();
+        fn pick<T>(all: impl Iterator<Item = T>, n: usize) -> Option<T> {
+            let mut all: Vec<T> = all.collect();
+            let n = n.checked_rem(all.len())?;
+            Some(all.swap_remove(n))
+        }
+        let mutation = match event {
+            Event::AddNode => Some(Mutation::Create(self.node(number as u8).into())),
+            Event::RemoveNode(n) => pick(state.nodes.values(), n).map(|n| Mutation::Remove {
+                kind: Kind::Node,
+                id: n.id.to_string(),
+                version: None,
+            }),
+            Event::NodeState(n, up) => pick(state.nodes.values(), n).map(|n| {
+                let state = if up { NodeState::Ready } else { NodeState::Down };
+                Mutation::NodeStatus { id: n.id.clone(), status: NodeStatus { state, ..NodeStatus::default() } }
+            }),
+            Event::AddNetwork => Some(Mutation::Create(self.network(&format!("n{number}"), false).into())),
+            Event::AddService(n, replicas) => pick(state.networks.values().filter(|n| !n.spec.ingress), n)
+                .map(|n| Mutation::Create(self.service(&format!("s{number}"), replicas, &n.id).into())),
+            Event::Scale(n, replicas) => pick(state.services.values(), n).map(|s| {
+                let mut service = Service::clone(s);
+                service.spec.mode = Mode::Replicated { replicas };
+                Mutation::Update(service.into())
+            }),
+            Event::RemoveService(n) => pick(state.services.values(), n).map(|s| Mutation::Remove {
+                kind: Kind::Service,
+                id: s.id.to_string(),
+                version: None,
+            }),
+            Event::Report(to) => {
+                let reports: Vec<_> = state
+                    .tasks
+                    .values()
+                    .filter(|t| t.on_node() && (to == TaskState::Running) == (t.desired == TaskState::Running))
+                    .map(|t| Mutation::TaskStatus {
+                        id: t.id.clone(),
+                        status: TaskStatus { state: to, ..TaskStatus::default() },
+                    })
+                    .collect();
+                self.write(reports);
+                None
+            }
+            Event::EndTask(n) => pick(state.tasks.values(), n).map(|t| Mutation::TaskStatus {
+                id: t.id.clone(),
+                status: TaskStatus { state: TaskState::Failed, ..TaskStatus::default() },
+            }),
+        };
+        self.write(mutation.into_iter().collect());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn nothing_is_ever_given_twice(events in prop::collection::vec(event(), 1..40)) {
+        let mut world = World::new();
+        for (number, event) in events.into_iter().enumerate() {
+            world.happen(event, number);
+            world.settle();
+        }
+        // Whatever happened: with a node and room, every service gets what it wants.
+        world.happen(Event::AddNode, 200);
+        world.settle();
+        for service in world.state.services.values().filter(|s| s.endpoint.is_some()) {
+            let Mode::Replicated { replicas } = service.spec.mode;
+            let wanted = world.state.tasks_of_service(&service.id).filter(|t| t.desired == TaskState::Running);
+            prop_assert_eq!(wanted.count() as u64, replicas);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The gRPC service that hands out certificates.
+
+use super::forward::Forward;
+use crate::{
+    ca::{self, CaError},
+    dispatcher,
+    raft::raft_id,
+    store::{Mutation, WriteError},
+};
+use heddle_model::{
+    Annotations, Meta, NodeId,
+    cluster::Role,
+    node::{Availability, ManagerStatus, Node, NodeDescription, NodeSpec, NodeStatus},
+};
+use heddle_plumbing::caller::{Access, require};
+use heddle_proto::v1::{self, node_ca_client::NodeCaClient, node_ca_server};
+use std::net::SocketAddr;
+use tonic::{Request, Response, Status};
+
+pub struct CaService {
+    pub forward: Forward,
+}
+
+fn refused(e: CaError) -> Status {
+    match e {
+        CaError::TokenForm | CaError::OtherCluster | CaError::TokenRefused => Status::permission_denied(e.to_string()),
+        CaError::Request(_) | CaError::Sign(_) => Status::invalid_argument(e.to_string()),
+    }
+}
+
+fn field<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Status> {
+    text.parse().map_err(|_| Status::invalid_argument(format!("field {name}: {text:?} is not an address")))
+}
+
+#[tonic::async_trait]
+impl node_ca_server::NodeCa for CaService {
+    async fn get_root(&self, request: Request<v1::GetRootRequest>) -> Result<Response<v1::GetRootResponse>, Status> {
+        require(&request, Access::Anyone)?;
+        let state = self.forward.store.snapshot();
+        let cluster = state.cluster.as_ref().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
+        Ok(Response::new(v1::GetRootResponse { cert_pem: cluster.root_ca.cert_pem.clone() }))
+    }
+
+    async fn issue(&self, request: Request<v1::IssueRequest>) -> Result<Response<v1::IssueResponse>, Status> {
+        require(&request, Access::Anyone)?;
+        if let Some(channel) = self.forward.leader().await? {
+            return NodeCaClient::new(channel).issue(request.into_inner()).await;
+        }
+        let wish = request.into_inner();
+        let store = &self.forward.store;
+        let state = store.snapshot();
+        let cluster = state.cluster.as_ref().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
+        let role = ca::role_of(&wish.token, cluster).map_err(refused)?;
+        let id = NodeId::from_random(rand::random());
+        let life = cluster.spec.node_cert_life;
+        let cert = ca::issue(&cluster.root_ca, &cluster.id, &id, role, &wish.csr_pem, life).map_err(refused)?;
+        let manager = match role {
+            Role::Worker => None,
+            Role::Manager => {
+                let addr: SocketAddr = field("control_addr", &wish.control_addr)?;
+                Some(ManagerStatus { raft_id: raft_id(&id), addr })
+            }
+        };
+        let node = Node {
+            id: id.clone(),
+            meta: Meta::default(),
+            spec: NodeSpec { annotations: Annotations::default(), role, availability: Availability::Active },
+            role,
+            description: NodeDescription { hostname: wish.hostname, ..NodeDescription::default() },
+            status: NodeStatus::default(),
+            data_path_addr: field("data_path_addr", &wish.data_path_addr)?,
+            manager,
+            ingress: None,
+        };
+        let clash = state.nodes.values().find(|n| n.data_path_addr == node.data_path_addr);
+        if let Some(other) = clash {
+            return Err(Status::already_exists(format!(
+                "address {} is node {} ({}) already: `heddle leave` there first, or join with another --data-path-addr",
+                node.data_path_addr, other.description.hostname, other.id
+            )));
+        }
+        store
+            .write(vec![Mutation::Create(node.into())])
+            .await
+            .map_err(|e: WriteError| Status::unavailable(e.to_string()))?;
+        tracing::info!(node = %id, %role, "node joined");
+        Ok(Response::new(v1::IssueResponse {
+            node: id.to_string(),
+            cluster: cluster.id.to_string(),
+            role: v1::Role::from(role).into(),
+            cert_pem: cert,
+            managers: dispatcher::managers(&store.snapshot()),
+        }))
+    }
+}

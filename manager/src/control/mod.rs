@@ -1,0 +1,47 @@
+//! What operators ask of the cluster.
+//!
+//! ```text
+//! service   the RPCs; a follower passes them on to the leader      find      objects by id, name, beginning of an id
+//! check     whether a spec can be accepted                         progress  how far a service is from what is wanted
+//! ca        certificates for joiners
+//! ```
+
+mod ca;
+mod check;
+mod find;
+mod forward;
+mod progress;
+mod service;
+
+pub use ca::CaService;
+pub use check::SpecError;
+pub use forward::Forward;
+pub use service::ControlService;
+
+use crate::store::WriteError;
+use find::FindError;
+use tonic::Status;
+
+/// Why a request was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl From<ControlError> for Status {
+    fn from(e: ControlError) -> Status {
+        let text = e.to_string();
+        match e {
+            ControlError::Find(FindError::None { .. }) => Status::not_found(text),
+            ControlError::Spec(SpecError::Find(_)) => Status::not_found(text),
+            ControlError::Spec(_) | ControlError::Find(_) => Status::invalid_argument(text),
+            ControlError::Write(WriteError::Conflict(_)) => Status::aborted(text),
+            ControlError::Write(_) => Status::unavailable(text),
+        }
+    }
+}

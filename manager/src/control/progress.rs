@@ -1,0 +1,57 @@
+//! How far a service is from what is wanted, told from the state and the acknowledgements.
+
+use crate::{dispatcher::Sessions, store::Snapshot};
+use heddle_model::{
+    ServiceId, Version,
+    node::NodeState,
+    service::Mode,
+    task::{Task, TaskState},
+};
+use heddle_proto::v1;
+use std::collections::BTreeSet;
+
+pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceProgress {
+    let service = state.services.get(id);
+    let acked = sessions.min_ready(state);
+    let mut out = v1::ServiceProgress {
+        desired: service.map_or(0, |s| {
+            let Mode::Replicated { replicas } = s.spec.mode;
+            replicas
+        }),
+        ..v1::ServiceProgress::default()
+    };
+    let mut newest = Version(0);
+    let mut reasons = BTreeSet::new();
+    let reachable = |t: &Task| {
+        let node = t.node.as_ref().and_then(|n| state.nodes.get(n));
+        node.is_some_and(|n| n.status.state == NodeState::Ready)
+    };
+    for task in state.tasks_of_service(id) {
+        newest = newest.max(task.meta.version);
+        if task.in_service() {
+            out.running += 1;
+            out.in_rotation += u64::from(acked >= task.meta.version);
+        } else if task.desired == TaskState::Running {
+            reasons.extend(reason(task));
+        } else if task.on_node() && reachable(task) {
+            out.stopping += 1;
+        }
+        if task.desired != TaskState::Running && !task.status.error.is_empty() && service.is_some() {
+            reasons.insert(format!("{}: {}", task.name(), task.status.error));
+        }
+    }
+    newest = newest.max(service.map_or(Version(0), |s| s.meta.version));
+    let behind =
+        state.nodes.values().filter(|n| n.status.state == NodeState::Ready && sessions.acked_by(&n.id) < newest);
+    out.waiting_for = behind.map(|n| n.description.hostname.clone()).collect();
+    if out.running < out.desired {
+        out.reasons = reasons.into_iter().collect();
+    }
+    out.gone = service.is_none() && out.stopping == 0 && out.waiting_for.is_empty();
+    out
+}
+
+fn reason(task: &Task) -> Option<String> {
+    let text = if task.status.error.is_empty() { &task.status.message } else { &task.status.error };
+    (task.status.state <= TaskState::Pending || !task.status.error.is_empty()).then(|| text.clone())
+}

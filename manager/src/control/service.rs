@@ -1,0 +1,418 @@
+//! The gRPC service behind the CLI.
+
+use super::{
+    ControlError, check, find,
+    forward::{Forward, LARGEST},
+    progress,
+};
+use crate::{
+    ca,
+    dispatcher::{Logs, Sessions, assignment},
+    store::{Mutation, Snapshot, Store},
+};
+use futures::{Stream, StreamExt};
+use heddle_model::{
+    Kind, Meta, NetworkId, NodeId, ServiceId, TaskId, Version,
+    cluster::{Cluster, Role},
+    network::{Network, NetworkSpec},
+    service::{Mode, Service, ServiceSpec},
+    task::Task,
+};
+use heddle_plumbing::{
+    caller::{Access, require},
+    tls::root_digest,
+};
+use heddle_proto::v1::{self, control_client::ControlClient, control_server, manager_message::Message as ToAgent};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, transport::Channel};
+
+/// A node that has not answered a log request by then has nothing to say.
+const LOG_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+pub struct ControlService {
+    pub forward: Forward,
+    pub sessions: Arc<Sessions>,
+    pub logs: Arc<Logs>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Checks the caller; on a follower, answers with what the leader says.
+macro_rules! admit {
+    ($self:ident, $request:ident, $method:ident) => {{
+        require(&$request, Access::LocalOrManager)?;
+        if let Some(mut leader) = $self.leader().await? {
+            return leader.$method($request.into_inner()).await;
+        }
+        $request.into_inner()
+    }};
+    ($self:ident, $request:ident, stream $method:ident) => {{
+        require(&$request, Access::LocalOrManager)?;
+        if let Some(mut leader) = $self.leader().await? {
+            let stream = leader.$method($request.into_inner()).await?.into_inner();
+            return Ok(Response::new(Box::pin(stream)));
+        }
+        $request.into_inner()
+    }};
+}
+
+fn some<T>(field: &str, value: Option<T>) -> Result<T, Status> {
+    value.ok_or_else(|| Status::invalid_argument(format!("field {field} is missing")))
+}
+
+impl ControlService {
+    fn store(&self) -> &Store {
+        &self.forward.store
+    }
+
+    async fn leader(&self) -> Result<Option<ControlClient<Channel>>, Status> {
+        let channel = self.forward.leader().await?;
+        Ok(channel.map(|c| ControlClient::new(c).max_decoding_message_size(LARGEST)))
+    }
+
+    /// The newest state: this manager still leads, and has applied all that was committed before the call.
+    async fn state(&self) -> Result<Arc<Snapshot>, Status> {
+        let read = self.store().raft().ensure_linearizable(openraft::ReadPolicy::ReadIndex);
+        match tokio::time::timeout(LOG_LIMIT, read).await {
+            Ok(Ok(_)) => Ok(self.store().snapshot()),
+            _ => Err(Status::unavailable(self.store().no_quorum().to_string())),
+        }
+    }
+
+    async fn cluster(&self) -> Result<Arc<Cluster>, Status> {
+        self.state().await?.cluster.clone().ok_or_else(|| Status::unavailable("this manager is still starting"))
+    }
+
+    async fn write(
+        &self,
+        plan: impl FnMut(&Snapshot) -> Result<Vec<Mutation>, ControlError>,
+    ) -> Result<Arc<Snapshot>, Status> {
+        Ok(self.store().update(plan).await?)
+    }
+}
+
+#[tonic::async_trait]
+impl control_server::Control for ControlService {
+    type WatchServiceStream = Streamed<v1::ServiceProgress>;
+    type ServiceLogsStream = Streamed<v1::LogLine>;
+
+    async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
+        admit!(self, request, list_nodes);
+        let state = self.state().await?;
+        let nodes = state.nodes.values().map(|n| v1::Node::from((**n).clone())).collect();
+        Ok(Response::new(v1::ListNodesResponse { nodes }))
+    }
+
+    async fn get_node(&self, request: Request<v1::RefRequest>) -> Answer<v1::Node> {
+        let request = admit!(self, request, get_node);
+        let node = find::node(&*self.state().await?, &request.r#ref).map_err(ControlError::from)?;
+        Ok(Response::new(Arc::unwrap_or_clone(node).into()))
+    }
+
+    async fn create_network(&self, request: Request<v1::CreateNetworkRequest>) -> Answer<v1::Network> {
+        let request = admit!(self, request, create_network);
+        let spec = NetworkSpec::try_from(some("spec", request.spec)?)?;
+        let id = NetworkId::from_random(rand::random());
+        let state = self
+            .write(|state| {
+                check::network(state, &spec)?;
+                let network = Network { id: id.clone(), meta: Meta::default(), spec: spec.clone(), allocation: None };
+                Ok(vec![Mutation::Create(network.into())])
+            })
+            .await?;
+        Ok(Response::new((*state.networks[&id]).clone().into()))
+    }
+
+    async fn list_networks(&self, request: Request<v1::ListNetworksRequest>) -> Answer<v1::ListNetworksResponse> {
+        admit!(self, request, list_networks);
+        let state = self.state().await?;
+        let networks = state.networks.values().map(|n| (**n).clone().into()).collect();
+        Ok(Response::new(v1::ListNetworksResponse { networks }))
+    }
+
+    async fn inspect_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::InspectNetworkResponse> {
+        let request = admit!(self, request, inspect_network);
+        let state = self.state().await?;
+        let network = find::network(&state, &request.r#ref).map_err(ControlError::from)?;
+        Ok(Response::new(inspect(&state, &network)))
+    }
+
+    async fn remove_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveResponse> {
+        let request = admit!(self, request, remove_network);
+        let mut id = String::new();
+        self.write(|state| {
+            let network = find::network(state, &request.r#ref)?;
+            check::network_removal(state, &network)?;
+            id = network.id.to_string();
+            Ok(vec![Mutation::Remove { kind: Kind::Network, id: id.clone(), version: Some(network.meta.version) }])
+        })
+        .await?;
+        Ok(Response::new(v1::RemoveResponse { id }))
+    }
+
+    async fn create_service(&self, request: Request<v1::CreateServiceRequest>) -> Answer<v1::Service> {
+        let request = admit!(self, request, create_service);
+        let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
+        let id = ServiceId::from_random(rand::random());
+        let state = self
+            .write(|state| {
+                let spec = check::service(state, spec.clone())?;
+                let service =
+                    Service { id: id.clone(), meta: Meta::default(), spec, spec_version: Version(0), endpoint: None };
+                Ok(vec![Mutation::Create(service.into())])
+            })
+            .await?;
+        Ok(Response::new((*state.services[&id]).clone().into()))
+    }
+
+    async fn list_services(&self, request: Request<v1::ListServicesRequest>) -> Answer<v1::ListServicesResponse> {
+        admit!(self, request, list_services);
+        let state = self.state().await?;
+        let summary = |service: &Arc<Service>| {
+            let Mode::Replicated { replicas: desired } = service.spec.mode;
+            let running = state.tasks_of_service(&service.id).filter(|t| t.in_service()).count() as u64;
+            v1::ServiceSummary { service: Some((**service).clone().into()), running, desired }
+        };
+        let services = state.services.values().map(summary).collect();
+        Ok(Response::new(v1::ListServicesResponse { services }))
+    }
+
+    async fn get_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::Service> {
+        let request = admit!(self, request, get_service);
+        let service = find::service(&*self.state().await?, &request.r#ref).map_err(ControlError::from)?;
+        Ok(Response::new(Arc::unwrap_or_clone(service).into()))
+    }
+
+    async fn scale_service(&self, request: Request<v1::ScaleServiceRequest>) -> Answer<v1::Service> {
+        let request = admit!(self, request, scale_service);
+        let mut id = None;
+        let state = self
+            .write(|state| {
+                let service = find::service(state, &request.r#ref)?;
+                id = Some(service.id.clone());
+                check::room(state, Some(&service.id), &service.spec, request.replicas)?;
+                let mut service = Arc::unwrap_or_clone(service);
+                let mode = Mode::Replicated { replicas: request.replicas };
+                if service.spec.mode == mode {
+                    return Ok(Vec::new());
+                }
+                service.spec.mode = mode;
+                Ok(vec![Mutation::Update(service.into())])
+            })
+            .await?;
+        let service = id.and_then(|id| state.services.get(&id).cloned());
+        let service = service.ok_or_else(|| Status::not_found("the service was removed meanwhile"))?;
+        Ok(Response::new(Arc::unwrap_or_clone(service).into()))
+    }
+
+    async fn remove_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveResponse> {
+        let request = admit!(self, request, remove_service);
+        let mut id = String::new();
+        self.write(|state| {
+            let service = find::service(state, &request.r#ref)?;
+            id = service.id.to_string();
+            Ok(vec![Mutation::Remove { kind: Kind::Service, id: id.clone(), version: Some(service.meta.version) }])
+        })
+        .await?;
+        Ok(Response::new(v1::RemoveResponse { id }))
+    }
+
+    async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Answer<v1::ListTasksResponse> {
+        let request = admit!(self, request, list_tasks);
+        let state = self.state().await?;
+        let services: Vec<ServiceId> = request
+            .services
+            .iter()
+            .map(|r| find::service(&state, r).map(|s| s.id.clone()))
+            .collect::<Result<_, _>>()
+            .map_err(ControlError::from)?;
+        let nodes: Vec<NodeId> = request
+            .nodes
+            .iter()
+            .map(|r| find::node(&state, r).map(|n| n.id.clone()))
+            .collect::<Result<_, _>>()
+            .map_err(ControlError::from)?;
+        let wanted = |t: &&Arc<Task>| {
+            (services.is_empty() || services.contains(&t.service))
+                && (nodes.is_empty() || t.node.as_ref().is_some_and(|n| nodes.contains(n)))
+        };
+        let tasks = state.tasks.values().filter(wanted).map(|t| (**t).clone().into()).collect();
+        Ok(Response::new(v1::ListTasksResponse { tasks }))
+    }
+
+    async fn watch_service(&self, request: Request<v1::RefRequest>) -> Answer<Self::WatchServiceStream> {
+        let request = admit!(self, request, stream watch_service);
+        let state = self.state().await?;
+        // A service that was just removed is watched by its id until nothing of it is left.
+        let id = match find::service(&state, &request.r#ref) {
+            Ok(service) => service.id.clone(),
+            Err(e) => request.r#ref.parse::<ServiceId>().map_err(|_| ControlError::from(e))?,
+        };
+        let (send, receive) = tokio::sync::mpsc::channel(16);
+        let (mut states, mut acks) = (self.store().watch(), self.sessions.watch());
+        let sessions = self.sessions.clone();
+        tokio::spawn(async move {
+            let mut last = None;
+            loop {
+                let snapshot = states.borrow_and_update().clone();
+                acks.mark_unchanged();
+                let next = progress::of(&snapshot, &id, &sessions);
+                if last.as_ref() != Some(&next) {
+                    let gone = next.gone;
+                    if send.send(Ok(next.clone())).await.is_err() || gone {
+                        return;
+                    }
+                    last = Some(next);
+                }
+                tokio::select! {
+                    changed = states.changed() => if changed.is_err() { return },
+                    _ = acks.changed() => {}
+                    () = send.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+
+    async fn service_logs(&self, request: Request<v1::ServiceLogsRequest>) -> Answer<Self::ServiceLogsStream> {
+        let request = admit!(self, request, stream service_logs);
+        let state = self.state().await?;
+        let by_id = request.r#ref.parse::<TaskId>().ok().and_then(|id| state.tasks.get(&id));
+        let tasks: Vec<Arc<Task>> = match by_id {
+            Some(task) => vec![task.clone()],
+            None => {
+                let service = find::service(&state, &request.r#ref).map_err(ControlError::from)?;
+                state.tasks_of_service(&service.id).cloned().collect()
+            }
+        };
+        let mut on_node: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
+        for (node, task) in tasks.iter().filter_map(|t| Some((t.node.clone()?, t))) {
+            on_node.entry(node).or_default().push(task.id.to_string());
+        }
+        let senders: Vec<_> =
+            on_node.into_iter().filter_map(|(n, tasks)| Some((self.sessions.sender(&n)?, tasks))).collect();
+        let id = TaskId::from_random(rand::random()).to_string();
+        let lines = self.logs.open(id.clone(), senders.len());
+        for (sender, tasks) in &senders {
+            let wish = v1::LogRequest {
+                id: id.clone(),
+                tasks: tasks.clone(),
+                follow: request.follow,
+                tail: request.tail,
+                since_ms: request.since_ms,
+            };
+            let message = v1::ManagerMessage { message: Some(ToAgent::Logs(wish)) };
+            let _ = sender.send(message).await;
+        }
+        let guard = Guard { id, logs: self.logs.clone(), senders: senders.into_iter().map(|(s, _)| s).collect() };
+        let lines = ReceiverStream::new(lines);
+        let follow = request.follow;
+        let limited = futures::stream::unfold((lines, guard), move |(mut lines, guard)| async move {
+            let next = match follow {
+                true => lines.next().await,
+                false => tokio::time::timeout(LOG_LIMIT, lines.next()).await.ok().flatten(),
+            };
+            next.map(|line| (Ok(line), (lines, guard)))
+        });
+        Ok(Response::new(Box::pin(limited)))
+    }
+
+    async fn get_join_token(&self, request: Request<v1::GetJoinTokenRequest>) -> Answer<v1::JoinToken> {
+        let request = admit!(self, request, get_join_token);
+        let role = Role::try_from(request.role())?;
+        if request.rotate {
+            let fresh = ca::secret(rand::random());
+            self.write(|state| {
+                let Some(cluster) = &state.cluster else { return Ok(Vec::new()) };
+                let mut cluster = Cluster::clone(cluster);
+                match role {
+                    Role::Worker => cluster.join_tokens.worker = fresh.clone(),
+                    Role::Manager => cluster.join_tokens.manager = fresh.clone(),
+                }
+                Ok(vec![Mutation::Update(cluster.into())])
+            })
+            .await?;
+        }
+        let cluster = self.cluster().await?;
+        let managers = crate::dispatcher::managers(&self.store().snapshot());
+        let managers = managers.into_iter().map(|m| m.addr).collect();
+        Ok(Response::new(v1::JoinToken { token: ca::token_text(&cluster, role), managers }))
+    }
+
+    async fn get_cluster(&self, request: Request<v1::GetClusterRequest>) -> Answer<v1::ClusterInfo> {
+        admit!(self, request, get_cluster);
+        let cluster = self.cluster().await?;
+        let state = self.store().snapshot();
+        let managers = state.nodes.values().filter(|n| n.manager.is_some());
+        Ok(Response::new(v1::ClusterInfo {
+            id: cluster.id.to_string(),
+            name: cluster.spec.name.clone(),
+            version: state.version.0,
+            leader: self.store().leader().map_or_else(String::new, |n| n.to_string()),
+            managers: managers.map(|n| (**n).clone().into()).collect(),
+            data_path_port: cluster.spec.data_path_port.get().into(),
+            ca_digest: root_digest(&cluster.root_ca.cert_pem).unwrap_or_default(),
+        }))
+    }
+}
+
+/// Tells the nodes to stop when the reader hangs up.
+struct Guard {
+    id: String,
+    logs: Arc<Logs>,
+    senders: Vec<tokio::sync::mpsc::Sender<v1::ManagerMessage>>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.logs.close(&self.id);
+        for sender in &self.senders {
+            let cancel = ToAgent::CancelLogs(v1::LogCancel { id: self.id.clone() });
+            let _ = sender.try_send(v1::ManagerMessage { message: Some(cancel) });
+        }
+    }
+}
+
+fn inspect(state: &Snapshot, network: &Network) -> v1::InspectNetworkResponse {
+    let attached = |t: &&Arc<Task>| t.on_node() && t.attachments.iter().any(|a| a.network == network.id);
+    let tasks: Vec<_> = state.tasks.values().filter(attached).collect();
+    let takes_part = |n: &NodeId| network.spec.ingress || tasks.iter().any(|t| t.node.as_ref() == Some(n));
+    let peers = state.nodes.values().filter(|n| takes_part(&n.id)).map(|n| v1::NetworkPeer {
+        node: n.id.to_string(),
+        hostname: n.description.hostname.clone(),
+        data_path_addr: n.data_path_addr.to_string(),
+        ingress: n.ingress.clone().filter(|_| network.spec.ingress).map(Into::into),
+    });
+    let endpoint = |t: &&&Arc<Task>| {
+        let a = t.attachments.iter().find(|a| a.network == network.id)?;
+        Some(v1::NetworkEndpoint {
+            task: t.id.to_string(),
+            name: t.name(),
+            node: t.node.as_ref().map_or_else(String::new, ToString::to_string),
+            addr: Some(a.addr.into()),
+            mac: a.mac.to_string(),
+            state: v1::TaskState::from(t.status.state).into(),
+        })
+    };
+    let services = state.services.values().filter_map(|s| {
+        let given = s.endpoint.as_ref()?;
+        let vip = given.virtual_ips.iter().find(|v| v.network == network.id);
+        let endpoints: Vec<_> = tasks.iter().filter(|t| t.service == s.id).filter_map(|t| endpoint(&t)).collect();
+        (vip.is_some() || !endpoints.is_empty()).then(|| v1::NetworkService {
+            id: s.id.to_string(),
+            name: s.spec.annotations.name.clone(),
+            virtual_ip: vip.map(|v| v.addr.into()),
+            ports: given.ports.iter().cloned().map(Into::into).collect(),
+            endpoints,
+        })
+    });
+    v1::InspectNetworkResponse {
+        mtu: assignment::mtu(state, network).0.into(),
+        peers: peers.collect(),
+        services: services.collect(),
+        network: Some(network.clone().into()),
+    }
+}

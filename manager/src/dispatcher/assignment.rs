@@ -1,0 +1,104 @@
+//! What one node is told, from the state of all.
+
+use crate::store::Snapshot;
+use heddle_model::{
+    NetworkId, NodeId,
+    assignment::{ClusterView, EndpointView, NetworkView, NodeView, PeerView, ServiceView},
+    endpoint::PublishMode,
+    net::Mtu,
+    network::Network,
+    service::Service,
+    task::{Task, TaskState},
+};
+use std::collections::BTreeSet;
+
+/// The MTU inside a network now: the least that any node's data path allows, or less if the network's spec says so.
+pub fn mtu(state: &Snapshot, network: &Network) -> Mtu {
+    let inside = |n: &heddle_model::node::Node| {
+        n.description.data_path_mtu.unwrap_or(Mtu::ETHERNET).inside_vxlan(&n.data_path_addr)
+    };
+    let least = state.nodes.values().map(|n| inside(n)).min().unwrap_or(Mtu::ETHERNET);
+    network.spec.mtu.map_or(least, |m| m.min(least))
+}
+
+fn here(task: &Task) -> bool {
+    task.on_node() && task.status.state >= TaskState::Assigned
+}
+
+/// None: there is no such node, or no cluster yet.
+pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
+    let cluster = state.cluster.as_ref()?;
+    state.nodes.get(node)?;
+    let mut view = NodeView::empty(ClusterView {
+        id: cluster.id.clone(),
+        ingress_seed: cluster.ingress_seed,
+        data_path_port: cluster.spec.data_path_port,
+    });
+    let tasks = state.tasks_on_node(node).filter(|t| here(t));
+    view.tasks = tasks.map(|t| (t.id.clone(), Task::clone(t))).collect();
+
+    let attached = view.tasks.values().flat_map(|t| t.attachments.iter().map(|a| a.network.clone()));
+    let ids: BTreeSet<NetworkId> = attached.chain(state.ingress_network().map(|n| n.id.clone())).collect();
+    for network in ids.iter().filter_map(|id| state.networks.get(id)) {
+        let Some(given) = &network.allocation else { continue };
+        let network = NetworkView {
+            id: network.id.clone(),
+            name: network.spec.annotations.name.clone(),
+            vni: given.vni,
+            subnet: given.subnet,
+            service_subnet: given.service_subnet,
+            mtu: mtu(state, network),
+            ingress: network.spec.ingress,
+            internal: network.spec.internal,
+        };
+        view.networks.insert(network.id.clone(), network);
+    }
+    for peer in state.nodes.values() {
+        let peer = PeerView {
+            node: peer.id.clone(),
+            hostname: peer.description.hostname.clone(),
+            data_path_addr: peer.data_path_addr,
+            ingress: peer.ingress.clone(),
+        };
+        view.peers.insert(peer.node.clone(), peer);
+    }
+    let services = state.services.values().filter_map(|s| service(s, &view));
+    view.services = services.map(|s| (s.id.clone(), s)).collect();
+    for task in state.tasks.values().filter(|t| here(t)) {
+        for attachment in task.attachments.iter().filter(|a| view.networks.contains_key(&a.network)) {
+            let Some(on) = &task.node else { continue };
+            let endpoint = EndpointView {
+                network: attachment.network.clone(),
+                task: task.id.clone(),
+                task_name: task.name(),
+                service: task.service.clone(),
+                slot: task.slot,
+                node: on.clone(),
+                addr: attachment.addr,
+                mac: attachment.mac,
+                aliases: attachment.aliases.clone(),
+                in_service: task.in_service() && state.services.contains_key(&task.service),
+            };
+            view.endpoints.insert((endpoint.network.clone(), endpoint.task.clone()), endpoint);
+        }
+    }
+    Some(view)
+}
+
+fn service(service: &Service, view: &NodeView) -> Option<ServiceView> {
+    let endpoint = service.endpoint.as_ref()?;
+    let published = endpoint.ports.iter().any(|p| p.mode == PublishMode::Ingress);
+    let reaches = |t: &str| view.networks.keys().any(|n| n.as_str() == t);
+    let near = service.spec.task.networks.iter().any(|t| reaches(&t.target));
+    if !published && !near {
+        return None;
+    }
+    let vips = endpoint.virtual_ips.iter().filter(|v| view.networks.contains_key(&v.network));
+    Some(ServiceView {
+        id: service.id.clone(),
+        name: service.spec.annotations.name.clone(),
+        mode: service.spec.endpoint.mode,
+        virtual_ips: vips.cloned().collect(),
+        ports: endpoint.ports.clone(),
+    })
+}

@@ -1,0 +1,16 @@
+//! The leader's side of the session with every agent.
+//!
+//! ```text
+//! Hello ─> Ready ─> COMPLETE ─> INCREMENTAL ...        assignment  what one node is told
+//! Heartbeat, Ack, TaskStatus ─> sessions, store        sessions    who is heard of, what is reached
+//! LogRequest ─> PublishLogs ─> reader                  logs
+//! ```
+
+pub mod assignment;
+mod logs;
+mod service;
+mod sessions;
+
+pub use logs::Logs;
+pub use service::{DispatcherService, managers};
+pub use sessions::Sessions;

@@ -1,0 +1,268 @@
+//! The gRPC service that agents call.
+
+use super::{Logs, Sessions, assignment};
+use crate::{
+    control::Forward,
+    store::{Mutation, Store, WriteError, now},
+};
+use futures::{Stream, StreamExt};
+use heddle_model::{
+    Kind, NodeId, Version,
+    assignment::NodeView,
+    node::{NodeDescription, NodeState, NodeStatus},
+    task::{Task, TaskState},
+};
+use heddle_plumbing::caller::{Access, require_node};
+use heddle_proto::v1::{
+    self, agent_message::Message as FromAgent, dispatcher_client::DispatcherClient, dispatcher_server,
+    manager_message::Message as ToAgent,
+};
+use std::{pin::Pin, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Messages under way to one agent.
+const BUFFER: usize = 64;
+/// A report is offered to raft again for this long.
+const REPORT_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Clone)]
+pub struct DispatcherService {
+    pub store: Store,
+    pub sessions: Arc<Sessions>,
+    pub logs: Arc<Logs>,
+    pub forward: Forward,
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<v1::ManagerMessage, Status>> + Send>>;
+
+fn message(message: ToAgent) -> v1::ManagerMessage {
+    v1::ManagerMessage { message: Some(message) }
+}
+
+/// The managers as agents dial them.
+pub fn managers(state: &crate::store::Snapshot) -> Vec<v1::ManagerAddr> {
+    let manager = |n: &Arc<heddle_model::node::Node>| {
+        n.manager.as_ref().map(|m| v1::ManagerAddr { node: n.id.to_string(), addr: m.addr.to_string() })
+    };
+    state.nodes.values().filter_map(manager).collect()
+}
+
+#[tonic::async_trait]
+impl dispatcher_server::Dispatcher for DispatcherService {
+    type SessionStream = Answers;
+
+    async fn session(&self, request: Request<Streaming<v1::AgentMessage>>) -> Result<Response<Answers>, Status> {
+        let node = self.node_of(&request)?;
+        if !self.store.is_leader() {
+            let state = self.store.snapshot();
+            let leader = self.store.leader().and_then(|id| state.nodes.get(&id).cloned());
+            let addr = leader.and_then(|n| n.manager.as_ref().map(|m| m.addr.to_string())).unwrap_or_default();
+            let redirect = message(ToAgent::Redirect(v1::Redirect { leader: addr }));
+            return Ok(Response::new(Box::pin(futures::stream::iter([Ok(redirect)]))));
+        }
+        let (send, receive) = mpsc::channel(BUFFER);
+        tokio::spawn(self.clone().serve(node, request.into_inner(), send));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive).map(Ok))))
+    }
+
+    async fn publish_logs(
+        &self,
+        request: Request<Streaming<v1::LogBatch>>,
+    ) -> Result<Response<v1::PublishLogsResponse>, Status> {
+        self.node_of(&request)?;
+        let mut batches = request.into_inner();
+        let mut id = String::new();
+        while let Some(Ok(batch)) = batches.next().await {
+            id.clone_from(&batch.id);
+            if !self.logs.publish(batch).await {
+                break;
+            }
+        }
+        self.logs.finish(&id);
+        Ok(Response::new(v1::PublishLogsResponse {}))
+    }
+
+    async fn leave(&self, request: Request<v1::LeaveNodeRequest>) -> Result<Response<v1::LeaveNodeResponse>, Status> {
+        let node = self.node_of(&request)?;
+        if let Some(leader) = self.forward.leader().await? {
+            // The leader sees this manager's certificate, so a follower can only speak for itself.
+            if !self.is_self(&node) {
+                return Err(Status::unavailable("this manager does not lead: ask the leader"));
+            }
+            return DispatcherClient::new(leader).leave(request.into_inner()).await;
+        }
+        let left = self.store.update::<WriteError>(|state| {
+            let Some(stored) = state.nodes.get(&node) else { return Ok(Vec::new()) };
+            let mut mutations =
+                vec![Mutation::Remove { kind: Kind::Node, id: node.to_string(), version: Some(stored.meta.version) }];
+            for task in state.tasks_on_node(&node).filter(|t| t.on_node()) {
+                let mut task = Task::clone(task);
+                task.status.state = TaskState::Orphaned;
+                task.status.since = now();
+                task.status.message = "the node left the cluster".into();
+                mutations.push(Mutation::Update(task.into()));
+            }
+            Ok(mutations)
+        });
+        left.await.map_err(|e| Status::unavailable(e.to_string()))?;
+        tracing::info!(%node, "node left");
+        Ok(Response::new(v1::LeaveNodeResponse {}))
+    }
+}
+
+impl DispatcherService {
+    fn node_of<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let identity = require_node(request, Access::Member)?;
+        let state = self.store.snapshot();
+        match &state.cluster {
+            Some(cluster) if cluster.id != identity.cluster => {
+                Err(Status::permission_denied("the certificate is of another cluster"))
+            }
+            Some(_) if !state.nodes.contains_key(&identity.node) && self.store.is_leader() => {
+                Err(Status::not_found("this node is not in the cluster any more: run `heddle leave`, then join again"))
+            }
+            _ => Ok(identity.node),
+        }
+    }
+
+    fn is_self(&self, node: &NodeId) -> bool {
+        self.forward.credentials.identity().node == *node
+    }
+
+    async fn serve(self, node: NodeId, mut from: Streaming<v1::AgentMessage>, send: mpsc::Sender<v1::ManagerMessage>) {
+        let serial = self.sessions.begin(&node, send.clone());
+        let (reports, queue) = mpsc::unbounded_channel();
+        tokio::spawn(write_reports(self.store.clone(), queue));
+        let mut state = self.store.watch();
+        let mut told =
+            Told { node: node.clone(), view: None, sent: Version(0), acked: Version(0), managers: Vec::new() };
+        loop {
+            tokio::select! {
+                received = from.next() => {
+                    let Some(Ok(v1::AgentMessage { message: Some(received) })) = received else { break };
+                    if !self.sessions.seen(&node, serial) {
+                        break;
+                    }
+                    match received {
+                        FromAgent::Hello(hello) => match self.hello(&node, hello) {
+                            Ok(mutations) => drop(reports.send(mutations)),
+                            Err(status) => {
+                                tracing::warn!(%node, %status, "cannot read a node's greeting");
+                                break;
+                            }
+                        },
+                        FromAgent::Heartbeat(_) => continue,
+                        FromAgent::Ack(ack) => told.acked = Version(ack.revision),
+                        FromAgent::Status(update) => drop(reports.send(self.reported(&node, update))),
+                    }
+                }
+                changed = state.changed() => if changed.is_err() { break },
+            }
+            if !self.store.is_leader() {
+                break;
+            }
+            let snapshot = state.borrow_and_update().clone();
+            for next in told.catch_up(&snapshot) {
+                if send.send(next).await.is_err() {
+                    break;
+                }
+            }
+            if told.view.is_none() {
+                break;
+            }
+            self.sessions.acked(&node, serial, told.reached(snapshot.version));
+        }
+        self.sessions.end(&node, serial);
+        tracing::debug!(%node, "session ended");
+    }
+
+    fn hello(&self, node: &NodeId, hello: v1::Hello) -> Result<Vec<Mutation>, Status> {
+        let description = hello.description.ok_or_else(|| Status::invalid_argument("the description is missing"))?;
+        let description = NodeDescription::try_from(description)?;
+        tracing::debug!(%node, host = description.hostname, "node reports");
+        let status = NodeStatus { state: NodeState::Ready, message: String::new(), since: now() };
+        let mut mutations = vec![Mutation::NodeDescription { id: node.clone(), description }];
+        if self.store.snapshot().nodes.get(node).is_some_and(|n| n.status.state != NodeState::Ready) {
+            mutations.push(Mutation::NodeStatus { id: node.clone(), status });
+        }
+        Ok(mutations)
+    }
+
+    fn reported(&self, node: &NodeId, update: v1::TaskStatusUpdate) -> Vec<Mutation> {
+        let state = self.store.snapshot();
+        let report = |r: v1::TaskReport| {
+            let id = r.task.parse().ok()?;
+            let status = r.status?.try_into().ok()?;
+            // A node speaks for its own tasks only.
+            let own = state.tasks.get(&id).is_some_and(|t| t.node.as_ref() == Some(node));
+            own.then_some(Mutation::TaskStatus { id, status })
+        };
+        update.tasks.into_iter().filter_map(report).collect()
+    }
+}
+
+/// What an agent has been told so far.
+struct Told {
+    node: NodeId,
+    view: Option<NodeView>,
+    sent: Version,
+    acked: Version,
+    managers: Vec<v1::ManagerAddr>,
+}
+
+impl Told {
+    /// The messages that bring the agent to this state.
+    fn catch_up(&mut self, state: &crate::store::Snapshot) -> Vec<v1::ManagerMessage> {
+        let mut out = Vec::new();
+        let managers = managers(state);
+        if managers != self.managers {
+            self.managers.clone_from(&managers);
+            let heartbeat = state.cluster.as_ref().map_or(Duration::from_millis(300), |c| c.spec.heartbeat);
+            out.push(ToAgent::Session(v1::SessionInfo { managers, heartbeat_ms: heartbeat.as_millis() as u32 }));
+        }
+        let Some(new) = assignment::view(state, &self.node) else {
+            self.view = None;
+            return Vec::new();
+        };
+        match &self.view {
+            None => out.push(ToAgent::Assignments(v1::Assignments::complete(state.version.0, &new))),
+            Some(old) => {
+                let changes = old.diff(&new);
+                if changes.is_empty() {
+                    return out.into_iter().map(message).collect();
+                }
+                out.push(ToAgent::Assignments(v1::Assignments::incremental(self.sent.0, state.version.0, changes)));
+            }
+        }
+        self.view = Some(new);
+        self.sent = state.version;
+        out.into_iter().map(message).collect()
+    }
+
+    /// What the agent has reached: when it has all that was sent, and nothing since concerned it, the newest.
+    fn reached(&self, newest: Version) -> Version {
+        if self.acked >= self.sent && self.sent > Version(0) { newest } else { self.acked }
+    }
+}
+
+/// Commits reports in order, several at a time. A report that finds no quorum is kept and offered again; the agent sends
+/// all of its states anew on its next session.
+async fn write_reports(store: Store, mut queue: mpsc::UnboundedReceiver<Vec<Mutation>>) {
+    while let Some(mut batch) = queue.recv().await {
+        while let Ok(more) = queue.try_recv() {
+            batch.extend(more);
+        }
+        if batch.is_empty() {
+            continue;
+        }
+        let until = tokio::time::Instant::now() + REPORT_LIMIT;
+        while let Err(error) = store.write(batch.clone()).await {
+            if !store.is_leader() || tokio::time::Instant::now() > until {
+                tracing::warn!(%error, "reports of a node are lost until its next session");
+                break;
+            }
+        }
+    }
+}

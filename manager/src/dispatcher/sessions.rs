@@ -1,0 +1,93 @@
+//! Which nodes have a session with this manager, when each was last heard of, and what its data plane has reached.
+
+use crate::store::Snapshot;
+use heddle_model::{NodeId, Version, node::NodeState};
+use heddle_proto::v1;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+struct Entry {
+    serial: u64,
+    last_seen: Instant,
+    acked: Version,
+    send: Option<mpsc::Sender<v1::ManagerMessage>>,
+}
+
+/// Only the leader's is of use.
+#[derive(Default)]
+pub struct Sessions {
+    nodes: Mutex<BTreeMap<NodeId, Entry>>,
+    bell: watch::Sender<u64>,
+}
+
+impl Sessions {
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Entry>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rings when an acknowledgement comes in.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.bell.subscribe()
+    }
+
+    /// A new session; an older one of the node counts no more. Its number.
+    pub fn begin(&self, node: &NodeId, send: mpsc::Sender<v1::ManagerMessage>) -> u64 {
+        let mut nodes = self.nodes();
+        let serial = nodes.values().map(|e| e.serial).max().unwrap_or(0) + 1;
+        let entry = Entry { serial, last_seen: Instant::now(), acked: Version(0), send: Some(send) };
+        nodes.insert(node.clone(), entry);
+        serial
+    }
+
+    /// False: the session was replaced and should end.
+    pub fn seen(&self, node: &NodeId, serial: u64) -> bool {
+        match self.nodes().get_mut(node).filter(|e| e.serial == serial) {
+            Some(entry) => {
+                entry.last_seen = Instant::now();
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub fn acked(&self, node: &NodeId, serial: u64, version: Version) {
+        if let Some(entry) = self.nodes().get_mut(node).filter(|e| e.serial == serial && e.acked < version) {
+            entry.acked = version;
+            self.bell.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// The stream is gone. When the node was last heard of stays known, so that a quick return is no failure.
+    pub fn end(&self, node: &NodeId, serial: u64) {
+        if let Some(entry) = self.nodes().get_mut(node).filter(|e| e.serial == serial) {
+            entry.send = None;
+            entry.acked = Version(0);
+        }
+    }
+
+    pub fn last_seen(&self, node: &NodeId) -> Option<Instant> {
+        self.nodes().get(node).map(|e| e.last_seen)
+    }
+
+    pub fn acked_by(&self, node: &NodeId) -> Version {
+        self.nodes().get(node).map_or(Version(0), |e| e.acked)
+    }
+
+    /// What every ready node's data plane has reached.
+    pub fn min_ready(&self, state: &Snapshot) -> Version {
+        let nodes = self.nodes();
+        let ready = state.nodes.values().filter(|n| n.status.state == NodeState::Ready);
+        ready.map(|n| nodes.get(&n.id).map_or(Version(0), |e| e.acked)).min().unwrap_or(state.version)
+    }
+
+    /// The way to a node's agent; None while it has no session.
+    pub fn sender(&self, node: &NodeId) -> Option<mpsc::Sender<v1::ManagerMessage>> {
+        self.nodes().get(node)?.send.clone()
+    }
+}

@@ -1,0 +1,117 @@
+//! What only the leader does: runs the deciding stages whenever something changed, and watches that nodes report.
+
+use crate::{
+    allocator,
+    dispatcher::Sessions,
+    orchestrator,
+    plan::{Context, Stage},
+    scheduler,
+    store::{Mutation, Snapshot, Store, WriteError, now},
+};
+use heddle_model::{
+    Timestamp,
+    node::{NodeState, NodeStatus},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// In this order. Each sees what those before it wrote.
+const STAGES: &[(&str, Stage)] = &[
+    ("allocator", allocator::plan),
+    ("orchestrator", orchestrator::plan),
+    ("allocator", allocator::plan),
+    ("scheduler", scheduler::plan),
+    ("reaper", orchestrator::reap),
+];
+/// How often leadership and heartbeats are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// Heartbeats that may be missing.
+const MISSED: u32 = 3;
+/// Nodes need time to find a new leader.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Runs until cancelled; does nothing while another manager leads.
+pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToken) {
+    let mut state = store.watch();
+    let mut acks = sessions.watch();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut leads_since: Option<Instant> = None;
+    let mut wake: Option<Timestamp> = None;
+    let mut dirty = true;
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = state.changed() => if changed.is_err() { return } else { dirty = true },
+            _ = acks.changed() => dirty = true,
+            _ = tick.tick() => {}
+        }
+        if !store.is_leader() {
+            leads_since = None;
+            dirty = true;
+            continue;
+        }
+        let since = *leads_since.get_or_insert_with(Instant::now);
+        let result = watch_nodes(&store, &sessions, since).await;
+        let due = wake.is_some_and(|at| at <= now());
+        let result = match result {
+            Ok(()) if dirty || due => {
+                state.mark_unchanged();
+                acks.mark_unchanged();
+                pass(&store, &sessions).await.map(|next| {
+                    dirty = false;
+                    wake = next;
+                })
+            }
+            other => other,
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "leader pass ended early");
+        }
+    }
+}
+
+/// Every stage once; the earliest time at which one wants to run again.
+async fn pass(store: &Store, sessions: &Sessions) -> Result<Option<Timestamp>, WriteError> {
+    let mut wake = None;
+    for (name, stage) in STAGES {
+        let state = store.snapshot();
+        let acked = sessions.min_ready(&state);
+        let plan = stage(&state, &mut Context { now: now(), acked, random: &mut rand::random });
+        wake = [wake, plan.wake].into_iter().flatten().min();
+        if !plan.mutations.is_empty() {
+            tracing::debug!(stage = name, mutations = plan.mutations.len(), "planned");
+            store.write(plan.mutations).await?;
+        }
+    }
+    Ok(wake)
+}
+
+async fn watch_nodes(store: &Store, sessions: &Sessions, leads_since: Instant) -> Result<(), WriteError> {
+    let state = store.snapshot();
+    let lost = lost(&state, sessions, leads_since);
+    if lost.is_empty() {
+        return Ok(());
+    }
+    store.write(lost).await.map(|_| ())
+}
+
+fn lost(state: &Snapshot, sessions: &Sessions, leads_since: Instant) -> Vec<Mutation> {
+    let Some(cluster) = &state.cluster else { return Vec::new() };
+    let limit = cluster.spec.heartbeat * MISSED;
+    let silent = |id| match sessions.last_seen(id) {
+        Some(at) => at.elapsed() > limit,
+        None => leads_since.elapsed() > GRACE,
+    };
+    let reported = state.nodes.values().filter(|n| n.status.state == NodeState::Ready);
+    reported
+        .filter(|n| silent(&n.id))
+        .map(|n| {
+            tracing::info!(node = %n.id, host = n.description.hostname, "node is down");
+            let message = format!("no heartbeat for {} ms", limit.as_millis());
+            let status = NodeStatus { state: NodeState::Down, message, since: now() };
+            Mutation::NodeStatus { id: n.id.clone(), status }
+        })
+        .collect()
+}

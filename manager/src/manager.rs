@@ -1,0 +1,191 @@
+//! A manager put together: raft, the store on top of it, the leader's loop and the gRPC services.
+
+use crate::{
+    control::{CaService, ControlService, Forward},
+    dispatcher::{DispatcherService, Logs, Sessions},
+    leader,
+    raft::{LogStore, MAX_MESSAGE, Machine, Network, Raft, RaftService, raft_id},
+    store::{Mutation, Store, WriteError},
+};
+use heddle_model::{Annotations, Meta, NetworkId, cluster::Cluster, network, node::Node};
+use heddle_plumbing::tls::{self, Credentials, CredentialsError};
+use heddle_proto::v1::{
+    self, control_server::ControlServer, dispatcher_server::DispatcherServer, node_ca_server::NodeCaServer,
+    raft_client::RaftClient, raft_server::RaftServer,
+};
+use ipnet::IpNet;
+use openraft::{BasicNode, Config};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+const HEARTBEAT_MS: u64 = 100;
+const ELECTION_MS: std::ops::Range<u64> = 500..1000;
+/// Log entries between two snapshots.
+const SNAPSHOT_EVERY: u64 = 5000;
+const FIRST_LEADER: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    #[error("cannot open the manager's state in {dir}")]
+    State {
+        dir: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("raft cannot start: {0}")]
+    Raft(String),
+    #[error("the first write failed")]
+    Write(#[from] WriteError),
+    #[error("credentials are refused")]
+    Credentials(#[from] CredentialsError),
+    #[error("no manager of the cluster lets this one in: {0}")]
+    Refused(String),
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Manager {
+    pub store: Store,
+    credentials: Credentials,
+    sessions: Arc<Sessions>,
+    logs: Arc<Logs>,
+    cancel: CancellationToken,
+}
+
+impl Manager {
+    /// Opens the state in `dir` and takes part in raft, if it was part of it before.
+    pub async fn start(dir: &Path, credentials: &Credentials) -> Result<Self, ManagerError> {
+        let state_error = |source| ManagerError::State { dir: dir.display().to_string(), source };
+        std::fs::create_dir_all(dir).map_err(state_error)?;
+        let log = LogStore::open(&dir.join("raft.redb")).map_err(state_error)?;
+        let (machine, state) = Machine::open(log.clone()).map_err(state_error)?;
+        let config = Config {
+            cluster_name: credentials.identity().cluster.to_string(),
+            heartbeat_interval: HEARTBEAT_MS,
+            election_timeout_min: ELECTION_MS.start,
+            election_timeout_max: ELECTION_MS.end,
+            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+            enable_pre_vote: Some(true),
+            ..Config::default()
+        };
+        let config = Arc::new(config.validate().map_err(|e| ManagerError::Raft(e.to_string()))?);
+        let network = Network { credentials: credentials.clone() };
+        let id = raft_id(&credentials.identity().node);
+        let raft = Raft::new(id, config, network, log, machine).await.map_err(|e| ManagerError::Raft(e.to_string()))?;
+        let store = Store::new(raft, state);
+        let sessions = Arc::new(Sessions::default());
+        let cancel = CancellationToken::new();
+        tokio::spawn(leader::run(store.clone(), sessions.clone(), cancel.clone()));
+        Ok(Self { store, credentials: credentials.clone(), sessions, logs: Arc::default(), cancel })
+    }
+
+    /// Makes this manager the first of a new cluster.
+    pub async fn bootstrap(
+        &self,
+        cluster: Cluster,
+        node: Node,
+        ingress_subnets: Vec<IpNet>,
+    ) -> Result<(), ManagerError> {
+        let raft = self.store.raft();
+        let addr = node.manager.as_ref().map(|m| m.addr.to_string()).unwrap_or_default();
+        let members = BTreeMap::from([(raft_id(&node.id), BasicNode::new(addr))]);
+        raft.initialize(members).await.map_err(|e| ManagerError::Raft(e.to_string()))?;
+        let wait = raft.wait(Some(FIRST_LEADER));
+        wait.current_leader(raft_id(&node.id), "the first leader")
+            .await
+            .map_err(|e| ManagerError::Raft(e.to_string()))?;
+        let ingress = network::Network {
+            id: NetworkId::from_random(rand::random()),
+            meta: Meta::default(),
+            spec: network::NetworkSpec {
+                annotations: Annotations { name: network::INGRESS.into(), labels: BTreeMap::new() },
+                ingress: true,
+                subnets: ingress_subnets,
+                ..network::NetworkSpec::default()
+            },
+            allocation: None,
+        };
+        let objects = [cluster.into(), node.into(), ingress.into()];
+        self.store.write(objects.into_iter().map(Mutation::Create).collect()).await?;
+        Ok(())
+    }
+
+    /// Asks the managers at `addrs`, one of which leads, to let this one in.
+    pub async fn join(&self, own_addr: SocketAddr, addrs: &[SocketAddr]) -> Result<(), ManagerError> {
+        let node = self.credentials.identity().node;
+        let request =
+            v1::RaftJoinRequest { node: node.to_string(), raft_id: raft_id(&node), addr: own_addr.to_string() };
+        let mut last = String::from("no address was given");
+        for addr in addrs {
+            let mut client = RaftClient::new(tls::dial(*addr, &self.credentials)?);
+            match client.join(request.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(status) => last = format!("{addr}: {}", status.message()),
+            }
+        }
+        Err(ManagerError::Refused(last))
+    }
+
+    /// Takes this manager out of raft. The others go on without it.
+    pub async fn leave(&self) -> Result<(), ManagerError> {
+        let id = raft_id(&self.credentials.identity().node);
+        let state = self.store.snapshot();
+        let own = self.credentials.identity().node;
+        let request = v1::RaftLeaveRequest { raft_id: id };
+        let mut last = "this is the last manager: use --force to end the cluster".to_owned();
+        if self.store.is_leader() {
+            // Somebody else leads before this one goes, so that writes go on.
+            let heir = self.store.raft().voter_ids().find(|v| *v != id);
+            let Some(heir) = heir else { return Err(ManagerError::Refused(last)) };
+            let transfer = self.store.raft().trigger().transfer_leader(heir).await;
+            transfer.map_err(|e| ManagerError::Raft(e.to_string()))?;
+            let wait = self.store.raft().wait(Some(FIRST_LEADER));
+            let follows = wait.metrics(|m| m.current_leader.is_some_and(|l| l != id), "another manager leads");
+            follows.await.map_err(|e| ManagerError::Raft(e.to_string()))?;
+        }
+        for manager in state.nodes.values().filter(|n| n.id != own).filter_map(|n| n.manager.as_ref()) {
+            let mut client = RaftClient::new(tls::dial(manager.addr, &self.credentials)?);
+            match client.leave(request).await {
+                Ok(_) => return Ok(()),
+                Err(status) => last = format!("{}: {}", manager.addr, status.message()),
+            }
+        }
+        Err(ManagerError::Refused(last))
+    }
+
+    fn forward(&self) -> Forward {
+        Forward { store: self.store.clone(), credentials: self.credentials.clone() }
+    }
+
+    /// What the local socket serves too.
+    pub fn control(&self) -> ControlServer<ControlService> {
+        ControlServer::new(ControlService {
+            forward: self.forward(),
+            sessions: self.sessions.clone(),
+            logs: self.logs.clone(),
+        })
+    }
+
+    /// What the cluster's port serves.
+    pub fn routes(&self) -> Routes {
+        let raft = RaftServer::new(RaftService { raft: self.store.raft().clone(), forward: self.forward() })
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let dispatcher = DispatcherServer::new(DispatcherService {
+            store: self.store.clone(),
+            sessions: self.sessions.clone(),
+            logs: self.logs.clone(),
+            forward: self.forward(),
+        });
+        Routes::new(self.control())
+            .add_service(raft)
+            .add_service(dispatcher)
+            .add_service(NodeCaServer::new(CaService { forward: self.forward() }))
+    }
+
+    pub async fn shutdown(&self) {
+        self.cancel.cancel();
+        let _ = self.store.raft().shutdown().await;
+    }
+}

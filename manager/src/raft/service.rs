@@ -1,0 +1,119 @@
+//! Calls from the other managers, and who is a member.
+
+use super::{Raft, RaftSnapshot, TypeConfig, decode, encode};
+use crate::control::Forward;
+use futures::StreamExt;
+use heddle_plumbing::caller::{Access, require};
+use heddle_proto::v1::{
+    RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMessage, SnapshotChunk,
+    raft_client::RaftClient, raft_server,
+};
+use openraft::{
+    BasicNode, ChangeMembers,
+    async_runtime::WatchReceiver,
+    type_config::alias::{SnapshotMetaOf, VoteOf},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{collections::BTreeSet, fmt::Display, io, time::Duration};
+use tonic::{Request, Response, Status, Streaming};
+
+/// A learner that does not catch up within this time is not let in.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(20);
+
+pub struct RaftService {
+    pub raft: Raft,
+    /// Membership is the leader's to change.
+    pub forward: Forward,
+}
+
+type Answer = Result<Response<RaftMessage>, Status>;
+
+fn garbled(e: io::Error) -> Status {
+    Status::invalid_argument(format!("a raft message cannot be read: {e}"))
+}
+
+fn failed(e: impl Display) -> Status {
+    Status::unavailable(e.to_string())
+}
+
+fn read<T: DeserializeOwned>(request: Request<RaftMessage>) -> Result<T, Status> {
+    require(&request, Access::Manager)?;
+    decode(&request.into_inner().payload).map_err(garbled)
+}
+
+fn answer<T: Serialize>(value: Result<T, impl Display>) -> Answer {
+    let payload = encode(&value.map_err(failed)?).map_err(failed)?;
+    Ok(Response::new(RaftMessage { payload }))
+}
+
+#[tonic::async_trait]
+impl raft_server::Raft for RaftService {
+    async fn append_entries(&self, request: Request<RaftMessage>) -> Answer {
+        answer(self.raft.append_entries(read(request)?).await)
+    }
+
+    async fn vote(&self, request: Request<RaftMessage>) -> Answer {
+        answer(self.raft.vote(read(request)?).await)
+    }
+
+    async fn pre_vote(&self, request: Request<RaftMessage>) -> Answer {
+        answer(self.raft.pre_vote(read(request)?).await)
+    }
+
+    async fn transfer_leader(&self, request: Request<RaftMessage>) -> Answer {
+        answer(self.raft.handle_transfer_leader(read(request)?).await)
+    }
+
+    async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Answer {
+        require(&request, Access::Manager)?;
+        let mut chunks = request.into_inner();
+        let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot"))??;
+        let (vote, meta): (VoteOf<TypeConfig>, SnapshotMetaOf<TypeConfig>) = decode(&first.meta).map_err(garbled)?;
+        let mut data: RaftSnapshot = first.data;
+        while let Some(chunk) = chunks.next().await {
+            data.extend(chunk?.data);
+        }
+        let snapshot = openraft::storage::Snapshot { meta, snapshot: data };
+        answer(self.raft.install_full_snapshot(vote, snapshot).await)
+    }
+
+    async fn join(&self, request: Request<RaftJoinRequest>) -> Result<Response<RaftJoinResponse>, Status> {
+        require(&request, Access::Manager)?;
+        let join = request.into_inner();
+        if let Some(leader) = self.forward.leader().await? {
+            return RaftClient::new(leader).join(join).await;
+        }
+        let admit = async {
+            self.raft.add_learner(join.raft_id, BasicNode::new(&join.addr), true).await.map_err(failed)?;
+            let voter = ChangeMembers::AddVoterIds(BTreeSet::from([join.raft_id]));
+            self.raft.change_membership(voter, true).await.map_err(failed)
+        };
+        match tokio::time::timeout(CATCH_UP_LIMIT, admit).await {
+            Ok(result) => result?,
+            Err(_) => {
+                return Err(failed(format_args!("the manager at {} cannot be reached from the leader", join.addr)));
+            }
+        };
+        Ok(Response::new(RaftJoinResponse {}))
+    }
+
+    async fn leave(&self, request: Request<RaftLeaveRequest>) -> Result<Response<RaftLeaveResponse>, Status> {
+        require(&request, Access::Manager)?;
+        let leave = request.into_inner();
+        if let Some(leader) = self.forward.leader().await? {
+            return RaftClient::new(leader).leave(leave).await;
+        }
+        let id = leave.raft_id;
+        let voters: BTreeSet<u64> = self.raft.voter_ids().collect();
+        if voters.len() == 1 && voters.contains(&id) {
+            return Err(Status::failed_precondition("the last manager cannot leave: use --force to end the cluster"));
+        }
+        let gone = BTreeSet::from([id]);
+        self.raft.change_membership(ChangeMembers::RemoveVoters(gone.clone()), true).await.map_err(failed)?;
+        // Left as a learner by the change above in some cases; a leader that removes itself steps down first.
+        if self.raft.metrics().borrow_watched().membership_config.nodes().any(|(n, _)| *n == id) {
+            let _ = self.raft.change_membership(ChangeMembers::RemoveNodes(gone), true).await;
+        }
+        Ok(Response::new(RaftLeaveResponse {}))
+    }
+}

@@ -1,0 +1,118 @@
+//! Reading and writing the cluster's state.
+
+use super::{Action, Conflict, Mutation, Snapshot};
+use crate::raft::Raft;
+use heddle_model::{NodeId, Timestamp, Version};
+use openraft::{
+    Instant as _,
+    async_runtime::WatchReceiver,
+    errors::{ClientWriteError, RaftError},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::watch;
+
+/// A write that is not committed within this time found no quorum.
+const COMMIT_LIMIT: Duration = Duration::from_secs(5);
+/// New plans after a conflict.
+const TRIES: usize = 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    #[error("this manager is not the leader any more: run the command again")]
+    NotLeader,
+    #[error("the leader changed while writing: look whether it took effect before you run it again")]
+    Unknown,
+    #[error("no quorum: {reachable} of {voters} managers can be reached and {} are needed", voters / 2 + 1)]
+    NoQuorum { reachable: usize, voters: usize },
+    #[error("raft has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    raft: Raft,
+    state: watch::Receiver<Arc<Snapshot>>,
+}
+
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(since.as_millis() as u64)
+}
+
+impl Store {
+    pub fn new(raft: Raft, state: watch::Receiver<Arc<Snapshot>>) -> Self {
+        Self { raft, state }
+    }
+
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.state.borrow().clone()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.state.clone()
+    }
+
+    /// The node that leads, as far as this manager knows; None while there is no leader.
+    pub fn leader(&self) -> Option<NodeId> {
+        let id = self.raft.metrics().borrow_watched().current_leader?;
+        let state = self.state.borrow();
+        let leads = |n: &&Arc<heddle_model::node::Node>| n.manager.as_ref().is_some_and(|m| m.raft_id == id);
+        state.nodes.values().find(leads).map(|n| n.id.clone())
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// Commits one transaction.
+    pub async fn write(&self, mutations: Vec<Mutation>) -> Result<Version, WriteError> {
+        let write = self.raft.client_write(Action { at: now(), mutations });
+        match tokio::time::timeout(COMMIT_LIMIT, write).await {
+            Ok(Ok(answer)) => Ok(answer.data?),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(WriteError::NotLeader),
+            Ok(Err(RaftError::APIError(_))) => Err(WriteError::Unknown),
+            Ok(Err(RaftError::Fatal(e))) => Err(WriteError::Stopped(e.to_string())),
+            Err(_) => Err(self.no_quorum()),
+        }
+    }
+
+    /// What to say when nothing can be committed.
+    pub fn no_quorum(&self) -> WriteError {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+        let recent = |id: &u64| {
+            let beat = metrics.heartbeat.as_ref().and_then(|h| h.get(id).cloned().flatten());
+            *id == metrics.id || beat.is_some_and(|at| at.elapsed() < Duration::from_secs(2))
+        };
+        WriteError::NoQuorum { reachable: voters.iter().filter(|id| recent(id)).count(), voters: voters.len() }
+    }
+
+    /// Plans on the newest state and commits; plans anew when somebody wrote in between. An empty plan writes nothing.
+    pub async fn update<E: From<WriteError>>(
+        &self,
+        mut plan: impl FnMut(&Snapshot) -> Result<Vec<Mutation>, E>,
+    ) -> Result<Arc<Snapshot>, E> {
+        for _ in 0..TRIES {
+            let mutations = plan(&self.snapshot())?;
+            if mutations.is_empty() {
+                break;
+            }
+            match self.write(mutations).await {
+                Err(WriteError::Conflict(c)) if c.is_retryable() => {}
+                Err(e) => return Err(e.into()),
+                Ok(_) => break,
+            }
+        }
+        Ok(self.snapshot())
+    }
+}

@@ -2,3 +2,4 @@
 
 pub mod dataplane;
 pub mod kernel;
+pub mod reconciler;

@@ -8,7 +8,11 @@
 
 pub mod desired;
 pub mod diff;
+pub mod model;
 pub mod names;
+pub mod nft;
 pub mod own;
 pub mod state;
 pub mod step;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,5 +1,7 @@
 //! The kernel as the data plane needs it: look, change, be told of changes. Makes no choices.
 
+pub mod linux;
+
 use crate::dataplane::{
     state::{KernelState, Space},
     step::Step,

@@ -1,6 +1,18 @@
 //! The kernel as it should be, from what the managers say and the workloads that exist here.
+//!
+//! ```text
+//! host         underlay (who may send VXLAN), gateway (bridge to the world, published ports come in)
+//! hd-ingress   overlay + ingress (published port -> backend)
+//! hd-n-...     overlay (bridge, tunnel, forwarding entries)
+//! hd-t-...     workload (legs, resolver, replies) + vip (virtual address -> backend)
+//! ```
 
 pub mod gateway;
+mod ingress;
+mod overlay;
+mod underlay;
+mod vip;
+mod workload;
 
 use super::state::KernelState;
 use heddle_model::{
@@ -42,6 +54,17 @@ pub struct LocalHost {
 
 /// Everything of ours that this host's kernel should have.
 pub fn desired(view: &NodeView, sandboxes: &BTreeMap<TaskId, Sandbox>, local: &LocalHost) -> KernelState {
-    let _ = (view, sandboxes, local);
-    KernelState::default()
+    let mut state = KernelState::default();
+    underlay::add(&mut state, view, local);
+    gateway::add(&mut state, view, sandboxes, local);
+    for network in view.networks.values() {
+        overlay::add(&mut state, network, view, sandboxes, local);
+        if network.ingress {
+            ingress::add(&mut state, network, view, local);
+        }
+    }
+    for sandbox in sandboxes.values() {
+        workload::add(&mut state, sandbox, view, local);
+    }
+    state
 }

@@ -1,0 +1,150 @@
+//! The ingress namespace: published ports to backends on any host, the client's address kept.
+
+use super::{super::names, LocalHost, gateway, vip, workload};
+use crate::dataplane::state::{
+    Family, KernelState, Link, LinkKind, PortFlags, Route, Space, SpaceState, Table, TableBody,
+};
+use heddle_model::{
+    assignment::{NetworkView, NodeView, ServiceView},
+    endpoint::{PortConfig, PublishMode},
+    node::IngressLeg,
+};
+
+/// On top of what `overlay` made of the network: the host's leg in it, the leg on the gateway bridge, the balancer.
+pub fn add(state: &mut KernelState, network: &NetworkView, view: &NodeView, local: &LocalHost) {
+    let Some(leg) = view.peers.get(&local.node).and_then(|p| p.ingress.as_ref()) else { return };
+    let inner = names::ingress_leg();
+    let host = state.spaces.entry(Space::Host).or_default();
+    let outer = Link {
+        kind: LinkKind::Veth { peer: (names::ingress_space(), inner.clone()) },
+        mac: None,
+        mtu: local.gateway_mtu,
+        up: true,
+        master: Some(names::gateway_bridge()),
+        port: PortFlags { isolated: true, ..PortFlags::default() },
+    };
+    host.links.insert(names::ingress_leg_outer(), outer.clone());
+
+    let space = state.spaces.entry(names::ingress_space()).or_default();
+    let kind = LinkKind::Veth { peer: (Space::Host, names::ingress_leg_outer()) };
+    space.links.insert(inner.clone(), Link { kind, master: None, port: PortFlags::default(), ..outer });
+    for (addr, net) in gateway::ingress_addr(&local.gateway).addrs().into_iter().zip(local.gateway.nets()) {
+        space.addresses.insert((inner.clone(), workload::with_prefix(addr, net)));
+    }
+    workload::default_routes(space, &inner, local);
+    for (addr, net) in leg.addr.addrs().into_iter().zip(network.service_subnet.nets()) {
+        space.addresses.insert((names::bridge(), workload::with_prefix(addr, net)));
+    }
+    for (dst, src) in network.subnet.nets().into_iter().zip(leg.addr.addrs()) {
+        let route = Route { dst, via: None, dev: names::bridge(), table: 254, src: Some(src) };
+        space.routes.insert(route);
+    }
+    for endpoint in view.endpoints.values().filter(|e| e.network == network.id) {
+        for addr in endpoint.addr.addrs() {
+            space.neighbours.insert((names::bridge(), addr), endpoint.mac);
+        }
+    }
+    space.sysctls.insert("net.ipv4.ip_forward".into(), "1".into());
+    space.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
+    space.sysctls.insert("net.ipv4.conf.all.rp_filter".into(), "0".into());
+    link_sysctls(space);
+    space.tables.insert(names::table(Family::Inet), Table::new(balancer(network, view, local, leg)));
+}
+
+fn link_sysctls(space: &mut SpaceState) {
+    for name in [names::bridge(), names::ingress_leg()] {
+        space.sysctls.insert(format!("net.ipv4.conf.{name}.rp_filter"), "0".into());
+        space.sysctls.insert(format!("net.ipv6.conf.{name}.accept_ra"), "0".into());
+    }
+}
+
+/// Services with their ports that the mesh publishes.
+pub fn published(view: &NodeView) -> impl Iterator<Item = (&ServiceView, &PortConfig)> {
+    let ports = view.services.values().flat_map(|s| s.ports.iter().map(move |p| (s, p)));
+    ports.filter(|(_, p)| p.mode == PublishMode::Ingress && p.published.is_some())
+}
+
+fn balancer(network: &NetworkView, view: &NodeView, local: &LocalHost, leg: &IngressLeg) -> TableBody {
+    let mut table = TableBody::default();
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    let seed = view.cluster.ingress_seed;
+    for (service, config) in published(view) {
+        let backends = vip::backends(view, &network.id, &service.id);
+        let Some(port) = config.published.filter(|_| !backends.is_empty()) else {
+            // Not in the map: the packet is for this namespace itself, where nobody listens, and is refused at once.
+            continue;
+        };
+        let (protocol, target, count) = (config.protocol, config.target, backends.len());
+        let name = format!("{protocol}_{port}");
+        let to4 = vip::choices(backends.iter().map(|b| format!("{} . {target}", b.v4)));
+        let to6 = vip::choices(backends.iter().map(|b| format!("{} . {target}", b.v6)));
+        // Hashed alike on every host: a flow keeps its backend when it enters elsewhere or conntrack is lost.
+        let hash = |family: &str| format!("jhash {family} saddr . {protocol} sport mod {count} seed {seed:#x}");
+        let rule = |family: &str, to: &str| {
+            format!("meta l4proto {protocol} dnat {family} addr . port to {} map {{ {to} }}", hash(family))
+        };
+        table.chain(&format!("v4_{name}"), None, vec![rule("ip", &to4)]);
+        table.chain(&format!("v6_{name}"), None, vec![rule("ip6", &to6)]);
+        v4.push((format!("{protocol} . {port}"), format!("goto v4_{name}")));
+        v6.push((format!("{protocol} . {port}"), format!("goto v6_{name}")));
+    }
+    let (inner, bridge) = (names::ingress_leg(), names::bridge());
+    let entry = gateway::ingress_addr(&local.gateway);
+    table.map("ports4", "type inet_proto . inet_service : verdict;", v4);
+    table.map("ports6", "type inet_proto . inet_service : verdict;", v6);
+    table.chain(
+        "enter",
+        Some("type nat hook prerouting priority dstnat; policy accept;"),
+        vec![
+            format!("iifname \"{inner}\" ip daddr {} meta l4proto . th dport vmap @ports4", entry.v4),
+            format!("iifname \"{inner}\" ip6 daddr {} meta l4proto . th dport vmap @ports6", entry.v6),
+        ],
+    );
+    // Clients on the gateway bridge (the host's own 127.0.0.1, its workloads) have addresses that mean nothing elsewhere.
+    table.chain(
+        "leave",
+        Some("type nat hook postrouting priority srcnat; policy accept;"),
+        vec![
+            format!("oifname \"{bridge}\" ip saddr {} snat ip to {}", local.gateway.v4, leg.addr.v4),
+            format!("oifname \"{bridge}\" ip6 saddr {} snat ip6 to {}", local.gateway.v6, leg.addr.v6),
+        ],
+    );
+    table.chain(
+        "forward",
+        Some("type filter hook forward priority filter; policy drop;"),
+        vec![
+            format!("oifname \"{bridge}\" ct status dnat accept"),
+            format!("iifname \"{bridge}\" ct state established,related accept"),
+            "ct state established,related accept".into(),
+        ],
+    );
+    table.chain(
+        "input",
+        Some("type filter hook input priority filter; policy accept;"),
+        vec![
+            format!("iifname != \"{bridge}\" accept"),
+            "ct state established,related accept".into(),
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept".into(),
+            "drop".into(),
+        ],
+    );
+    let clamp = |direction: &str| {
+        let syn = format!("{direction} \"{bridge}\" meta nfproto");
+        [("ipv4", 40), ("ipv6", 60)].map(|(family, headers)| {
+            let mss = network.mtu.0.saturating_sub(headers);
+            format!("{syn} {family} tcp flags & (syn | rst) == syn tcp option maxseg size set {mss}")
+        })
+    };
+    // The backend's route is looked up by way of its other leg, so its own MSS would be too large for the overlay.
+    table.chain(
+        "clamp_out",
+        Some("type filter hook postrouting priority mangle; policy accept;"),
+        clamp("oifname").to_vec(),
+    );
+    table.chain(
+        "clamp_in",
+        Some("type filter hook prerouting priority mangle; policy accept;"),
+        clamp("iifname").to_vec(),
+    );
+    table
+}

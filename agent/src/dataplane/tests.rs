@@ -1,0 +1,242 @@
+//! Properties of `desired` and `diff` over random clusters.
+
+use super::{
+    desired::{Balancer, LocalHost, Sandbox, desired, gateway},
+    diff::diff,
+    own,
+    state::{KernelState, LinkKind, Space},
+};
+use heddle_model::{
+    ClusterId, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp, Version,
+    assignment::{ClusterView, EndpointView, NetworkView, NodeView, PeerView, ServiceView},
+    endpoint::{Attachment, EndpointMode, PortConfig, PublishMode, VirtualIp},
+    net::{DualAddr, DualSubnet, Mac, Mtu, Port, Protocol, Vni},
+    node::IngressLeg,
+    service::{Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
+    task::{Task, TaskState, TaskStatus},
+};
+use proptest::prelude::*;
+use std::{collections::BTreeMap, net::IpAddr};
+
+fn addr(net: u8, n: u8) -> DualAddr {
+    DualAddr { v4: [10, net, 0, n].into(), v6: [0xfd00, net.into(), 0, 0, 0, 0, 0, n.into()].into() }
+}
+
+fn subnet(net: u8) -> DualSubnet {
+    DualSubnet { v4: format!("10.{net}.0.0/24").parse().unwrap(), v6: format!("fd00:{net:x}::/64").parse().unwrap() }
+}
+
+fn network(n: u8) -> NetworkView {
+    NetworkView {
+        id: NetworkId::from_random([n; 16]),
+        name: format!("net{n}"),
+        vni: Vni::try_from(4096 + u32::from(n)).unwrap(),
+        subnet: subnet(n),
+        service_subnet: subnet(100 + n),
+        mtu: Mtu(1450),
+        ingress: n == 0,
+        internal: false,
+    }
+}
+
+fn node(n: u8) -> NodeId {
+    NodeId::from_random([n; 16])
+}
+
+fn peer(n: u8) -> PeerView {
+    PeerView {
+        node: node(n),
+        hostname: format!("node{n}"),
+        data_path_addr: IpAddr::from([192, 0, 2, n]),
+        ingress: Some(IngressLeg { index: n.into(), addr: addr(100, n), mac: Mac::from_random([2, n, n, n, n, n]) }),
+    }
+}
+
+/// Task `n` is replica of the service on network `n % 3` and runs on node `1 + n % nodes`.
+fn attachment(n: u8, net: u8) -> Attachment {
+    Attachment {
+        network: network(net).id,
+        addr: addr(net, n + 2),
+        mac: Mac::from_random([1, n, net, 1, 1, 1]),
+        aliases: vec![],
+    }
+}
+
+fn task(n: u8, nets: &[u8], on: u8, running: bool) -> Task {
+    Task {
+        id: TaskId::from_random([n; 16]),
+        meta: Meta::default(),
+        service: ServiceId::from_random([7; 16]),
+        service_name: "web".into(),
+        slot: n.into(),
+        spec: TaskSpec {
+            runtime: Runtime::Process(ProcessSpec::default()),
+            restart: RestartPolicy::default(),
+            placement: Placement::default(),
+            networks: vec![],
+            stop_grace: std::time::Duration::ZERO,
+        },
+        spec_version: Version(1),
+        node: Some(node(on)),
+        attachments: nets.iter().map(|net| attachment(n, *net)).collect(),
+        host_ports: vec![],
+        desired: TaskState::Running,
+        not_before: Timestamp(0),
+        status: TaskStatus {
+            state: if running { TaskState::Running } else { TaskState::Ready },
+            ..TaskStatus::default()
+        },
+    }
+}
+
+fn local() -> LocalHost {
+    LocalHost {
+        node: node(1),
+        data_path_addr: IpAddr::from([192, 0, 2, 1]),
+        gateway: DualSubnet { v4: "172.18.0.0/16".parse().unwrap(), v6: "fd00:18::/64".parse().unwrap() },
+        gateway_mtu: Mtu(1500),
+        balancer: Balancer::Nftables,
+    }
+}
+
+pub(crate) fn wanted(nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16) -> KernelState {
+    let mut view = NodeView::empty(ClusterView {
+        id: ClusterId::from_random([1; 16]),
+        ingress_seed: 1,
+        data_path_port: Port::try_from(4789).unwrap(),
+    });
+    view.peers = (1..=nodes).map(|n| (node(n), peer(n))).collect();
+    view.networks.insert(network(0).id, network(0));
+    let service = ServiceView {
+        id: ServiceId::from_random([7; 16]),
+        name: "web".into(),
+        mode: EndpointMode::Vip,
+        virtual_ips: [1, 2].map(|n| VirtualIp { network: network(n).id, addr: addr(100 + n, 2) }).to_vec(),
+        ports: vec![PortConfig {
+            protocol: Protocol::Tcp,
+            target: Port::try_from(80).unwrap(),
+            published: Port::try_from(port).ok(),
+            mode: PublishMode::Ingress,
+        }],
+    };
+    view.services.insert(service.id.clone(), service);
+    let tasks: Vec<Task> = tasks
+        .iter()
+        .enumerate()
+        .map(|(i, (nets, on, running))| task(i as u8, nets, 1 + on % nodes, *running))
+        .collect();
+    for task in tasks.iter().filter(|t| t.node == Some(node(1))) {
+        view.tasks.insert(task.id.clone(), task.clone());
+        for a in &task.attachments {
+            let n = (0..3).map(network).find(|n| n.id == a.network).unwrap();
+            view.networks.insert(n.id.clone(), n);
+        }
+    }
+    for task in &tasks {
+        for a in task.attachments.iter().filter(|a| view.networks.contains_key(&a.network)) {
+            let endpoint = EndpointView {
+                network: a.network.clone(),
+                task: task.id.clone(),
+                task_name: task.name(),
+                service: task.service.clone(),
+                slot: task.slot,
+                node: task.node.clone().unwrap(),
+                addr: a.addr,
+                mac: a.mac,
+                aliases: vec![],
+                in_service: task.in_service(),
+            };
+            view.endpoints.insert((a.network.clone(), task.id.clone()), endpoint);
+        }
+    }
+    let ids = view.tasks.keys().cloned().collect();
+    let given = gateway::assign(&local().gateway, &ids, &BTreeMap::new());
+    let sandboxes = view
+        .tasks
+        .values()
+        .map(|t| (t.id.clone(), Sandbox { task: t.clone(), gateway_addr: given.get(&t.id).copied() }))
+        .collect();
+    desired(&view, &sandboxes, &local())
+}
+
+fn states() -> impl Strategy<Value = KernelState> {
+    let task = (prop::sample::subsequence(vec![0u8, 1, 2], 0..=3), 0..4u8, any::<bool>());
+    (1..4u8, prop::collection::vec(task, 0..6), 8080..8082u16).prop_map(|(n, tasks, port)| wanted(n, &tasks, port))
+}
+
+pub(crate) fn blank() -> KernelState {
+    KernelState { spaces: BTreeMap::from([(Space::Host, Default::default())]) }
+}
+
+/// What the kernel would say: MACs that nobody chose are the kernel's own.
+fn same(a: &KernelState, b: &KernelState) -> Result<(), TestCaseError> {
+    prop_assert_eq!(diff(a, b), vec![]);
+    let strip = |s: &KernelState| {
+        let mut s = s.clone();
+        for space in s.spaces.values_mut() {
+            space.links.values_mut().for_each(|l| l.mac = None);
+            space.sysctls.clear();
+        }
+        s
+    };
+    prop_assert_eq!(strip(a), strip(b));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn steps_lead_from_any_state_to_any_other(from in states(), to in states()) {
+        let mut kernel = blank();
+        for step in diff(&from, &kernel.clone()) {
+            prop_assert_eq!(kernel.step(&step), Ok(()), "{:?}", step);
+        }
+        same(&from, &kernel)?;
+        for step in diff(&to, &kernel.clone()) {
+            prop_assert_eq!(kernel.step(&step), Ok(()), "{:?}", step);
+        }
+        same(&to, &kernel)?;
+    }
+
+    #[test]
+    fn stopping_anywhere_does_no_lasting_harm(from in states(), to in states(), stop in 0..400usize) {
+        let mut kernel = blank();
+        for step in diff(&from, &kernel.clone()) {
+            prop_assert_eq!(kernel.step(&step), Ok(()));
+        }
+        for step in diff(&to, &kernel.clone()).iter().take(stop) {
+            prop_assert_eq!(kernel.step(step), Ok(()));
+        }
+        for step in diff(&to, &kernel.clone()) {
+            prop_assert_eq!(kernel.step(&step), Ok(()), "{:?}", step);
+        }
+        same(&to, &kernel)?;
+    }
+
+    #[test]
+    fn everything_wanted_is_recognised_as_ours(state in states()) {
+        for (space, objects) in &state.spaces {
+            if let Space::Named(name) = space {
+                prop_assert!(own::space(name));
+            }
+            prop_assert!(objects.links.keys().all(|l| own::link(space, l.as_str())));
+            prop_assert!(objects.tables.keys().all(|t| own::table(&t.name)));
+            let known = own::sysctls(space, objects.links.keys());
+            prop_assert!(objects.sysctls.keys().all(|k| known.contains(k)));
+        }
+    }
+
+    #[test]
+    fn both_ends_of_every_veth_are_wanted(state in states()) {
+        for (space, objects) in &state.spaces {
+            for (name, link) in &objects.links {
+                if let LinkKind::Veth { peer: (peer_space, peer) } = &link.kind {
+                    let other = state.spaces.get(peer_space).and_then(|s| s.links.get(peer));
+                    let back = LinkKind::Veth { peer: (space.clone(), name.clone()) };
+                    prop_assert_eq!(other.map(|l| &l.kind), Some(&back));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! Steps as requests.
+
+use super::{LinuxKernel, netlink::io_error, nft, space};
+use crate::dataplane::{
+    names,
+    state::{FdbKey, FdbOn, FdbTarget, Link, LinkKind, PolicyRule, PortFlags, Route, Space, Vxlan},
+    step::Step,
+};
+use heddle_model::net::{IfName, Mac};
+use ipnet::IpNet;
+use rtnetlink::{
+    LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
+    packet_route::{
+        AddressFamily,
+        address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
+        link::{InfoData, InfoVeth, VxlanDf},
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+        route::{RouteMessage, RouteProtocol},
+        rule::{RuleAction, RuleAttribute, RuleMessage},
+    },
+};
+use std::{fs::File, io, net::IpAddr, os::fd::AsRawFd, time::Duration};
+
+/// The kernel frees a VNI some tens of milliseconds after its link is gone.
+const VNI_TRIES: u32 = 40;
+const VNI_WAIT: Duration = Duration::from_millis(25);
+
+fn unless(result: io::Result<()>, errno: &[i32]) -> io::Result<()> {
+    match result {
+        Err(e) if e.raw_os_error().is_some_and(|n| errno.contains(&n)) => Ok(()),
+        other => other,
+    }
+}
+
+const EXISTS: &[i32] = &[nix::libc::EEXIST];
+const GONE: &[i32] =
+    &[nix::libc::ENOENT, nix::libc::ENODEV, nix::libc::ESRCH, nix::libc::EADDRNOTAVAIL, nix::libc::EINVAL];
+
+/// What an error names: operation, object, space.
+pub fn describe(step: &Step) -> (&'static str, String, Space) {
+    match step {
+        Step::AddSpace(name) => ("add namespace", name.clone(), Space::Host),
+        Step::RemoveSpace(name) => ("remove namespace", name.clone(), Space::Host),
+        Step::AddLink { space, name, .. } => ("add link", name.to_string(), space.clone()),
+        Step::RemoveLink { space, name } => ("remove link", name.to_string(), space.clone()),
+        Step::SetMac { space, name, .. } => ("set MAC of", name.to_string(), space.clone()),
+        Step::SetMtu { space, name, mtu } => ("set MTU of", format!("{name} to {mtu}"), space.clone()),
+        Step::SetUp { space, name, .. } => ("set up", name.to_string(), space.clone()),
+        Step::SetMaster { space, name, .. } => ("set master of", name.to_string(), space.clone()),
+        Step::SetPort { space, name, .. } => ("set port flags of", name.to_string(), space.clone()),
+        Step::AddAddress { space, dev, addr } => ("add address", format!("{addr} on {dev}"), space.clone()),
+        Step::RemoveAddress { space, dev, addr } => ("remove address", format!("{addr} on {dev}"), space.clone()),
+        Step::AddRoute { space, route } => ("add route", format!("{} dev {}", route.dst, route.dev), space.clone()),
+        Step::RemoveRoute { space, route } => ("remove route", route.dst.to_string(), space.clone()),
+        Step::AddRule { space, rule } => ("add rule", format!("{rule:?}"), space.clone()),
+        Step::RemoveRule { space, rule } => ("remove rule", format!("{rule:?}"), space.clone()),
+        Step::SetNeighbour { space, dev, addr, .. } => ("set neighbour", format!("{addr} on {dev}"), space.clone()),
+        Step::RemoveNeighbour { space, dev, addr } => ("remove neighbour", format!("{addr} on {dev}"), space.clone()),
+        Step::SetFdb { space, key, .. } => {
+            ("set forwarding entry", format!("{} on {}", key.mac, key.dev), space.clone())
+        }
+        Step::RemoveFdb { space, key } => {
+            ("remove forwarding entry", format!("{} on {}", key.mac, key.dev), space.clone())
+        }
+        Step::SetTable { space, id, .. } => ("set table", id.name.clone(), space.clone()),
+        Step::RemoveTable { space, id } => ("remove table", id.name.clone(), space.clone()),
+        Step::SetIpvs { space, key, .. } => ("set IPVS service", format!("{key:?}"), space.clone()),
+        Step::RemoveIpvs { space, key } => ("remove IPVS service", format!("{key:?}"), space.clone()),
+        Step::SetSysctl { space, key, value } => ("set sysctl", format!("{key}={value}"), space.clone()),
+    }
+}
+
+impl LinuxKernel {
+    pub(super) async fn step(&self, step: &Step) -> io::Result<()> {
+        match step {
+            Step::AddSpace(name) => self.add_space(name).await,
+            Step::RemoveSpace(name) => {
+                self.forget(&Space::Named(name.clone())).await;
+                space::remove(name).await
+            }
+            Step::AddLink { space, name, link } => self.add_link(space, name, link).await,
+            Step::RemoveLink { space, name } => unless(self.remove_link(space, name).await, GONE),
+            Step::SetMac { space, name, mac } => self.set(space, name, |b| b.address(mac.0.to_vec())).await,
+            Step::SetMtu { space, name, mtu } => self.set(space, name, |b| b.mtu(mtu.0.into())).await,
+            Step::SetUp { space, name, up } => self.set(space, name, |b| if *up { b.up() } else { b.down() }).await,
+            Step::SetMaster { space, name, master } => {
+                let index = match master {
+                    Some(master) => self.socket(space).await?.index(master).await?,
+                    None => 0,
+                };
+                self.set(space, name, |b| b.controller(index)).await
+            }
+            Step::SetPort { space, name, port } => self.set_port(space, name, port).await,
+            Step::AddAddress { space, dev, addr } => unless(self.add_address(space, dev, addr).await, EXISTS),
+            Step::RemoveAddress { space, dev, addr } => unless(self.remove_address(space, dev, addr).await, GONE),
+            Step::AddRoute { space, route } => {
+                let socket = self.socket(space).await?;
+                let message = route_message(route, socket.index(&route.dev).await?);
+                socket.handle.route().add(message).replace().execute().await.map_err(io_error)
+            }
+            Step::RemoveRoute { space, route } => {
+                let socket = self.socket(space).await?;
+                let Ok(index) = socket.index(&route.dev).await else { return Ok(()) };
+                let deleted = socket.handle.route().del(route_message(route, index)).execute().await;
+                unless(deleted.map_err(io_error), GONE)
+            }
+            Step::AddRule { space, rule } => unless(self.add_rule(space, rule).await, EXISTS),
+            Step::RemoveRule { space, rule } => {
+                let socket = self.socket(space).await?;
+                unless(socket.handle.rule().del(rule_message(rule)).execute().await.map_err(io_error), GONE)
+            }
+            Step::SetNeighbour { space, dev, addr, mac } => {
+                let socket = self.socket(space).await?;
+                let add = socket.handle.neighbours().add(socket.index(dev).await?, *addr);
+                let add = add.link_layer_address(&mac.0).state(NeighbourState::Permanent).replace();
+                add.execute().await.map_err(io_error)
+            }
+            Step::RemoveNeighbour { space, dev, addr } => unless(self.remove_neighbour(space, dev, addr).await, GONE),
+            Step::SetFdb { space, key, target } => self.set_fdb(space, key, target).await,
+            Step::RemoveFdb { space, key } => unless(self.remove_fdb(space, key).await, GONE),
+            Step::SetTable { space, script, .. } => nft::run(space, script.clone()).await,
+            Step::RemoveTable { space, id } => nft::remove(space, id).await,
+            Step::SetIpvs { .. } | Step::RemoveIpvs { .. } => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "the IPVS backend is not in use on this host"))
+            }
+            Step::SetSysctl { space, key, value } => set_sysctl(space, key, value).await,
+        }
+    }
+
+    async fn add_space(&self, name: &str) -> io::Result<()> {
+        space::create(name).await?;
+        let space = Space::Named(name.to_owned());
+        self.forget(&space).await;
+        let lo: IfName = "lo".parse().map_err(io::Error::other)?;
+        self.set(&space, &lo, |b| b.up()).await
+    }
+
+    async fn set(
+        &self,
+        space: &Space,
+        name: &IfName,
+        change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> io::Result<()> {
+        let socket = self.socket(space).await?;
+        let builder = LinkMessageBuilder::<LinkUnspec>::new().index(socket.index(name).await?);
+        socket.handle.link().set(change(builder).build()).execute().await.map_err(io_error)
+    }
+
+    async fn set_port(&self, space: &Space, name: &IfName, port: &PortFlags) -> io::Result<()> {
+        let socket = self.socket(space).await?;
+        let message = LinkBridgePort::new(socket.index(name).await?)
+            .isolated(port.isolated)
+            .locked(port.locked)
+            .learning(port.learning)
+            .build();
+        socket.handle.link().set_port(message).execute().await.map_err(io_error)
+    }
+
+    async fn add_link(&self, space: &Space, name: &IfName, link: &Link) -> io::Result<()> {
+        match &link.kind {
+            LinkKind::Bridge => self.add_bridge(space, name, link).await?,
+            LinkKind::Vxlan(vxlan) => self.add_vxlan(space, name, link, vxlan).await?,
+            LinkKind::Veth { peer } => self.add_veth(space, name, link, peer).await?,
+        }
+        self.socket(space).await?.forget_indices();
+        if let Some(master) = &link.master {
+            let index = self.socket(space).await?.index(master).await?;
+            self.set(space, name, |b| b.controller(index)).await?;
+            if link.port != PortFlags::default() {
+                self.set_port(space, name, &link.port).await?;
+            }
+        }
+        if link.up { self.set(space, name, |b| b.up()).await } else { Ok(()) }
+    }
+
+    async fn add_bridge(&self, space: &Space, name: &IfName, link: &Link) -> io::Result<()> {
+        let socket = self.socket(space).await?;
+        let mut builder = LinkBridge::new(name.as_str()).mcast_snooping(false).mtu(link.mtu.0.into());
+        if let Some(mac) = link.mac {
+            builder = builder.address(mac.0.to_vec());
+        }
+        unless(socket.handle.link().add(builder.build()).execute().await.map_err(io_error), EXISTS)
+    }
+
+    async fn add_vxlan(&self, space: &Space, name: &IfName, link: &Link, vxlan: &Vxlan) -> io::Result<()> {
+        let host = self.socket(&Space::Host).await?;
+        let staging = names::vxlan_staging(vxlan.vni);
+        let mut builder = LinkVxlan::new(staging.as_str(), vxlan.vni.get())
+            .port(vxlan.port.get())
+            .learning(false)
+            .proxy(true)
+            .mtu(link.mtu.0.into());
+        builder = match vxlan.local {
+            // DF is set on IPv4: a path that cannot carry a frame says so, instead of fragments that are dropped.
+            IpAddr::V4(local) => builder.local(local).df(VxlanDf::Set),
+            IpAddr::V6(local) => builder.local6(local),
+        };
+        if let Some(mac) = link.mac {
+            builder = builder.address(mac.0.to_vec());
+        }
+        let message = builder.build();
+        for tries in 1.. {
+            match host.handle.link().add(message.clone()).execute().await.map_err(io_error) {
+                Err(e) if e.raw_os_error() == Some(nix::libc::EEXIST) && tries < VNI_TRIES => {
+                    tokio::time::sleep(VNI_WAIT).await;
+                }
+                other => {
+                    other?;
+                    break;
+                }
+            }
+        }
+        host.forget_indices();
+        let index = host.index(&staging).await?;
+        let moved = match space {
+            Space::Host => Ok(()),
+            Space::Named(to) => {
+                let file = File::open(space::path(to))?;
+                let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).setns_by_fd(file.as_raw_fd());
+                let result = host.handle.link().set(message.build()).execute().await.map_err(io_error);
+                host.forget_indices();
+                result
+            }
+        };
+        if let Err(e) = moved {
+            let _ = host.handle.link().del(index).execute().await;
+            return Err(e);
+        }
+        let target = self.socket(space).await?;
+        target.forget_indices();
+        self.set(space, &staging, |b| b.name(name.as_str())).await?;
+        target.forget_indices();
+        Ok(())
+    }
+
+    async fn add_veth(&self, space: &Space, name: &IfName, link: &Link, peer: &(Space, IfName)) -> io::Result<()> {
+        let (peer_space, peer_name) = peer;
+        let mut inner = LinkMessageBuilder::<LinkUnspec>::new().name(peer_name.as_str()).mtu(link.mtu.0.into());
+        let file = match peer_space {
+            Space::Named(to) => File::open(space::path(to))?,
+            Space::Host => File::open("/proc/self/ns/net")?,
+        };
+        inner = inner.setns_by_fd(file.as_raw_fd());
+        let mut builder = LinkVeth::new(name.as_str(), "x")
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(inner.build())))
+            .mtu(link.mtu.0.into());
+        if let Some(mac) = link.mac {
+            builder = builder.address(mac.0.to_vec());
+        }
+        let socket = self.socket(space).await?;
+        socket.handle.link().add(builder.build()).execute().await.map_err(io_error)?;
+        socket.forget_indices();
+        self.socket(peer_space).await?.forget_indices();
+        // Each end says where the other is, so that a later look at the kernel can tell pairs apart.
+        self.set(space, name, |b| b.alias(alias(peer_space, peer_name))).await?;
+        self.set(peer_space, peer_name, |b| b.alias(alias(space, name))).await
+    }
+
+    async fn remove_link(&self, space: &Space, name: &IfName) -> io::Result<()> {
+        let socket = self.socket(space).await?;
+        let index = socket.index(name).await?;
+        let result = socket.handle.link().del(index).execute().await.map_err(io_error);
+        self.forget_all_indices().await;
+        result
+    }
+
+    async fn add_address(&self, space: &Space, dev: &IfName, addr: &IpNet) -> io::Result<()> {
+        let socket = self.socket(space).await?;
+        let index = socket.index(dev).await?;
+        let mut add = socket.handle.address().add(index, addr.addr(), addr.prefix_len());
+        if addr.addr().is_ipv6() {
+            add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        add.execute().await.map_err(io_error)
+    }
+
+    async fn remove_address(&self, space: &Space, dev: &IfName, addr: &IpNet) -> io::Result<()> {
+        let socket = self.socket(space).await?;
+        let mut message = AddressMessage::default();
+        message.header.index = socket.index(dev).await?;
+        message.header.prefix_len = addr.prefix_len();
+        message.header.family = family(addr.addr());
+        message.attributes.push(AddressAttribute::Local(addr.addr()));
+        socket.handle.address().del(message).execute().await.map_err(io_error)
+    }
+
+    async fn add_rule(&self, space: &Space, rule: &PolicyRule) -> io::Result<()> {
+        let socket = self.socket(space).await?;
+        let mut add = socket.handle.rule().add();
+        *add.message_mut() = rule_message(rule);
+        add.execute().await.map_err(io_error)
+    }
+
+    async fn remove_neighbour(&self, space: &Space, dev: &IfName, addr: &IpAddr) -> io::Result<()> {
+        let socket = self.socket(space).await?;
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = socket.index(dev).await?;
+        message.header.family = family(*addr);
+        message.attributes.push(NeighbourAttribute::Destination(neighbour_address(*addr)));
+        socket.handle.neighbours().del(message).execute().await.map_err(io_error)
+    }
+
+    async fn set_fdb(&self, space: &Space, key: &FdbKey, target: &FdbTarget) -> io::Result<()> {
+        let socket = self.socket(space).await?;
+        let mut add = socket.handle.neighbours().add_bridge(socket.index(&key.dev).await?, &key.mac.0).replace();
+        add = match key.on {
+            FdbOn::Device => add.flags(NeighbourFlags::Own).state(NeighbourState::Permanent),
+            // Not permanent: that would make it an address of the bridge itself.
+            FdbOn::Bridge => add.flags(NeighbourFlags::Controller).state(NeighbourState::Noarp),
+        };
+        if let Some(dst) = target.dst {
+            add = add.destination(dst);
+        }
+        add.execute().await.map_err(io_error)
+    }
+
+    async fn remove_fdb(&self, space: &Space, key: &FdbKey) -> io::Result<()> {
+        let socket = self.socket(space).await?;
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = socket.index(&key.dev).await?;
+        message.header.family = AddressFamily::Bridge;
+        message.header.flags = match key.on {
+            FdbOn::Device => NeighbourFlags::Own,
+            FdbOn::Bridge => NeighbourFlags::Controller,
+        };
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(key.mac.0.to_vec()));
+        socket.handle.neighbours().del(message).execute().await.map_err(io_error)
+    }
+}
+
+/// Alias of a veth: where its other end is.
+fn alias(space: &Space, name: &IfName) -> String {
+    format!("peer {space}/{name}")
+}
+
+/// The other end, from an alias.
+pub fn peer_of(alias: &str) -> Option<(Space, IfName)> {
+    let (space, name) = alias.strip_prefix("peer ")?.split_once('/')?;
+    let space = if space == "host" { Space::Host } else { Space::Named(space.to_owned()) };
+    Some((space, name.parse().ok()?))
+}
+
+fn family(addr: IpAddr) -> AddressFamily {
+    if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn neighbour_address(addr: IpAddr) -> NeighbourAddress {
+    match addr {
+        IpAddr::V4(a) => NeighbourAddress::Inet(a),
+        IpAddr::V6(a) => NeighbourAddress::Inet6(a),
+    }
+}
+
+fn route_message(route: &Route, index: u32) -> RouteMessage {
+    let protocol = RouteProtocol::Other(names::ROUTE_PROTOCOL);
+    match route.dst {
+        IpNet::V4(dst) => {
+            let mut b = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(dst.network(), dst.prefix_len())
+                .output_interface(index)
+                .table_id(route.table)
+                .protocol(protocol);
+            if let Some(IpAddr::V4(via)) = route.via {
+                b = b.gateway(via);
+            } else {
+                b = b.scope(rtnetlink::packet_route::route::RouteScope::Link);
+            }
+            if let Some(IpAddr::V4(src)) = route.src {
+                b = b.pref_source(src);
+            }
+            b.build()
+        }
+        IpNet::V6(dst) => {
+            let mut b = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(dst.network(), dst.prefix_len())
+                .output_interface(index)
+                .table_id(route.table)
+                .protocol(protocol);
+            if let Some(IpAddr::V6(via)) = route.via {
+                b = b.gateway(via);
+            }
+            if let Some(IpAddr::V6(src)) = route.src {
+                b = b.pref_source(src);
+            }
+            b.build()
+        }
+    }
+}
+
+fn rule_message(rule: &PolicyRule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = if rule.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Priority(rule.pref),
+        RuleAttribute::FwMark(rule.mark),
+        RuleAttribute::FwMask(rule.mask),
+        RuleAttribute::Table(rule.table),
+    ];
+    message
+}
+
+fn sysctl_path(key: &str) -> String {
+    format!("/proc/sys/{}", key.replace('.', "/"))
+}
+
+async fn set_sysctl(space: &Space, key: &str, value: &str) -> io::Result<()> {
+    let (key, value) = (key.to_owned(), value.to_owned());
+    space::inside(space, move || match std::fs::write(sysctl_path(&key), &value) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match crate::dataplane::own::absent_sysctl(&key) {
+            Some(same) if same == value => Ok(()),
+            _ => Err(e),
+        },
+        other => other,
+    })
+    .await
+}
+
+/// The values of these sysctls; one that does not exist counts as what its absence amounts to.
+pub async fn read_sysctls(space: &Space, keys: Vec<String>) -> io::Result<Vec<(String, String)>> {
+    space::inside(space, move || {
+        let mut out = Vec::new();
+        for key in keys {
+            match std::fs::read_to_string(sysctl_path(&key)) {
+                Ok(value) => out.push((key, value.trim().to_owned())),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    out.extend(crate::dataplane::own::absent_sysctl(&key).map(|v| (key, v.to_owned())));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(out)
+    })
+    .await
+}
+
+/// A MAC from a netlink attribute.
+pub fn mac(bytes: &[u8]) -> Option<Mac> {
+    Some(Mac(bytes.try_into().ok()?))
+}

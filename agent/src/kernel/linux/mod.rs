@@ -1,0 +1,109 @@
+//! The Linux kernel through netlink, nft and /proc/sys.
+//!
+//! ```text
+//! observe  our objects as values      apply  steps as requests
+//! netlink  a socket per namespace     space  namespaces     nft  tables
+//! ```
+
+mod apply;
+mod netlink;
+mod nft;
+mod observe;
+pub mod space;
+#[cfg(test)]
+mod tests;
+
+use super::{Kernel, KernelError};
+use crate::dataplane::{
+    state::{KernelState, Space},
+    step::Step,
+};
+use netlink::Socket;
+use std::{collections::HashMap, io, sync::Arc};
+use tokio::sync::Mutex;
+
+#[derive(Default)]
+pub struct LinuxKernel {
+    sockets: Mutex<HashMap<Space, Arc<Socket>>>,
+}
+
+impl LinuxKernel {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    async fn socket(&self, space: &Space) -> io::Result<Arc<Socket>> {
+        let mut sockets = self.sockets.lock().await;
+        if let Some(socket) = sockets.get(space) {
+            return Ok(socket.clone());
+        }
+        let socket = Arc::new(Socket::open(space).await?);
+        sockets.insert(space.clone(), socket.clone());
+        Ok(socket)
+    }
+
+    async fn forget(&self, space: &Space) {
+        self.sockets.lock().await.remove(space);
+    }
+
+    async fn forget_all_indices(&self) {
+        self.sockets.lock().await.values().for_each(|s| s.forget_indices());
+    }
+}
+
+impl Kernel for LinuxKernel {
+    async fn observe(&self) -> Result<KernelState, KernelError> {
+        let failed = |space: &Space, operation, source| KernelError {
+            operation,
+            object: "namespace".into(),
+            space: space.clone(),
+            source,
+        };
+        // Somebody may have removed or replaced a namespace behind our back.
+        self.sockets.lock().await.clear();
+        let mut state = KernelState::default();
+        let names = space::list().map_err(|e| failed(&Space::Host, "list", e))?;
+        let (whole, broken): (Vec<_>, Vec<_>) = names.into_iter().partition(|n| space::is_whole(n));
+        for name in broken {
+            space::remove(&name).await.map_err(|e| failed(&Space::Named(name), "remove broken", e))?;
+        }
+        for space in std::iter::once(Space::Host).chain(whole.into_iter().map(Space::Named)) {
+            let found = self.observe_space(&space).await.map_err(|e| failed(&space, "look at", e))?;
+            state.spaces.insert(space, found);
+        }
+        Ok(state)
+    }
+
+    async fn apply(&self, steps: &[Step]) -> Result<(), (usize, KernelError)> {
+        let mut at = 0;
+        while let Some(step) = steps.get(at) {
+            let batch = tables(&steps[at..]);
+            let (count, result) = match (step, batch.len()) {
+                (Step::SetTable { space, .. }, 2..) => (batch.len(), nft::run(space, batch.concat()).await),
+                _ => (1, self.step(step).await),
+            };
+            if let Err(source) = result {
+                let (operation, object, space) = apply::describe(step);
+                return Err((at, KernelError { operation, object, space, source }));
+            }
+            at += count;
+        }
+        Ok(())
+    }
+}
+
+/// The scripts of neighbouring steps that set tables of one namespace: one transaction, one run of nft.
+fn tables(steps: &[Step]) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    let mut first = None;
+    for step in steps {
+        match step {
+            Step::SetTable { space, script, .. } if first.is_none_or(|f| f == space) => {
+                first = Some(space);
+                out.push(script.clone());
+            }
+            _ => break,
+        }
+    }
+    out
+}

@@ -1,0 +1,83 @@
+//! One route netlink socket per namespace, and what every request on it has in common.
+
+use super::space;
+use crate::dataplane::state::Space;
+use futures::TryStreamExt;
+use heddle_model::net::IfName;
+use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
+use rtnetlink::{
+    Handle,
+    packet_route::link::{LinkAttribute, LinkMessage},
+};
+use std::{collections::HashMap, io, sync::Mutex};
+
+/// Requests of one namespace. Indices of links are looked up once and forgotten when links change.
+pub struct Socket {
+    pub handle: Handle,
+    indices: Mutex<HashMap<IfName, u32>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// `errno` of a netlink answer, as an I/O error.
+pub fn io_error(e: rtnetlink::Error) -> io::Error {
+    match e {
+        rtnetlink::Error::NetlinkError(m) => m.to_io(),
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+impl Socket {
+    pub async fn open(space: &Space) -> io::Result<Self> {
+        let socket = space::inside(space, || {
+            let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+            socket.socket_mut().bind_auto()?;
+            Ok(socket)
+        })
+        .await?;
+        let (connection, handle, _) = rtnetlink::from_socket(socket);
+        let task = tokio::spawn(connection);
+        Ok(Self { handle, indices: Mutex::default(), task })
+    }
+
+    pub async fn links(&self) -> io::Result<Vec<LinkMessage>> {
+        self.handle.link().get().execute().try_collect().await.map_err(io_error)
+    }
+
+    pub async fn index(&self, name: &IfName) -> io::Result<u32> {
+        let known = self.indices.lock().map(|m| m.get(name).copied()).unwrap_or_default();
+        if let Some(index) = known {
+            return Ok(index);
+        }
+        let mut found = None;
+        for link in self.links().await? {
+            if let Some(link_name) = name_of(&link) {
+                if link_name == name.as_str() {
+                    found = Some(link.header.index);
+                }
+                if let (Ok(parsed), Ok(mut indices)) = (link_name.parse(), self.indices.lock()) {
+                    indices.insert(parsed, link.header.index);
+                }
+            }
+        }
+        found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::ENODEV))
+    }
+
+    pub fn forget_indices(&self) {
+        if let Ok(mut indices) = self.indices.lock() {
+            indices.clear();
+        }
+    }
+}
+
+pub fn name_of(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}

@@ -1,0 +1,272 @@
+//! The kernel as values: all of our objects, and only those.
+
+use super::{
+    LinuxKernel, apply,
+    netlink::{Socket, io_error, name_of},
+    nft,
+};
+use crate::dataplane::{
+    own,
+    state::{FdbKey, FdbOn, FdbTarget, Link, LinkKind, PolicyRule, PortFlags, Route, Space, SpaceState, Vxlan},
+};
+use futures::TryStreamExt;
+use heddle_model::net::{IfName, Mac, Mtu, Port, Vni};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use rtnetlink::{
+    IpVersion, RouteMessageBuilder,
+    packet_route::{
+        AddressFamily,
+        address::AddressAttribute,
+        link::{
+            InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+            LinkMessage,
+        },
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
+        route::{RouteAddress, RouteAttribute, RouteProtocol},
+        rule::RuleAttribute,
+    },
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::IpAddr,
+};
+
+impl LinuxKernel {
+    pub(super) async fn observe_space(&self, space: &Space) -> io::Result<SpaceState> {
+        let socket = self.socket(space).await?;
+        let messages = socket.links().await?;
+        let indices: HashMap<u32, IfName> =
+            messages.iter().filter_map(|m| Some((m.header.index, name_of(m)?.parse().ok()?))).collect();
+        let mut state = SpaceState::default();
+        for message in &messages {
+            let Some(name) = indices.get(&message.header.index).filter(|n| own::link(space, n.as_str())) else {
+                continue;
+            };
+            if let Some(link) = link(message, &indices) {
+                state.links.insert(name.clone(), link);
+            }
+        }
+        let ours: HashMap<u32, IfName> =
+            indices.into_iter().filter(|(_, name)| state.links.contains_key(name)).collect();
+        addresses(&socket, &ours, &mut state).await?;
+        routes(&socket, &ours, &mut state).await?;
+        if *space != Space::Host {
+            rules(&socket, &mut state).await?;
+            neighbours(&socket, &ours, &mut state).await?;
+        }
+        fdb(&socket, &ours, &mut state).await?;
+        let keys = own::sysctls(space, state.links.keys());
+        state.sysctls = apply::read_sysctls(space, keys).await?.into_iter().collect();
+        state.tables = nft::observe(space).await?;
+        Ok(state)
+    }
+}
+
+fn infos(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
+    message.attributes.iter().flat_map(|a| match a {
+        LinkAttribute::LinkInfo(infos) => infos.as_slice(),
+        _ => &[],
+    })
+}
+
+fn link(message: &LinkMessage, indices: &HashMap<u32, IfName>) -> Option<Link> {
+    let (mut mac, mut mtu, mut master, mut alias) = (None, Mtu(0), None, "");
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Address(bytes) => mac = apply::mac(bytes),
+            LinkAttribute::Mtu(n) => mtu = Mtu(u16::try_from(*n).unwrap_or(u16::MAX)),
+            LinkAttribute::Controller(index) => master = indices.get(index).cloned(),
+            LinkAttribute::IfAlias(text) => alias = text,
+            _ => {}
+        }
+    }
+    let (mut kind, mut port) = (None, PortFlags::default());
+    for info in infos(message) {
+        match info {
+            LinkInfo::Kind(InfoKind::Bridge) => kind = Some(LinkKind::Bridge),
+            LinkInfo::Kind(InfoKind::Veth) => {
+                // Without a word about its other end it is one that was not made to the end: made anew.
+                let peer = apply::peer_of(alias).or_else(|| Some((Space::Host, "unknown".parse().ok()?)))?;
+                kind = Some(LinkKind::Veth { peer });
+            }
+            LinkInfo::Data(InfoData::Vxlan(data)) => kind = vxlan(data).map(LinkKind::Vxlan),
+            LinkInfo::PortData(InfoPortData::BridgePort(flags)) => port = port_flags(flags),
+            _ => {}
+        }
+    }
+    let up = message.header.flags.contains(LinkFlags::Up);
+    Some(Link { kind: kind?, mac, mtu, up, master, port })
+}
+
+fn vxlan(data: &[InfoVxlan]) -> Option<Vxlan> {
+    let (mut vni, mut local, mut port) = (None, None, None);
+    for info in data {
+        match info {
+            InfoVxlan::Id(n) => vni = Vni::try_from(*n).ok(),
+            InfoVxlan::Local(a) => local = Some(IpAddr::V4(*a)),
+            InfoVxlan::Local6(a) => local = Some(IpAddr::V6(*a)),
+            InfoVxlan::Port(n) => port = Port::try_from(*n).ok(),
+            _ => {}
+        }
+    }
+    Some(Vxlan { vni: vni?, local: local?, port: port? })
+}
+
+fn port_flags(infos: &[InfoBridgePort]) -> PortFlags {
+    let mut flags = PortFlags::default();
+    for info in infos {
+        match info {
+            InfoBridgePort::Isolated(on) => flags.isolated = *on,
+            InfoBridgePort::Locked(on) => flags.locked = *on,
+            InfoBridgePort::Learning(on) => flags.learning = *on,
+            _ => {}
+        }
+    }
+    flags
+}
+
+fn is_link_local(addr: &IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local())
+}
+
+async fn addresses(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceState) -> io::Result<()> {
+    let all: Vec<_> = socket.handle.address().get().execute().try_collect().await.map_err(io_error)?;
+    for message in all {
+        let Some(dev) = ours.get(&message.header.index) else { continue };
+        let (mut local, mut address) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(a) => local = Some(*a),
+                AddressAttribute::Address(a) => address = Some(*a),
+                _ => {}
+            }
+        }
+        let Some(addr) = local.or(address).filter(|a| !is_link_local(a)) else { continue };
+        if let Ok(net) = IpNet::new(addr, message.header.prefix_len) {
+            state.addresses.insert((dev.clone(), net));
+        }
+    }
+    Ok(())
+}
+
+fn route_addr(addr: &RouteAddress) -> Option<IpAddr> {
+    match addr {
+        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
+        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
+        _ => None,
+    }
+}
+
+async fn routes(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceState) -> io::Result<()> {
+    for v6 in [false, true] {
+        let filter = if v6 {
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build()
+        } else {
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build()
+        };
+        let all: Vec<_> = socket.handle.route().get(filter).execute().try_collect().await.map_err(io_error)?;
+        for message in all {
+            let RouteProtocol::Other(protocol) = message.header.protocol else { continue };
+            if !own::route(protocol) {
+                continue;
+            }
+            let (mut dst, mut via, mut dev, mut src, mut table) =
+                (None, None, None, None, u32::from(message.header.table));
+            for attribute in &message.attributes {
+                match attribute {
+                    RouteAttribute::Destination(a) => dst = route_addr(a),
+                    RouteAttribute::Gateway(a) => via = route_addr(a),
+                    RouteAttribute::PrefSource(a) => src = route_addr(a),
+                    RouteAttribute::Oif(index) => dev = ours.get(index),
+                    RouteAttribute::Table(n) => table = *n,
+                    _ => {}
+                }
+            }
+            let any = if v6 { IpNet::V6(Ipv6Net::default()) } else { IpNet::V4(Ipv4Net::default()) };
+            let dst = dst.and_then(|a| IpNet::new(a, message.header.destination_prefix_length).ok()).unwrap_or(any);
+            if let Some(dev) = dev.cloned() {
+                state.routes.insert(Route { dst, via, dev, table, src });
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn rules(socket: &Socket, state: &mut SpaceState) -> io::Result<()> {
+    for (v6, version) in [(false, IpVersion::V4), (true, IpVersion::V6)] {
+        let all: Vec<_> = socket.handle.rule().get(version).execute().try_collect().await.map_err(io_error)?;
+        for message in all {
+            let (mut pref, mut mark, mut mask, mut table) = (0, 0, 0, u32::from(message.header.table));
+            for attribute in &message.attributes {
+                match attribute {
+                    RuleAttribute::Priority(n) => pref = *n,
+                    RuleAttribute::FwMark(n) => mark = *n,
+                    RuleAttribute::FwMask(n) => mask = *n,
+                    RuleAttribute::Table(n) => table = *n,
+                    _ => {}
+                }
+            }
+            // What the kernel starts every namespace with.
+            if !matches!(pref, 0 | 32766 | 32767) {
+                state.rules.insert(PolicyRule { v6, pref, mark, mask, table });
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn neighbours(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceState) -> io::Result<()> {
+    let all: Vec<_> = socket.handle.neighbours().get().execute().try_collect().await.map_err(io_error)?;
+    for message in all.into_iter().filter(|m| m.header.state == NeighbourState::Permanent) {
+        let (mut addr, mut lladdr) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => addr = Some(IpAddr::V4(*a)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => addr = Some(IpAddr::V6(*a)),
+                NeighbourAttribute::LinkLayerAddress(bytes) => lladdr = apply::mac(bytes),
+                _ => {}
+            }
+        }
+        if let (Some(dev), Some(addr), Some(mac)) = (ours.get(&message.header.ifindex), addr, lladdr) {
+            state.neighbours.insert((dev.clone(), addr), mac);
+        }
+    }
+    Ok(())
+}
+
+async fn fdb(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceState) -> io::Result<()> {
+    let get = socket.handle.neighbours().get().set_address_family(AddressFamily::Bridge);
+    let all: Vec<_> = get.execute().try_collect().await.map_err(io_error)?;
+    let mut found: BTreeMap<FdbKey, FdbTarget> = BTreeMap::new();
+    for message in all {
+        let Some(dev) = ours.get(&message.header.ifindex) else { continue };
+        let (mut lladdr, mut dst) = (None::<Mac>, None);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::LinkLayerAddress(bytes) => lladdr = apply::mac(bytes),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => dst = Some(IpAddr::V4(*a)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => dst = Some(IpAddr::V6(*a)),
+                NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => dst = addr(bytes),
+                _ => {}
+            }
+        }
+        let Some(mac) = lladdr.filter(|m| m.0[0] & 1 == 0) else { continue };
+        let device = message.header.flags.contains(NeighbourFlags::Own);
+        // Entries of the bridge that are permanent are its ports' own addresses.
+        let on = match message.header.state {
+            NeighbourState::Permanent if device && dst.is_some() => FdbOn::Device,
+            NeighbourState::Noarp if !device => FdbOn::Bridge,
+            _ => continue,
+        };
+        let key = FdbKey { dev: dev.clone(), mac, on };
+        found.insert(key, FdbTarget { dst: dst.filter(|_| device) });
+    }
+    state.fdb = found;
+    Ok(())
+}
+
+fn addr(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    v4.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+}

@@ -1,5 +1,18 @@
 //! The agent of one host: runs its tasks and makes its kernel match what the managers want.
+//!
+//! ```text
+//! session ─> agent ─┬─ worker (what to do for each task) ─> executor ─> shim ─> program
+//!   leader          ├─ dataplane: desired ─> diff ─> steps ─> kernel   (reconciler)
+//!                   └─ dns: a resolver in each workload's namespace
+//! ```
 
+pub mod agent;
 pub mod dataplane;
+pub mod dns;
+pub mod executor;
+pub mod host;
 pub mod kernel;
+mod logs;
 pub mod reconciler;
+pub mod session;
+pub mod worker;

@@ -1,0 +1,153 @@
+//! What one workload may ask for: the names on its networks.
+
+use heddle_model::{
+    assignment::{EndpointView, NodeView},
+    endpoint::EndpointMode,
+    net::DualAddr,
+    task::Task,
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+/// Names in lower case without the final dot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Zone {
+    names: HashMap<String, BTreeSet<DualAddr>>,
+    pointers: HashMap<IpAddr, String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    Addresses(Vec<IpAddr>),
+    Name(String),
+    /// The name exists, but not with this type.
+    Nothing,
+    NoSuchName,
+    /// Not ours: somebody else may know.
+    Elsewhere,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    A,
+    Aaaa,
+    Ptr,
+    Other,
+}
+
+impl Zone {
+    pub fn of(view: &NodeView, task: &Task) -> Self {
+        let mut zone = Zone::default();
+        let own = |n: &heddle_model::NetworkId| task.attachments.iter().any(|a| a.network == *n);
+        let named = |n: &heddle_model::NetworkId| view.networks.get(n).filter(|v| !v.ingress && own(n));
+        for service in view.services.values() {
+            for vip in service.virtual_ips.iter().filter(|_| service.mode == EndpointMode::Vip) {
+                if let Some(network) = named(&vip.network) {
+                    zone.add(&service.name, &network.name, vip.addr);
+                    zone.point(vip.addr, &format!("{}.{}", service.name, network.name));
+                }
+            }
+        }
+        for endpoint in view.endpoints.values().filter(|e| e.in_service || e.task == task.id) {
+            let Some(network) = named(&endpoint.network) else { continue };
+            let Some(service) = view.services.get(&endpoint.service) else { continue };
+            zone.endpoint(endpoint, &service.name, service.mode, &network.name);
+        }
+        zone
+    }
+
+    fn endpoint(&mut self, endpoint: &EndpointView, service: &str, mode: EndpointMode, network: &str) {
+        self.add(&endpoint.task_name, network, endpoint.addr);
+        self.add(&format!("{service}.{}", endpoint.slot), network, endpoint.addr);
+        self.point(endpoint.addr, &format!("{}.{network}", endpoint.task_name));
+        if endpoint.in_service {
+            self.add(&format!("tasks.{service}"), network, endpoint.addr);
+            endpoint.aliases.iter().for_each(|alias| self.add(alias, network, endpoint.addr));
+            if mode == EndpointMode::DnsRr {
+                self.add(service, network, endpoint.addr);
+            }
+        }
+    }
+
+    /// As NAME and as NAME.NETWORK.
+    fn add(&mut self, name: &str, network: &str, addr: DualAddr) {
+        for name in [name.to_owned(), format!("{name}.{network}")] {
+            self.names.entry(name.to_ascii_lowercase()).or_default().insert(addr);
+        }
+    }
+
+    fn point(&mut self, addr: DualAddr, name: &str) {
+        for addr in addr.addrs() {
+            self.pointers.insert(addr, name.to_owned());
+        }
+    }
+
+    /// `name` in lower case without the final dot.
+    pub fn answer(&self, name: &str, question: Question) -> Answer {
+        if question == Question::Ptr {
+            let known = reverse(name).and_then(|addr| self.pointers.get(&addr));
+            return known.map_or(Answer::Elsewhere, |name| Answer::Name(name.clone()));
+        }
+        match (self.names.get(name), question) {
+            (Some(addrs), Question::A) => Answer::Addresses(addrs.iter().map(|a| a.v4.into()).collect()),
+            (Some(addrs), Question::Aaaa) => Answer::Addresses(addrs.iter().map(|a| a.v6.into()).collect()),
+            (Some(_), _) => Answer::Nothing,
+            // Single labels, and what stands for tasks, are names of services: nobody else is told of them.
+            (None, _) if !name.contains('.') || name.starts_with("tasks.") => Answer::NoSuchName,
+            (None, _) => Answer::Elsewhere,
+        }
+    }
+}
+
+/// The address that a name below in-addr.arpa or ip6.arpa stands for.
+fn reverse(name: &str) -> Option<IpAddr> {
+    if let Some(rest) = name.strip_suffix(".in-addr.arpa") {
+        let octets: Vec<u8> = rest.split('.').rev().map(|p| p.parse().ok()).collect::<Option<_>>()?;
+        return Some(<[u8; 4]>::try_from(octets).ok()?.into());
+    }
+    let nibbles: Vec<u8> = name
+        .strip_suffix(".ip6.arpa")?
+        .split('.')
+        .rev()
+        .map(|p| u8::from_str_radix(p, 16).ok().filter(|n| *n < 16))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = nibbles.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    Some(<[u8; 16]>::try_from(bytes).ok()?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(n: u8) -> DualAddr {
+        DualAddr { v4: [10, 0, 1, n].into(), v6: [0xfd00, 0, 0, 1, 0, 0, 0, n.into()].into() }
+    }
+
+    #[test]
+    fn answers_by_type_and_leaves_the_rest_to_others() {
+        let mut zone = Zone::default();
+        zone.add("Web", "front", addr(2));
+        zone.point(addr(2), "web.front");
+        assert_eq!(zone.answer("web", Question::A), Answer::Addresses(vec![addr(2).v4.into()]));
+        assert_eq!(zone.answer("web.front", Question::Aaaa), Answer::Addresses(vec![addr(2).v6.into()]));
+        assert_eq!(zone.answer("web", Question::Other), Answer::Nothing);
+        assert_eq!(zone.answer("db", Question::A), Answer::NoSuchName);
+        assert_eq!(zone.answer("tasks.db", Question::A), Answer::NoSuchName);
+        assert_eq!(zone.answer("example.org", Question::A), Answer::Elsewhere);
+    }
+
+    #[test]
+    fn pointers_of_both_families() {
+        let mut zone = Zone::default();
+        zone.point(addr(2), "web.front");
+        let v6 = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa";
+        for name in ["2.1.0.10.in-addr.arpa", v6] {
+            assert_eq!(zone.answer(name, Question::Ptr), Answer::Name("web.front".into()), "{name}");
+        }
+        for name in ["3.1.0.10.in-addr.arpa", "x.in-addr.arpa", "1.ip6.arpa", "example.org"] {
+            assert_eq!(zone.answer(name, Question::Ptr), Answer::Elsewhere, "{name}");
+        }
+    }
+}

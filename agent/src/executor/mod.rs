@@ -1,0 +1,155 @@
+//! Runs tasks as processes of the host in namespaces of their own.
+//!
+//! ```text
+//! daemon ── starts ─> shim (outlives the daemon) ── parent of ─> init (pid 1 of the task) ─> the program
+//!    └── looks at the task's directory: task.json, exit.json, log.jsonl
+//! ```
+
+mod log;
+mod record;
+mod shim;
+
+pub use log::{Line, Stream, read};
+pub use record::{Exit, ShimSpec};
+pub use shim::{Outcome, run as run_shim};
+
+use heddle_model::{TaskId, service::ProcessSpec};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use record::{EXIT, Running, SPEC, TASK};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Directories of ended tasks that are kept for their logs.
+const KEPT: usize = 100;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskProcess {
+    /// Never started here.
+    Absent,
+    Running {
+        /// The task's pid 1, as the host sees it.
+        pid: u32,
+    },
+    Ended(Exit),
+}
+
+pub struct ProcessExecutor {
+    dir: PathBuf,
+    shim: PathBuf,
+}
+
+impl ProcessExecutor {
+    /// `dir` holds a directory per task; `shim` is the program that has `task-shim` as a verb.
+    pub fn new(dir: PathBuf, shim: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&dir)?;
+        Ok(Self { dir, shim })
+    }
+
+    fn task_dir(&self, task: &TaskId) -> PathBuf {
+        self.dir.join(task.as_str())
+    }
+
+    pub fn log_dir(&self, task: &TaskId) -> PathBuf {
+        self.task_dir(task)
+    }
+
+    /// Tasks that were started here and not removed.
+    pub fn list(&self) -> io::Result<Vec<TaskId>> {
+        let names = fs::read_dir(&self.dir)?.filter_map(|e| e.ok()?.file_name().into_string().ok());
+        Ok(names.filter_map(|n| n.parse().ok()).collect())
+    }
+
+    /// Starts the program in the network namespace `netns`. Returns when the shim has taken over.
+    pub fn start(
+        &self,
+        task: &TaskId,
+        process: &ProcessSpec,
+        hostname: &str,
+        netns: &Path,
+        env: BTreeMap<String, String>,
+        files: BTreeMap<String, String>,
+    ) -> io::Result<()> {
+        let dir = self.task_dir(task);
+        fs::create_dir_all(&dir)?;
+        for stale in [EXIT, TASK] {
+            let _ = fs::remove_file(dir.join(stale));
+        }
+        let spec = ShimSpec {
+            command: process.command.clone(),
+            env: env.into_iter().chain(process.env.clone()).collect(),
+            dir: process.dir.clone(),
+            hostname: hostname.to_owned(),
+            netns: netns.to_owned(),
+            files,
+        };
+        fs::write(dir.join(SPEC), serde_json::to_vec(&spec)?)?;
+        let status = Command::new(&self.shim)
+            .arg("task-shim")
+            .arg(&dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(dir.join("shim.log"))?)
+            .status()?;
+        if status.success() {
+            return Ok(());
+        }
+        let text = fs::read_to_string(dir.join("shim.log")).unwrap_or_default();
+        Err(io::Error::other(text.lines().last().unwrap_or("the shim did not start").to_owned()))
+    }
+
+    pub fn state(&self, task: &TaskId) -> io::Result<TaskProcess> {
+        let dir = self.task_dir(task);
+        if let Some(exit) = record::read::<Exit>(&dir.join(EXIT))? {
+            return Ok(TaskProcess::Ended(exit));
+        }
+        let Some(running) = record::read::<Running>(&dir.join(TASK))? else { return Ok(TaskProcess::Absent) };
+        if record::start_time(running.init).is_some_and(|t| t == running.init_start) {
+            return Ok(TaskProcess::Running { pid: running.init });
+        }
+        // Between the end of the program and the shim's last word.
+        if record::start_time(running.shim).is_some_and(|t| t == running.shim_start) {
+            return Ok(TaskProcess::Running { pid: running.init });
+        }
+        match record::read::<Exit>(&dir.join(EXIT))? {
+            Some(exit) => Ok(TaskProcess::Ended(exit)),
+            None => Ok(TaskProcess::Ended(Exit::lost())),
+        }
+    }
+
+    /// Signals the task's pid 1, which passes it on. A task that has ended is left alone.
+    pub fn signal(&self, task: &TaskId, signal: Signal) -> io::Result<()> {
+        match self.state(task)? {
+            TaskProcess::Running { pid } => match kill(Pid::from_raw(pid as i32), signal) {
+                Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+                Err(e) => Err(e.into()),
+            },
+            TaskProcess::Absent | TaskProcess::Ended(_) => Ok(()),
+        }
+    }
+
+    /// Forgets the oldest ended tasks, except those in `keep`.
+    pub fn prune(&self, keep: impl Fn(&TaskId) -> bool) -> io::Result<()> {
+        let mut ended = Vec::new();
+        for task in self.list()?.into_iter().filter(|t| !keep(t)) {
+            match self.state(&task)? {
+                TaskProcess::Running { .. } => {}
+                TaskProcess::Absent => fs::remove_dir_all(self.task_dir(&task))?,
+                TaskProcess::Ended(_) => {
+                    ended.push((fs::metadata(self.task_dir(&task))?.modified()?, task));
+                }
+            }
+        }
+        ended.sort();
+        for (_, task) in ended.iter().rev().skip(KEPT) {
+            fs::remove_dir_all(self.task_dir(task))?;
+        }
+        Ok(())
+    }
+}

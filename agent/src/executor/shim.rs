@@ -1,0 +1,217 @@
+//! The process between a daemon and a task. It runs from the daemon's binary, before any thread exists, lives as long as the
+//! task, keeps its output and its exit code.
+#![allow(unsafe_code)]
+
+use super::{
+    log::{LONGEST, Stream, Writer, now_ms},
+    record::{self, EXIT, Exit, Running, SPEC, ShimSpec, TASK},
+};
+use nix::{
+    libc,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe, read, sethostname, setsid},
+};
+use std::{
+    fs, io,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Name under which a command means our own binary.
+const SELF: &str = "heddle";
+/// What a shell says when a program cannot be run.
+const CANNOT_RUN: i32 = 127;
+
+/// Whose process returns from `run`.
+pub enum Outcome {
+    /// The process that the daemon waits for: the task is on its way.
+    Started,
+    /// The shim, after the task has ended.
+    Ended,
+}
+
+/// Runs the task that the directory describes. Must be called while the process has one thread.
+pub fn run(dir: &Path) -> io::Result<Outcome> {
+    let spec: ShimSpec =
+        record::read(&dir.join(SPEC))?.ok_or_else(|| io::Error::other("the task has no specification"))?;
+    let netns = fs::File::open(&spec.netns)
+        .map_err(|e| io::Error::new(e.kind(), format!("network namespace {}: {e}", spec.netns.display())))?;
+    let (ready, tell) = pipe()?;
+    // SAFETY: the process has one thread, so the child may go on as it likes.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => {
+            drop(tell);
+            let mut byte = [0];
+            let started = read(&ready, &mut byte)? == 1;
+            let _ = child;
+            match started {
+                true => Ok(Outcome::Started),
+                false => Err(io::Error::other("the shim ended before the task began")),
+            }
+        }
+        ForkResult::Child => {
+            drop(ready);
+            setsid()?;
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
+            supervise(dir, &spec, tell)?;
+            Ok(Outcome::Ended)
+        }
+    }
+}
+
+fn supervise(dir: &Path, spec: &ShimSpec, tell: OwnedFd) -> io::Result<()> {
+    let new = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID;
+    unshare(new)?;
+    let (out_read, out_write) = pipe()?;
+    let (err_read, err_write) = pipe()?;
+    let (go_read, go_write) = pipe()?;
+    let null = fs::File::open("/dev/null")?;
+    // SAFETY: still one thread.
+    let init = match unsafe { fork() }? {
+        ForkResult::Child => {
+            drop((out_read, err_read, go_write, tell));
+            let status = be_init(spec, &null, &out_write, &err_write, &go_read);
+            // SAFETY: ends this process at once, without the parent's clean-up.
+            unsafe { libc::_exit(status) }
+        }
+        ForkResult::Parent { child } => child,
+    };
+    drop((out_write, err_write, go_read));
+    let (shim, init_pid) = (std::process::id(), init.as_raw() as u32);
+    let running = Running {
+        shim,
+        shim_start: record::start_time(shim).unwrap_or_default(),
+        init: init_pid,
+        init_start: record::start_time(init_pid).unwrap_or_default(),
+    };
+    record::write(&dir.join(TASK), &running)?;
+    drop(go_write);
+    nix::unistd::write(&tell, b"1")?;
+    drop(tell);
+    let log = Arc::new(Mutex::new(Writer::open(dir)?));
+    let copies = [(out_read, Stream::Stdout), (err_read, Stream::Stderr)].map(|(fd, stream)| {
+        let log = log.clone();
+        std::thread::spawn(move || copy(&fd, stream, &log))
+    });
+    let code = loop {
+        match waitpid(init, None) {
+            Ok(WaitStatus::Exited(_, code)) => break code,
+            Ok(WaitStatus::Signaled(_, signal, _)) => break 128 + signal as i32,
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    };
+    // All that held the pipes is gone with the task's pid namespace.
+    copies.into_iter().for_each(|copy| drop(copy.join()));
+    let last = || super::log::read(dir, 0, 0).ok()?.0.pop().map(|line| line.text);
+    let error = if code == CANNOT_RUN { last() } else { None };
+    record::write(&dir.join(EXIT), &Exit { code, error, at_ms: now_ms() })
+}
+
+fn copy(fd: &OwnedFd, stream: Stream, log: &Mutex<Writer>) {
+    let write = |line: &[u8]| {
+        let _ = log.lock().unwrap_or_else(PoisonError::into_inner).write(stream, line);
+    };
+    let mut pending: Vec<u8> = Vec::new();
+    let mut buffer = [0; 8192];
+    while let Ok(count @ 1..) = read(fd, &mut buffer) {
+        pending.extend_from_slice(&buffer[..count]);
+        while let Some(end) = pending.iter().position(|b| *b == b'\n').or((pending.len() > LONGEST).then_some(LONGEST))
+        {
+            let rest = pending.split_off(end);
+            write(&pending);
+            pending = rest.strip_prefix(b"\n").map_or(rest.clone(), <[u8]>::to_vec);
+        }
+    }
+    if !pending.is_empty() {
+        write(&pending);
+    }
+}
+
+/// Pid 1 of the task: prepares its view of the system, runs the program, reaps orphans, passes signals on.
+fn be_init(spec: &ShimSpec, null: &fs::File, out: &OwnedFd, err: &OwnedFd, go: &OwnedFd) -> i32 {
+    let prepared = (|| -> io::Result<()> {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The shim has written down who we are before anything can be left behind.
+        read(go, &mut [0])?;
+        dup2_stdin(null)?;
+        dup2_stdout(out)?;
+        dup2_stderr(err)?;
+        prepare(spec)
+    })();
+    let signals = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1];
+    let signals: SigSet = signals.into_iter().chain([Signal::SIGUSR2]).collect();
+    let child = prepared.and_then(|()| {
+        signals.thread_block()?;
+        command(spec)?.spawn()
+    });
+    let child = match child {
+        Ok(child) => Pid::from_raw(child.id() as i32),
+        Err(e) => {
+            let program = spec.command.first().map_or("", String::as_str);
+            eprintln!("cannot run {program:?}: {e}");
+            return CANNOT_RUN;
+        }
+    };
+    loop {
+        match signals.wait() {
+            Ok(Signal::SIGCHLD) => {
+                if let Some(code) = reap(child) {
+                    return code;
+                }
+            }
+            Ok(signal) => drop(kill(child, signal)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// The program's exit code, once it has ended.
+fn reap(child: Pid) -> Option<i32> {
+    let mut ended = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == child => ended = Some(code),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => ended = Some(128 + signal as i32),
+            Ok(WaitStatus::StillAlive) | Err(_) => return ended,
+            Ok(_) => {}
+        }
+    }
+}
+
+fn prepare(spec: &ShimSpec) -> io::Result<()> {
+    let none: Option<&str> = None;
+    // Slave: what the host unmounts goes here too, so that no removed namespace is kept alive.
+    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, none)?;
+    sethostname(&spec.hostname)?;
+    mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, none)?;
+    for (path, content) in &spec.files {
+        // A file of our own on top of the host's, in this task's view only. It may be a symbolic link there.
+        let target = fs::canonicalize(path)?;
+        let own = "/dev/shm/.heddle";
+        fs::write(own, content)?;
+        mount(Some(own), &target, none, MsFlags::MS_BIND, none)?;
+        fs::remove_file(own)?;
+    }
+    Ok(())
+}
+
+fn command(spec: &ShimSpec) -> io::Result<Command> {
+    let program = spec.command.first().ok_or_else(|| io::Error::other("no program is given"))?;
+    let mut command = match program.as_str() {
+        SELF => Command::new("/proc/self/exe"),
+        other => Command::new(other),
+    };
+    command.arg0(program).args(&spec.command[1..]).env_clear().envs(&spec.env);
+    command.current_dir(spec.dir.as_deref().unwrap_or("/"));
+    Ok(command)
+}

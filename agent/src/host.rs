@@ -1,0 +1,127 @@
+//! What this host is and has, read from the system.
+
+use crate::dataplane::own;
+use heddle_model::{
+    net::{DualSubnet, Mtu, Port, Protocol},
+    node::NodeDescription,
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+/// Listening ports from here up are the kernel's to give out (ip_local_port_range), so they come and go.
+const EPHEMERAL: u16 = 32768;
+/// Where the gateway bridge looks for a subnet of its own: docker's order.
+const GATEWAYS: std::ops::RangeInclusive<u8> = 18..=31;
+const GATEWAY_V6: Ipv6Net =
+    Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfd48, 0x6564, 0x646c, 0x6500, 0, 0, 0, 0), 64);
+
+pub fn describe(data_path: IpAddr) -> NodeDescription {
+    let uname = nix::sys::utsname::uname().ok();
+    let text = |f: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
+        uname.as_ref().map_or_else(String::new, |u| f(u).to_string_lossy().into_owned())
+    };
+    NodeDescription {
+        hostname: text(|u| u.nodename()),
+        os: "linux".into(),
+        arch: text(|u| u.machine()),
+        cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        memory_bytes: memory(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        host_subnets: subnets().into_iter().collect(),
+        data_path_mtu: mtu_of(data_path),
+        executors: vec!["process".into()],
+        listening: listening().into_iter().collect(),
+    }
+}
+
+fn memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// IPv4 subnets that the host routes by way of links that are not ours, from /proc/net/route.
+fn subnets() -> BTreeSet<IpNet> {
+    let text = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let route = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let number = |i: usize| u32::from_str_radix(fields.get(i)?, 16).ok().map(u32::swap_bytes);
+        let foreign = !own::link(&crate::dataplane::state::Space::Host, fields.first()?);
+        let net = Ipv4Net::with_netmask(Ipv4Addr::from_bits(number(1)?), Ipv4Addr::from_bits(number(7)?)).ok()?;
+        (foreign && net.prefix_len() > 0).then_some(IpNet::V4(net))
+    };
+    text.lines().skip(1).filter_map(route).collect()
+}
+
+/// The interface that has this address, and its index.
+pub fn interface_of(addr: IpAddr) -> Option<String> {
+    let all = nix::ifaddrs::getifaddrs().ok()?;
+    all.into_iter().find(|i| ip(i.address.as_ref()) == Some(addr)).map(|i| i.interface_name)
+}
+
+fn ip(address: Option<&nix::sys::socket::SockaddrStorage>) -> Option<IpAddr> {
+    let address = address?;
+    let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+}
+
+/// Addresses of an interface, IPv4 first, without link-local ones.
+pub fn addresses_of(interface: &str) -> Vec<IpAddr> {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten().filter(|i| i.interface_name == interface);
+    let mut addrs: Vec<_> = all.filter_map(|i| ip(i.address.as_ref())).collect();
+    addrs.retain(|a| !matches!(a, IpAddr::V6(a) if a.is_unicast_link_local()));
+    addrs.sort();
+    addrs
+}
+
+/// The interfaces that lead out of this host, with a global address, that are not ours.
+pub fn outward() -> BTreeSet<String> {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let outward = all.filter(|i| ip(i.address.as_ref()).is_some_and(|a| !a.is_loopback()));
+    let names = outward.map(|i| i.interface_name);
+    names.filter(|n| !own::link(&crate::dataplane::state::Space::Host, n) && !addresses_of(n).is_empty()).collect()
+}
+
+fn mtu_of(addr: IpAddr) -> Option<Mtu> {
+    let text = fs::read_to_string(format!("/sys/class/net/{}/mtu", interface_of(addr)?)).ok();
+    // Another sysfs than this network namespace's may be mounted: then the kernel is asked through a socket.
+    text.and_then(|t| t.trim().parse().ok()).map(Mtu)
+}
+
+/// Ports below the ephemeral range that processes listen on.
+pub fn listening() -> BTreeSet<(Protocol, Port)> {
+    const LISTEN: &str = "0A";
+    const UNCONNECTED: &str = "07";
+    let mut found = BTreeSet::new();
+    for (file, protocol, state) in [
+        ("tcp", Protocol::Tcp, LISTEN),
+        ("tcp6", Protocol::Tcp, LISTEN),
+        ("udp", Protocol::Udp, UNCONNECTED),
+        ("udp6", Protocol::Udp, UNCONNECTED),
+    ] {
+        let text = fs::read_to_string(format!("/proc/net/{file}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let port = fields.get(1).and_then(|a| u16::from_str_radix(a.rsplit(':').next()?, 16).ok());
+            let port = port.filter(|p| *p < EPHEMERAL).and_then(|p| Port::try_from(p).ok());
+            if let Some(port) = port.filter(|_| fields.get(3) == Some(&state)) {
+                found.insert((protocol, port));
+            }
+        }
+    }
+    found
+}
+
+/// A subnet for the gateway bridge that the host does not use, or the one given before.
+pub fn gateway_subnet(before: Option<Ipv4Net>) -> io::Result<DualSubnet> {
+    let taken = subnets();
+    let free = |net: &Ipv4Net| !taken.iter().any(|t| t.contains(&IpNet::V4(*net)) || IpNet::V4(*net).contains(t));
+    let candidates = GATEWAYS.filter_map(|n| Ipv4Net::new(Ipv4Addr::new(172, n, 0, 0), 16).ok());
+    let v4 = before.or_else(|| candidates.into_iter().find(free));
+    let v4 = v4.ok_or_else(|| io::Error::other("no free subnet for the gateway bridge in 172.18.0.0 to 172.31.0.0"))?;
+    Ok(DualSubnet { v4, v6: GATEWAY_V6 })
+}

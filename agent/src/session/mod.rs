@@ -1,0 +1,134 @@
+//! The agent's side of the session with the leader: finds it, keeps the stream, hands on what comes.
+
+use futures::StreamExt;
+use heddle_model::node::NodeDescription;
+use heddle_plumbing::tls::{self, Credentials};
+use heddle_proto::v1::{
+    self, agent_message::Message as FromAgent, dispatcher_client::DispatcherClient, manager_message::Message as ToAgent,
+};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+const OPEN_LIMIT: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(150);
+const DESCRIBE_EVERY: Duration = Duration::from_secs(1);
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// What the agent hears.
+#[derive(Debug)]
+pub enum Event {
+    /// A session began. The channel reaches the leader.
+    Connected(Channel),
+    Disconnected,
+    Managers(Vec<v1::ManagerAddr>),
+    Assignments(Box<v1::Assignments>),
+    Logs(v1::LogRequest),
+    CancelLogs(String),
+    /// The cluster does not know this node any more.
+    Removed,
+}
+
+/// What the agent says. Dropped while there is no session: a new session starts with everything anew.
+pub type Sender = mpsc::Sender<FromAgent>;
+
+pub struct Session {
+    pub credentials: Credentials,
+    pub managers: Vec<SocketAddr>,
+    pub data_path_addr: std::net::IpAddr,
+    pub describe: fn(std::net::IpAddr) -> NodeDescription,
+    pub events: mpsc::Sender<Event>,
+    /// The way to say something in the session that is open.
+    pub speak: watch::Sender<Option<Sender>>,
+}
+
+impl Session {
+    /// Runs until nobody listens to the events.
+    pub async fn run(mut self) {
+        let mut next: Option<SocketAddr> = None;
+        let mut at = 0;
+        while !self.events.is_closed() {
+            let addr = next.take().or_else(|| self.managers.get(at % self.managers.len().max(1)).copied());
+            at += 1;
+            if let Some(addr) = addr {
+                next = self.once(addr).await;
+            }
+            let was_open = self.speak.send_replace(None).is_some();
+            if was_open {
+                let _ = self.events.send(Event::Disconnected).await;
+            }
+            if next.is_none() {
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    /// One try at one manager, for as long as it lasts. Where to go next, if that is known.
+    async fn once(&mut self, addr: SocketAddr) -> Option<SocketAddr> {
+        let channel = tls::dial(addr, &self.credentials).ok()?;
+        let mut client = DispatcherClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let (speak, spoken) = mpsc::channel(256);
+        let mut description = (self.describe)(self.data_path_addr);
+        speak.send(self.hello(&description)).await.ok()?;
+        let outbound = ReceiverStream::new(spoken).map(|message| v1::AgentMessage { message: Some(message) });
+        let mut inbound = match tokio::time::timeout(OPEN_LIMIT, client.session(outbound)).await {
+            Ok(Ok(stream)) => stream.into_inner(),
+            Ok(Err(status)) if status.code() == tonic::Code::NotFound => {
+                tracing::error!(%addr, "{}", status.message());
+                let _ = self.events.send(Event::Removed).await;
+                return None;
+            }
+            Ok(Err(status)) => {
+                tracing::debug!(%addr, %status, "no session");
+                return None;
+            }
+            Err(_) => return None,
+        };
+        let mut beat = tokio::time::interval(Duration::from_millis(300));
+        let mut look = tokio::time::interval(DESCRIBE_EVERY);
+        let mut open = false;
+        loop {
+            tokio::select! {
+                message = inbound.next() => {
+                    let Some(Ok(v1::ManagerMessage { message: Some(message) })) = message else { return None };
+                    let event = match message {
+                        ToAgent::Redirect(redirect) => return redirect.leader.parse().ok(),
+                        ToAgent::Session(info) => {
+                            let period = Duration::from_millis(u64::from(info.heartbeat_ms.max(50)));
+                            beat = tokio::time::interval(period);
+                            let known: BTreeSet<_> = info.managers.iter().filter_map(|m| m.addr.parse().ok()).collect();
+                            self.managers = known.into_iter().collect();
+                            Event::Managers(info.managers)
+                        }
+                        ToAgent::Assignments(assignments) => Event::Assignments(Box::new(assignments)),
+                        ToAgent::Logs(request) => Event::Logs(request),
+                        ToAgent::CancelLogs(cancel) => Event::CancelLogs(cancel.id),
+                    };
+                    if !open {
+                        open = true;
+                        self.speak.send_replace(Some(speak.clone()));
+                        self.events.send(Event::Connected(channel.clone())).await.ok()?;
+                    }
+                    self.events.send(event).await.ok()?;
+                }
+                _ = beat.tick() => speak.send(FromAgent::Heartbeat(v1::Heartbeat {})).await.ok()?,
+                _ = look.tick() => {
+                    let now = (self.describe)(self.data_path_addr);
+                    if now != description {
+                        description = now;
+                        speak.send(self.hello(&description)).await.ok()?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn hello(&self, description: &NodeDescription) -> FromAgent {
+        FromAgent::Hello(v1::Hello {
+            description: Some(description.clone().into()),
+            data_path_addr: self.data_path_addr.to_string(),
+            tasks: Vec::new(),
+        })
+    }
+}

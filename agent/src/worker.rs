@@ -1,0 +1,149 @@
+//! What to do next for each task of this host, decided from what is wanted, what runs and what is ready. Pure.
+
+use crate::executor::{Exit, TaskProcess};
+use heddle_model::{
+    TaskId, Timestamp,
+    task::{Task, TaskState, TaskStatus},
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// Between being taken out of rotation and being asked to stop: others need a moment to hear of it.
+const DRAIN: Duration = Duration::from_millis(300);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// As last assigned.
+    pub task: Task,
+    /// What the manager should know.
+    pub status: TaskStatus,
+    stopping: Option<Stopping>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stopping {
+    term_at: Timestamp,
+    kill_at: Timestamp,
+    termed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Todo {
+    Start(TaskId),
+    Term(TaskId),
+    Kill(TaskId),
+}
+
+/// The tasks that are here, wanted or still ending.
+#[derive(Debug, Default)]
+pub struct Worker {
+    pub tasks: BTreeMap<TaskId, Local>,
+}
+
+impl Local {
+    /// Whether its namespace and links are needed.
+    pub fn needs_sandbox(&self) -> bool {
+        !self.status.state.is_terminal()
+    }
+
+    fn reach(&mut self, state: TaskState, message: &str, now: Timestamp) {
+        if self.status.state < state {
+            self.status = TaskStatus { state, since: now, message: message.into(), ..self.status.clone() };
+        }
+    }
+
+    fn end(&mut self, exit: &Exit) {
+        if self.status.state.is_terminal() {
+            return;
+        }
+        let (state, message, error) = match (&exit.error, exit.code) {
+            _ if self.stopping.is_some() => (TaskState::Shutdown, "stopped".to_owned(), String::new()),
+            (Some(error), _) => (TaskState::Failed, "failed".into(), error.clone()),
+            (None, 0) => (TaskState::Complete, "finished".into(), String::new()),
+            (None, code) => (TaskState::Failed, "failed".into(), format!("exit code {code}")),
+        };
+        self.status.state = state;
+        self.status.since = Timestamp(exit.at_ms);
+        self.status.message = message;
+        self.status.error = error;
+        self.status.exit_code = Some(exit.code);
+    }
+}
+
+impl Worker {
+    /// Takes over what is wanted now. A task that is here and not wanted any more is stopped; what has ended and is not
+    /// wanted is forgotten.
+    pub fn assign(&mut self, wanted: &BTreeMap<TaskId, Task>, running: &[TaskId], now: Timestamp) {
+        for (id, task) in wanted {
+            let local = self.tasks.entry(id.clone()).or_insert_with(|| Local {
+                task: task.clone(),
+                status: TaskStatus { since: now, ..task.status.clone() },
+                stopping: None,
+            });
+            local.task = Task { status: local.task.status.clone(), ..task.clone() };
+            // In rotation or not is the managers' word.
+            local.task.status = task.status.clone();
+            if !running.contains(id) && local.status.state >= TaskState::Starting && !local.status.state.is_terminal() {
+                local.end(&Exit::lost());
+            }
+        }
+        self.tasks.retain(|id, local| wanted.contains_key(id) || local.needs_sandbox());
+        for (id, local) in &mut self.tasks {
+            let stop = wanted.get(id).is_none_or(|t| t.desired > TaskState::Running);
+            if stop && local.stopping.is_none() && local.needs_sandbox() {
+                let term_at = now.plus(DRAIN);
+                let kill_at = term_at.plus(local.task.spec.stop_grace);
+                local.stopping = Some(Stopping { term_at, kill_at, termed: false });
+            }
+        }
+    }
+
+    /// What to do now, given what runs and which sandboxes the kernel has.
+    pub fn advance(
+        &mut self,
+        processes: &BTreeMap<TaskId, TaskProcess>,
+        ready: impl Fn(&TaskId) -> bool,
+        now: Timestamp,
+    ) -> Vec<Todo> {
+        let mut todo = Vec::new();
+        for (id, local) in &mut self.tasks {
+            if !local.needs_sandbox() {
+                continue;
+            }
+            match processes.get(id).unwrap_or(&TaskProcess::Absent) {
+                TaskProcess::Ended(exit) => local.end(exit),
+                TaskProcess::Running { pid } => {
+                    local.status.pid = Some(*pid);
+                    if local.stopping.is_none() {
+                        local.reach(TaskState::Running, "started", now);
+                    }
+                }
+                TaskProcess::Absent if local.stopping.is_some() => {
+                    local.end(&Exit { code: 0, error: None, at_ms: now.0 });
+                }
+                TaskProcess::Absent => {
+                    local.reach(TaskState::Preparing, "preparing its network", now);
+                    if ready(id) {
+                        local.reach(TaskState::Starting, "starting", now);
+                        todo.push(Todo::Start(id.clone()));
+                    }
+                }
+            }
+            if let (Some(stopping), false) = (&mut local.stopping, local.status.state.is_terminal()) {
+                if now >= stopping.kill_at {
+                    todo.push(Todo::Kill(id.clone()));
+                } else if now >= stopping.term_at && !stopping.termed {
+                    stopping.termed = true;
+                    todo.push(Todo::Term(id.clone()));
+                }
+            }
+        }
+        todo
+    }
+
+    /// The program could not be started at all.
+    pub fn reject(&mut self, id: &TaskId, error: String, now: Timestamp) {
+        if let Some(local) = self.tasks.get_mut(id) {
+            local.end(&Exit { code: 127, error: Some(error), at_ms: now.0 });
+        }
+    }
+}

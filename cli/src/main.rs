@@ -1,1 +1,14 @@
-fn main() {}
+//! Parses the command line, runs it, prints what went wrong once.
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match heddle::run(heddle::args::Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("heddle: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

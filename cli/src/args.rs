@@ -1,0 +1,75 @@
+//! The command line.
+
+use crate::{commands, lab, output::Format};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Swarm-style overlay networking and service routing for a few to a few hundred Linux hosts.
+#[derive(Debug, Parser)]
+#[command(name = "heddle", version, max_term_width = 110)]
+pub struct Cli {
+    /// Socket of the daemon on this host
+    #[arg(long, global = true, env = "HEDDLE_SOCKET", default_value = "/run/heddle/heddle.sock")]
+    pub socket: PathBuf,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon of this host
+    Daemon(DaemonArgs),
+    /// Make a cluster with this host as its first manager
+    Init(commands::cluster::InitArgs),
+    /// Show, or replace, the token that lets hosts join
+    JoinToken(commands::cluster::TokenArgs),
+    /// Join a cluster, as worker or manager according to the token
+    Join(commands::cluster::JoinArgs),
+    /// Leave the cluster: ends this host's tasks and removes everything Heddle made on it
+    Leave(commands::cluster::LeaveArgs),
+    /// Show this host's place in the cluster
+    Info(FormatArgs),
+    /// Nodes of the cluster
+    #[command(subcommand)]
+    Node(commands::node::NodeCommand),
+    /// Networks
+    #[command(subcommand)]
+    Network(commands::network::NetworkCommand),
+    /// Services
+    #[command(subcommand)]
+    Service(commands::service::ServiceCommand),
+    /// A whole cluster on this machine, for trying and testing
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
+    /// Tell what this host's kernel has and what is in the way
+    Doctor(FormatArgs),
+    /// A small server that says who it is and whom it sees; with --ask, its client
+    Whoami(crate::whoami::WhoamiArgs),
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+    /// The process between a daemon and a task
+    #[command(hide = true)]
+    TaskShim { dir: PathBuf },
+    /// The first process of a lab's host
+    #[command(hide = true)]
+    LabHost { spec: PathBuf },
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// Where the daemon keeps its state
+    #[arg(long, env = "HEDDLE_STATE_DIR", default_value = "/var/lib/heddle")]
+    pub state_dir: PathBuf,
+    /// What to log: error, warn, info, debug, trace, or a filter such as heddle_agent=debug,info
+    #[arg(long, env = "HEDDLE_LOG", default_value = "info")]
+    pub log: String,
+    /// Log as JSON, one object a line
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FormatArgs {
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}

@@ -1,0 +1,172 @@
+//! init, join-token, join, leave, info.
+
+use crate::{
+    client::{Client, said},
+    output::Format,
+};
+use anyhow::Result;
+use clap::Args;
+use heddle_model::cluster::Role;
+use heddle_proto::v1;
+use serde_json::json;
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Where others reach this host: IP[:PORT] or INTERFACE[:PORT] [default: the only address there is, port 2377]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    advertise_addr: String,
+    /// Where to listen: IP[:PORT] [default: everywhere]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    listen_addr: String,
+    /// Where this host's tunnels end: IP or INTERFACE [default: the advertise address]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    data_path_addr: String,
+    /// UDP port of VXLAN
+    #[arg(long, default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1..))]
+    data_path_port: u16,
+    /// Where networks get their IPv4 subnets from
+    #[arg(long, default_value = "10.0.0.0/8")]
+    default_addr_pool: String,
+    /// Prefix length of a network's IPv4 subnet
+    #[arg(long, default_value_t = 24)]
+    default_addr_pool_mask_length: u32,
+    /// Where networks get their IPv6 subnets from [default: a random unique local prefix]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    default_addr_pool_v6: String,
+    /// IPv4 subnet of the ingress network [default: from the pool]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    ingress_subnet: String,
+}
+
+pub async fn init(client: &Client, args: InitArgs) -> Result<()> {
+    let request = v1::InitRequest {
+        advertise_addr: args.advertise_addr,
+        listen_addr: args.listen_addr,
+        data_path_addr: args.data_path_addr,
+        data_path_port: args.data_path_port.into(),
+        pool_v4: args.default_addr_pool,
+        pool_v4_size: args.default_addr_pool_mask_length,
+        pool_v6: args.default_addr_pool_v6,
+        ingress_subnet_v4: args.ingress_subnet,
+    };
+    let made = client.local()?.init(request).await.map_err(said)?.into_inner();
+    println!("Cluster made: this host ({}) is its manager.\n", made.node);
+    println!("On every host that is to be a worker:\n");
+    println!("    heddle join --token {} {}\n", made.worker_token, made.manager_addr);
+    println!("For a manager, take the token that `heddle join-token manager` shows.");
+    Ok(())
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    match text {
+        "worker" => Ok(Role::Worker),
+        "manager" => Ok(Role::Manager),
+        _ => Err("use worker or manager".into()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// worker or manager
+    #[arg(value_parser = role)]
+    role: Role,
+    /// Make a new one; the old one lets nobody in any more
+    #[arg(long)]
+    rotate: bool,
+    /// Print the token alone
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub async fn join_token(client: &Client, args: TokenArgs) -> Result<()> {
+    let request = v1::GetJoinTokenRequest { role: v1::Role::from(args.role).into(), rotate: args.rotate };
+    let answer = client.control()?.get_join_token(request).await.map_err(said)?.into_inner();
+    if args.quiet {
+        println!("{}", answer.token);
+        return Ok(());
+    }
+    let addrs = answer.managers.join(" ");
+    println!("To add a {}:\n\n    heddle join --token {} {addrs}", args.role, answer.token);
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// What `heddle join-token` shows
+    #[arg(long)]
+    token: String,
+    /// Managers to join at: IP[:PORT]
+    #[arg(required = true)]
+    managers: Vec<String>,
+    /// Where others reach this host: IP[:PORT] or INTERFACE[:PORT]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    advertise_addr: String,
+    /// Where to listen, on a manager: IP[:PORT]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    listen_addr: String,
+    /// Where this host's tunnels end: IP or INTERFACE
+    #[arg(long, default_value = "", hide_default_value = true)]
+    data_path_addr: String,
+}
+
+pub async fn join(client: &Client, args: JoinArgs) -> Result<()> {
+    let request = v1::JoinRequest {
+        token: args.token,
+        managers: args.managers,
+        advertise_addr: args.advertise_addr,
+        listen_addr: args.listen_addr,
+        data_path_addr: args.data_path_addr,
+    };
+    let joined = client.local()?.join(request).await.map_err(said)?.into_inner();
+    let role = Role::try_from(joined.role())?;
+    println!("This host ({}) joined as a {role}.", joined.node);
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub struct LeaveArgs {
+    /// Leave although the cluster cannot be told, or ends with this manager
+    #[arg(long)]
+    force: bool,
+}
+
+pub async fn leave(client: &Client, args: LeaveArgs) -> Result<()> {
+    client.local()?.leave(v1::LeaveRequest { force: args.force }).await.map_err(said)?;
+    println!("This host left the cluster.");
+    Ok(())
+}
+
+pub async fn info(client: &Client, format: Format) -> Result<()> {
+    let info = client.local()?.info(v1::InfoRequest {}).await.map_err(said)?.into_inner();
+    let role = Role::try_from(info.role()).map_or_else(|_| String::new(), |r| r.to_string());
+    if format == Format::Json {
+        let value = json!({
+            "inCluster": info.in_cluster, "node": info.node, "cluster": info.cluster, "role": role,
+            "hostname": info.hostname, "advertiseAddr": info.advertise_addr, "dataPathAddr": info.data_path_addr,
+            "managers": info.managers, "connected": info.connected, "assignedRevision": info.assigned_revision,
+            "appliedRevision": info.applied_revision, "dataPlaneErrors": info.data_plane_errors,
+            "loadBalancer": info.load_balancer, "version": info.version, "tasksRunning": info.tasks_running,
+        });
+        println!("{value:#}");
+        return Ok(());
+    }
+    println!("Version:        {}", info.version);
+    println!("Hostname:       {}", info.hostname);
+    if !info.in_cluster {
+        println!("Cluster:        none (run `heddle init`, or `heddle join`)");
+        return Ok(());
+    }
+    println!("Cluster:        {}", info.cluster);
+    println!("Node:           {} ({role})", info.node);
+    println!("Address:        {}", info.advertise_addr);
+    println!("Data path:      {}", info.data_path_addr);
+    println!("Managers:       {}", info.managers.join(", "));
+    println!("Leader:         {}", if info.connected { "connected" } else { "not connected" });
+    println!("Revision:       {} of {} in the kernel", info.applied_revision, info.assigned_revision);
+    println!("Load balancer:  {}", info.load_balancer);
+    println!("Tasks running:  {}", info.tasks_running);
+    for error in info.data_plane_errors {
+        println!("Behind:         {error}");
+    }
+    Ok(())
+}

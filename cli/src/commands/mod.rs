@@ -1,0 +1,6 @@
+//! The verbs, one file per noun.
+
+pub mod cluster;
+pub mod network;
+pub mod node;
+pub mod service;

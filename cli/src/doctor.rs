@@ -1,0 +1,183 @@
+//! What this host's kernel has, tried out in a namespace that ends with the try, and what is in the way.
+
+use crate::output::{self, Format};
+use anyhow::{Result, bail};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::json;
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
+
+/// How bad it is if a check fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Required,
+    Optional,
+}
+
+struct Check {
+    name: &'static str,
+    need: Need,
+    result: Result<String, String>,
+}
+
+fn check(name: &'static str, need: Need, result: Result<String, String>) -> Check {
+    Check { name, need, result }
+}
+
+pub fn run(format: Format) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("doctor tries things out in the kernel: run it as root");
+    }
+    let checks = checks();
+    let word = |c: &Check| match (&c.result, c.need) {
+        (Ok(_), _) => "ok",
+        (Err(_), Need::Required) => "MISSING",
+        (Err(_), Need::Optional) => "no",
+    };
+    let text = |c: &Check| c.result.clone().unwrap_or_else(|e| e);
+    let rows = checks.iter().map(|c| vec![c.name.to_owned(), word(c).to_owned(), text(c)]).collect();
+    let value = |c: &Check| json!({ "check": c.name, "ok": c.result.is_ok(), "required": c.need == Need::Required, "text": text(c) });
+    output::print(format, &["CHECK", "RESULT", ""], rows, checks.iter().map(value).collect());
+    let missing = checks.iter().filter(|c| c.need == Need::Required && c.result.is_err()).count();
+    if missing > 0 {
+        bail!("{missing} of what Heddle needs is missing on this host");
+    }
+    Ok(())
+}
+
+fn checks() -> Vec<Check> {
+    use Need::{Optional, Required};
+    let nft = |script: &'static str| inside(move || nft_check(script));
+    let link = |args: &'static [&'static str]| inside(move || run_ip(args));
+    vec![
+        check("nft program", Required, version("nft", "--version")),
+        check("network namespaces", Required, inside(|| Ok("can be made".into()))),
+        check(
+            "nftables NAT",
+            Required,
+            nft(
+                "table inet t { chain c { type nat hook output priority -100; meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 192.0.2.1, 1 : 192.0.2.2 }; } }",
+            ),
+        ),
+        check(
+            "nftables hash",
+            Required,
+            nft(
+                "table inet t { chain c { type nat hook prerouting priority -100; meta l4proto tcp dnat ip addr . port to jhash ip saddr . tcp sport mod 2 seed 0x1 map { 0 : 192.0.2.1 . 80, 1 : 192.0.2.2 . 80 }; } }",
+            ),
+        ),
+        check(
+            "nftables fib",
+            Required,
+            nft("table inet t { chain c { type nat hook prerouting priority -100; fib daddr type local accept; } }"),
+        ),
+        check(
+            "replies to the entry host",
+            Required,
+            nft(
+                "table netdev t { chain c { type filter hook egress device \"lo\" priority 0; ether daddr set 02:00:00:00:00:01; } }",
+            ),
+        ),
+        check(
+            "VXLAN",
+            Required,
+            link(&[
+                "link",
+                "add",
+                "v",
+                "type",
+                "vxlan",
+                "id",
+                "1",
+                "dstport",
+                "4789",
+                "local",
+                "192.0.2.1",
+                "nolearning",
+                "proxy",
+            ]),
+        ),
+        check("bridge", Required, link(&["link", "add", "b", "type", "bridge"])),
+        check("veth", Required, link(&["link", "add", "a", "type", "veth", "peer", "name", "b"])),
+        check(
+            "IPv6",
+            Required,
+            fs::metadata("/proc/net/if_inet6").map(|_| "is on".into()).map_err(|_| "is switched off".into()),
+        ),
+        check("IPVS", Optional, ipvs()),
+        check("WireGuard", Optional, link(&["link", "add", "w", "type", "wireguard"])),
+        check("forwarding is not refused", Optional, foreign_drop()),
+        check("load balancer in use", Optional, Ok("nftables".into())),
+    ]
+}
+
+/// Runs on a thread of its own in a new network namespace.
+fn inside(f: impl FnOnce() -> Result<String, String> + Send + 'static) -> Result<String, String> {
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|e| e.to_string())?;
+        f()
+    });
+    thread.join().unwrap_or_else(|_| Err("the check failed".into()))
+}
+
+fn output(command: &mut Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+    let (good, text) = match output.status.success() {
+        true => (true, output.stdout),
+        false => (false, output.stderr),
+    };
+    let text = String::from_utf8_lossy(&text).lines().next().unwrap_or("works").trim().to_owned();
+    if good { Ok(text) } else { Err(text) }
+}
+
+fn version(program: &str, flag: &str) -> Result<String, String> {
+    output(Command::new(program).arg(flag)).map_err(|e| format!("{e}: install the package nftables"))
+}
+
+fn run_ip(args: &[&str]) -> Result<String, String> {
+    output(Command::new("ip").args(args)).map(|_| "can be made".into())
+}
+
+fn nft_check(script: &str) -> Result<String, String> {
+    let spawned = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.map_err(|e| e.to_string())?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(script.as_bytes()).map_err(|e| e.to_string())?;
+    }
+    let output = child.wait_with_output().map_err(|e| e.to_string())?;
+    match output.status.success() {
+        true => Ok("works".into()),
+        false => Err(String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("is refused").to_owned()),
+    }
+}
+
+fn ipvs() -> Result<String, String> {
+    fs::metadata("/proc/net/ip_vs").map(|_| "is there".into()).map_err(|_| "not in this kernel, or not loaded".into())
+}
+
+/// Another firewall whose default is to forward nothing would cut the way out and in.
+fn foreign_drop() -> Result<String, String> {
+    let listed = Command::new("nft").args(["-j", "list", "chains"]).output().map_err(|e| e.to_string())?;
+    let value: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
+    let chains = value["nftables"].as_array().into_iter().flatten().map(|e| &e["chain"]);
+    let drops = |c: &&serde_json::Value| c["hook"] == "forward" && c["policy"] == "drop";
+    let foreign = chains.filter(drops).find(|c| !c["table"].as_str().unwrap_or_default().starts_with("heddle"));
+    if let Some(chain) = foreign {
+        return Err(format!(
+            "table {} {} drops forwarded packets by default: let heddle_gw pass there",
+            chain["family"].as_str().unwrap_or_default(),
+            chain["table"].as_str().unwrap_or_default()
+        ));
+    }
+    let legacy = fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
+    match legacy.lines().any(|l| l == "filter") {
+        true => {
+            Err("legacy iptables rules are loaded, which nft does not show: look at `iptables-legacy -S FORWARD`"
+                .into())
+        }
+        false => Ok("no other table drops by default".into()),
+    }
+}

@@ -1,0 +1,135 @@
+//! The first process of a lab's host, and entering a host from outside.
+#![allow(unsafe_code)]
+
+use super::state::{Host, Lab, start_time};
+use anyhow::{Context, Result, bail};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+    sys::wait::waitpid,
+    unistd::{ForkResult, fork, sethostname},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    os::unix::process::{CommandExt, ExitStatusExt},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Spec {
+    hostname: String,
+}
+
+/// Starts the first process of a host; everything on the host ends with it.
+pub fn spawn(lab: &Lab, name: &str, number: Option<u8>) -> Result<Host> {
+    let spec = lab.run_dir().join(format!("{name}.json"));
+    fs::write(&spec, serde_json::to_vec(&Spec { hostname: name.to_owned() })?)?;
+    let output = Command::new(super::this_program()?)
+        .arg("lab-host")
+        .arg(&spec)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start a host")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let pid: i32 = match text.trim().parse() {
+        Ok(pid) if output.status.success() => pid,
+        _ => bail!("host {name} did not start: {}", String::from_utf8_lossy(&output.stderr).trim()),
+    };
+    Ok(Host { name: name.to_owned(), role: String::new(), number: number.unwrap_or(0), pid, start: start_time(pid) })
+}
+
+/// `heddle lab-host`: makes the namespaces, prints the pid of the first process in them, and leaves it behind. Must run while
+/// the process has one thread.
+pub fn run(spec: &Path) -> Result<()> {
+    let spec: Spec = serde_json::from_slice(&fs::read(spec)?)?;
+    let all = CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC;
+    unshare(all).context("cannot make namespaces")?;
+    let (ready, tell) = nix::unistd::pipe()?;
+    // SAFETY: one thread; the child goes on as any process.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => {
+            drop(tell);
+            if nix::unistd::read(&ready, &mut [0])? != 1 {
+                bail!("the host's first process failed");
+            }
+            println!("{child}");
+            Ok(())
+        }
+        ForkResult::Child => {
+            drop(ready);
+            nix::unistd::setsid()?;
+            prepare(&spec)?;
+            nix::unistd::write(&tell, b"1")?;
+            drop(tell);
+            let null = File::options().read(true).write(true).open("/dev/null")?;
+            nix::unistd::dup2_stdin(&null)?;
+            nix::unistd::dup2_stdout(&null)?;
+            nix::unistd::dup2_stderr(&null)?;
+            reap()
+        }
+    }
+}
+
+fn prepare(spec: &Spec) -> Result<()> {
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)?;
+    // This network namespace's own links are to be seen there.
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
+    sethostname(&spec.hostname)?;
+    Ok(())
+}
+
+/// Pid 1: takes in orphans until it is killed.
+fn reap() -> ! {
+    loop {
+        match waitpid(None, None) {
+            Err(nix::errno::Errno::ECHILD) => std::thread::sleep(std::time::Duration::from_millis(50)),
+            _ => continue,
+        }
+    }
+}
+
+/// Runs a command on the host and returns its exit code. Must run while the process has one thread.
+pub fn enter(host: &Host, command: &[String], background: Option<&Path>) -> Result<i32> {
+    if !host.is_alive() {
+        bail!("host {} is not running: `heddle lab start {}`", host.name, host.name);
+    }
+    // The host sees the same files, so the path holds there too.
+    let own = super::this_program()?;
+    let log = background.map(|path| File::options().create(true).append(true).open(path)).transpose()?;
+    let spaces = ["ipc", "uts", "net", "pid", "mnt"];
+    let files: Vec<File> = spaces
+        .iter()
+        .map(|s| File::open(format!("/proc/{}/ns/{s}", host.pid)))
+        .collect::<std::io::Result<_>>()
+        .with_context(|| format!("host {} cannot be entered", host.name))?;
+    let directory = std::env::current_dir().ok();
+    for file in files {
+        setns(file, CloneFlags::empty())?;
+    }
+    let program = command.first().map_or("", String::as_str);
+    let mut child = match program {
+        "heddle" => Command::new(own),
+        other => Command::new(other),
+    };
+    child.arg0(program).args(&command[1..]).current_dir(directory.as_deref().unwrap_or(Path::new("/")));
+    match log {
+        None => {
+            let status = child.status().with_context(|| format!("cannot run {program:?}"))?;
+            Ok(status.code().or(status.signal().map(|s| 128 + s)).unwrap_or(1))
+        }
+        Some(log) => {
+            child.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+            child.spawn().with_context(|| format!("cannot run {program:?}"))?;
+            Ok(0)
+        }
+    }
+}

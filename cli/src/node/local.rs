@@ -1,0 +1,80 @@
+//! The daemon's own service on the root-only socket.
+
+use super::member::Daemon;
+use heddle_plumbing::caller::{Access, Caller, require};
+use heddle_proto::v1::{self, local_server};
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+pub struct LocalService {
+    pub daemon: Arc<Daemon>,
+}
+
+fn refused(e: anyhow::Error) -> Status {
+    Status::failed_precondition(format!("{e:#}"))
+}
+
+fn local<T>(request: Request<T>) -> Result<T, Status> {
+    match require(&request, Access::LocalOrManager)? {
+        Caller::Local => Ok(request.into_inner()),
+        _ => Err(Status::permission_denied("this call is for the local socket")),
+    }
+}
+
+#[tonic::async_trait]
+impl local_server::Local for LocalService {
+    async fn init(&self, request: Request<v1::InitRequest>) -> Result<Response<v1::InitResponse>, Status> {
+        let request = local(request)?;
+        // In a task of its own: a client that hangs up leaves nothing half-made.
+        let daemon = self.daemon.clone();
+        run(async move { daemon.init(request).await }).await
+    }
+
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+        let request = local(request)?;
+        let daemon = self.daemon.clone();
+        run(async move { daemon.join(request).await }).await
+    }
+
+    async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
+        let force = local(request)?.force;
+        let daemon = self.daemon.clone();
+        run(async move { daemon.leave(force).await.map(|()| v1::LeaveResponse {}) }).await
+    }
+
+    async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
+        local(request)?;
+        let hostname = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let member = self.daemon.member.lock().await;
+        let Some(member) = member.as_ref() else {
+            return Ok(Response::new(v1::InfoResponse { hostname, version, ..v1::InfoResponse::default() }));
+        };
+        let identity = member.credentials.identity();
+        let status = member.agent.status.borrow().clone();
+        Ok(Response::new(v1::InfoResponse {
+            in_cluster: true,
+            node: identity.node.to_string(),
+            cluster: identity.cluster.to_string(),
+            role: v1::Role::from(identity.role).into(),
+            hostname,
+            advertise_addr: member.state.advertise.to_string(),
+            data_path_addr: member.state.data_path.to_string(),
+            managers: status.managers,
+            connected: status.connected,
+            assigned_revision: status.assigned_revision,
+            applied_revision: status.applied_revision,
+            data_plane_errors: status.errors,
+            load_balancer: "nftables".into(),
+            version,
+            tasks_running: status.running,
+        }))
+    }
+}
+
+async fn run<T: Send + 'static>(
+    work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> Result<Response<T>, Status> {
+    let done = tokio::spawn(work).await.map_err(|e| Status::internal(e.to_string()))?;
+    done.map(Response::new).map_err(refused)
+}

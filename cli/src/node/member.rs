@@ -1,0 +1,381 @@
+//! The running halves of a daemon whose host is in a cluster, and how it comes into one and out of it.
+
+use super::{
+    addr,
+    state::{NodeState, Paths},
+};
+use anyhow::{Context, Result, anyhow, bail};
+use heddle_agent::agent::{Agent, Config as AgentConfig};
+use heddle_manager::{ca, control::ControlService, manager::Manager, raft::raft_id};
+use heddle_model::{
+    Annotations, ClusterId, Meta, NodeId,
+    cluster::{AddressPools, Cluster, ClusterSpec, Role},
+    net::{Port, parse_subnet},
+    node::{Availability, ManagerStatus, Node, NodeSpec, NodeStatus},
+};
+use heddle_plumbing::tls::{self, Credentials};
+use heddle_proto::v1::{
+    self, control_server::ControlServer, dispatcher_client::DispatcherClient, node_ca_client::NodeCaClient,
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use tokio::{net::TcpListener, sync::Mutex, task::AbortHandle};
+use tonic::transport::Server;
+
+const DATA_PATH_PORT: u16 = 4789;
+const HEARTBEAT: Duration = Duration::from_millis(300);
+/// docker's default.
+const TASK_HISTORY: u32 = 5;
+/// As long as the root's: certificates are not renewed yet.
+const CERTIFICATE_LIFE: Duration = Duration::from_secs(20 * 365 * 86400);
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// A place in a cluster, running.
+pub struct Member {
+    pub state: NodeState,
+    pub credentials: Credentials,
+    pub manager: Option<Manager>,
+    pub agent: Agent,
+    servers: Vec<AbortHandle>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.servers.iter().for_each(AbortHandle::abort);
+    }
+}
+
+pub struct Daemon {
+    paths: Paths,
+    /// Held while the host enters or leaves.
+    pub member: Mutex<Option<Member>>,
+}
+
+impl Daemon {
+    pub async fn open(root: PathBuf) -> Result<Self> {
+        std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
+        let paths = Paths { root };
+        let member = match paths.load()? {
+            None => None,
+            Some(state) => {
+                let credentials = Credentials::load(&paths.certificates())?;
+                let manager = match credentials.identity().role {
+                    Role::Manager => Some(Manager::start(&paths.raft(), &credentials).await?),
+                    Role::Worker => None,
+                };
+                Some(start(&paths, state, credentials, manager).await?)
+            }
+        };
+        Ok(Self { paths, member: Mutex::new(member) })
+    }
+
+    pub async fn stop(&self) {
+        if let Some(member) = self.member.lock().await.take()
+            && let Some(manager) = &member.manager
+        {
+            manager.shutdown().await;
+        }
+    }
+
+    /// The manager's control service, or why there is none here.
+    pub async fn control(&self) -> Result<ControlServer<ControlService>, tonic::Status> {
+        let refuse = |text: &str| Err(tonic::Status::failed_precondition(text));
+        match self.member.lock().await.as_ref() {
+            None => refuse("this host is in no cluster: run `heddle init`, or `heddle join`"),
+            Some(member) => match &member.manager {
+                Some(manager) => Ok(manager.control()),
+                None => refuse("this node is a worker: run the command on a manager"),
+            },
+        }
+    }
+
+    pub async fn init(&self, request: v1::InitRequest) -> Result<v1::InitResponse> {
+        let mut member = self.member.lock().await;
+        not_in_cluster(&member)?;
+        let advertise = addr::advertise(&request.advertise_addr)?;
+        let state = NodeState {
+            advertise,
+            listen: addr::listen(&request.listen_addr, advertise)?,
+            data_path: addr::data_path(&request.data_path_addr, advertise)?,
+            managers: vec![advertise],
+        };
+        let (id, node) = (ClusterId::from_random(rand::random()), NodeId::from_random(rand::random()));
+        let root = ca::new_root(&id)?;
+        let (cluster, ingress) = cluster(id, root, &request)?;
+        let (key, csr) = tls::new_key_and_csr()?;
+        let cert = ca::issue(&cluster.root_ca, &cluster.id, &node, Role::Manager, &csr, CERTIFICATE_LIFE)?;
+        let credentials = Credentials::new(key, cert, cluster.root_ca.cert_pem.clone())?;
+        let object = manager_node(&node, &state);
+        let token = ca::token_text(&cluster, Role::Worker);
+        let answer = v1::InitResponse {
+            node: node.to_string(),
+            cluster: cluster.id.to_string(),
+            worker_token: token,
+            manager_addr: advertise.to_string(),
+        };
+        let made = async {
+            credentials.save(&self.paths.certificates())?;
+            let manager = Manager::start(&self.paths.raft(), &credentials).await?;
+            manager.bootstrap(cluster, object, ingress).await?;
+            let started = start(&self.paths, state.clone(), credentials, Some(manager)).await?;
+            self.paths.save(&state)?;
+            anyhow::Ok(started)
+        };
+        match made.await {
+            Ok(started) => *member = Some(started),
+            Err(e) => {
+                self.paths.clear()?;
+                return Err(e);
+            }
+        }
+        tracing::info!(node = answer.node, cluster = answer.cluster, "cluster made");
+        Ok(answer)
+    }
+
+    pub async fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse> {
+        let mut member = self.member.lock().await;
+        not_in_cluster(&member)?;
+        let token: ca::Token = request.token.trim().parse()?;
+        let managers: Vec<SocketAddr> = request
+            .managers
+            .iter()
+            .map(|m| addr::remote(m).ok_or_else(|| anyhow!("manager {m:?} is not an address: use IP or IP:PORT")))
+            .collect::<Result<_>>()?;
+        let advertise = addr::advertise(&request.advertise_addr)?;
+        let mut state = NodeState {
+            advertise,
+            listen: addr::listen(&request.listen_addr, advertise)?,
+            data_path: addr::data_path(&request.data_path_addr, advertise)?,
+            managers: managers.clone(),
+        };
+        let (credentials, issued) = issue(&managers, &token, request.token.trim(), &state).await?;
+        state.managers = issued.managers.iter().filter_map(|m| m.addr.parse().ok()).collect();
+        let role = credentials.identity().role;
+        let made = async {
+            credentials.save(&self.paths.certificates())?;
+            let manager = match role {
+                Role::Manager => Some(Manager::start(&self.paths.raft(), &credentials).await?),
+                Role::Worker => None,
+            };
+            let started = start(&self.paths, state.clone(), credentials.clone(), manager).await?;
+            if let Some(manager) = &started.manager {
+                let others: Vec<_> = state.managers.iter().filter(|m| **m != advertise).copied().collect();
+                manager.join(advertise, &others).await?;
+            }
+            self.paths.save(&state)?;
+            anyhow::Ok(started)
+        };
+        match made.await {
+            Ok(started) => *member = Some(started),
+            Err(e) => {
+                let _ = leave_cluster(&state.managers, &credentials).await;
+                self.paths.clear()?;
+                return Err(e);
+            }
+        }
+        tracing::info!(node = issued.node, %role, "joined");
+        Ok(v1::JoinResponse { node: issued.node, role: v1::Role::from(role).into() })
+    }
+
+    pub async fn leave(&self, force: bool) -> Result<()> {
+        let mut slot = self.member.lock().await;
+        let Some(member) = slot.as_ref() else { bail!("this host is in no cluster") };
+        if let Err(e) = self.say_goodbye(member).await
+            && !force
+        {
+            return Err(e);
+        }
+        // Nothing is left of us in the kernel before the host counts as out.
+        member.agent.purge().await;
+        if let Some(manager) = &member.manager {
+            manager.shutdown().await;
+        }
+        *slot = None;
+        self.paths.clear()?;
+        tracing::info!("left the cluster");
+        Ok(())
+    }
+
+    async fn say_goodbye(&self, member: &Member) -> Result<()> {
+        if member.agent.status.borrow().removed {
+            return Ok(());
+        }
+        let own = member.state.advertise;
+        let mut managers: Vec<SocketAddr> = Vec::new();
+        if let Some(manager) = &member.manager {
+            let state = manager.store.snapshot();
+            managers.extend(state.nodes.values().filter_map(|n| n.manager.as_ref().map(|m| m.addr)));
+            managers.retain(|m| *m != own);
+            if managers.is_empty() {
+                bail!("this is the last manager: with --force the cluster ends here");
+            }
+            manager.leave().await?;
+        } else {
+            managers.extend(member.agent.status.borrow().managers.iter().filter_map(|m| m.parse::<SocketAddr>().ok()));
+            managers.extend(&member.state.managers);
+        }
+        leave_cluster(&managers, &member.credentials).await
+    }
+}
+
+fn not_in_cluster(member: &Option<Member>) -> Result<()> {
+    match member {
+        Some(m) => {
+            bail!("this host is in cluster {} already: run `heddle leave` first", m.credentials.identity().cluster)
+        }
+        None => Ok(()),
+    }
+}
+
+/// Opens the port and starts the halves.
+async fn start(paths: &Paths, state: NodeState, credentials: Credentials, manager: Option<Manager>) -> Result<Member> {
+    let mut servers = Vec::new();
+    if let Some(manager) = &manager {
+        let listener = listen(&state.listen).await?;
+        let incoming = tls::incoming(listener, &credentials)?;
+        let server = Server::builder().add_routes(manager.routes()).serve_with_incoming(incoming);
+        servers.push(tokio::spawn(async move { drop(server.await) }).abort_handle());
+    }
+    let agent = Agent::start(AgentConfig {
+        dir: paths.agent(),
+        shim: std::env::current_exe().context("cannot find this program")?,
+        credentials: credentials.clone(),
+        managers: state.managers.clone(),
+        data_path_addr: state.data_path,
+    })?;
+    Ok(Member { state, credentials, manager, agent, servers })
+}
+
+/// The first address that can be listened at: a host without IPv6 has no `[::]`.
+async fn listen(addrs: &[SocketAddr]) -> Result<TcpListener> {
+    let mut last = anyhow!("no address to listen at");
+    for addr in addrs {
+        match TcpListener::bind(addr).await {
+            Ok(listener) => return Ok(listener),
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+                bail!("port {} is in use: stop what listens there, or use another --listen-addr", addr.port());
+            }
+            Err(e) => last = anyhow!(e).context(format!("cannot listen at {addr}")),
+        }
+    }
+    Err(last)
+}
+
+fn parse_v4(field: &str, text: &str, default: &str) -> Result<Ipv4Net> {
+    match parse_subnet(if text.is_empty() { default } else { text })? {
+        IpNet::V4(net) => Ok(net),
+        IpNet::V6(_) => bail!("--{field} {text:?} is not an IPv4 subnet such as {default}"),
+    }
+}
+
+fn cluster(
+    id: ClusterId,
+    root_ca: heddle_model::cluster::RootCa,
+    request: &v1::InitRequest,
+) -> Result<(Cluster, Vec<IpNet>)> {
+    let v4 = parse_v4("default-addr-pool", &request.pool_v4, "10.0.0.0/8")?;
+    let v4_size = if request.pool_v4_size == 0 { 24 } else { request.pool_v4_size as u8 };
+    if v4_size <= v4.prefix_len() || v4_size > 29 {
+        bail!("--default-addr-pool-mask-length {v4_size}: use {} to 29", v4.prefix_len() + 1);
+    }
+    let v6 = match request.pool_v6.as_str() {
+        "" => random_ula(),
+        text => match parse_subnet(text)? {
+            IpNet::V6(net) if net.prefix_len() <= 60 => net,
+            _ => bail!("--default-addr-pool-v6 {text:?} is not an IPv6 subnet of at most /60"),
+        },
+    };
+    let ingress = match request.ingress_subnet_v4.as_str() {
+        "" => Vec::new(),
+        text => vec![IpNet::V4(parse_v4("ingress-subnet", text, "10.255.0.0/16")?)],
+    };
+    let port = if request.data_path_port == 0 { DATA_PATH_PORT } else { request.data_path_port as u16 };
+    let spec = ClusterSpec {
+        name: "default".into(),
+        pools: AddressPools { v4, v4_size, v6 },
+        data_path_port: Port::try_from(port)?,
+        heartbeat: HEARTBEAT,
+        task_history: TASK_HISTORY,
+        node_cert_life: CERTIFICATE_LIFE,
+    };
+    let join_tokens = ca::new_tokens(rand::random());
+    let cluster = Cluster { id, meta: Meta::default(), spec, root_ca, join_tokens, ingress_seed: rand::random() };
+    Ok((cluster, ingress))
+}
+
+/// A unique local prefix (RFC 4193, section 3.2).
+fn random_ula() -> Ipv6Net {
+    let global: u64 = rand::random::<u64>() & 0xff_ffff_ffff;
+    let bits = (0xfd_u128 << 120) | (u128::from(global) << 80);
+    Ipv6Net::new_assert(std::net::Ipv6Addr::from_bits(bits), 48)
+}
+
+fn manager_node(id: &NodeId, state: &NodeState) -> Node {
+    Node {
+        id: id.clone(),
+        meta: Meta::default(),
+        spec: NodeSpec { annotations: Annotations::default(), role: Role::Manager, availability: Availability::Active },
+        role: Role::Manager,
+        description: heddle_agent::host::describe(state.data_path),
+        status: NodeStatus::default(),
+        data_path_addr: state.data_path,
+        manager: Some(ManagerStatus { raft_id: raft_id(id), addr: state.advertise }),
+        ingress: None,
+    }
+}
+
+/// Asks the managers in turn for a certificate. Nothing is sent to one whose root is not the token's.
+async fn issue(
+    managers: &[SocketAddr],
+    token: &ca::Token,
+    text: &str,
+    state: &NodeState,
+) -> Result<(Credentials, v1::IssueResponse)> {
+    let (key, csr) = tls::new_key_and_csr()?;
+    let mut last = anyhow!("no manager is given: heddle join --token TOKEN IP:PORT");
+    for addr in managers {
+        let unreachable = |s: tonic::Status| anyhow!("the manager at {addr} does not answer: {}", s.message());
+        let root = match NodeCaClient::new(tls::fetch_root(*addr)?).get_root(v1::GetRootRequest {}).await {
+            Ok(answer) => answer.into_inner().cert_pem,
+            Err(status) => {
+                last = unreachable(status);
+                continue;
+            }
+        };
+        if tls::root_digest(&root).as_ref() != Some(&token.root_digest) {
+            bail!("the token is for another cluster than the one at {addr}: use a token of that cluster");
+        }
+        let mut request = tonic::Request::new(v1::IssueRequest {
+            token: text.to_owned(),
+            csr_pem: csr.clone(),
+            data_path_addr: state.data_path.to_string(),
+            hostname: heddle_agent::host::describe(state.data_path).hostname,
+            control_addr: state.advertise.to_string(),
+        });
+        request.set_timeout(CALL_LIMIT);
+        match NodeCaClient::new(tls::dial_pinned(*addr, &root)?).issue(request).await {
+            Ok(answer) => {
+                let issued = answer.into_inner();
+                return Ok((Credentials::new(key, issued.cert_pem.clone(), root)?, issued));
+            }
+            Err(status) if status.code() == tonic::Code::Unavailable => last = unreachable(status),
+            Err(status) => bail!("{}", status.message()),
+        }
+    }
+    Err(last)
+}
+
+async fn leave_cluster(managers: &[SocketAddr], credentials: &Credentials) -> Result<()> {
+    let mut last = anyhow!("no manager is known: with --force the host leaves without telling the cluster");
+    for addr in managers {
+        let mut client = DispatcherClient::new(tls::dial(*addr, credentials)?);
+        let mut request = tonic::Request::new(v1::LeaveNodeRequest {});
+        request.set_timeout(CALL_LIMIT);
+        match client.leave(request).await {
+            Ok(_) => return Ok(()),
+            Err(status) if status.code() == tonic::Code::NotFound => return Ok(()),
+            Err(status) => last = anyhow!("the manager at {addr} does not let this node go: {}", status.message()),
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,54 @@
+//! The daemon of one host: an agent, a manager where the role says so, and the sockets they are reached by.
+//!
+//! ```text
+//! unix socket (root) ── Local: init, join, leave, info        state   what is on disk
+//!                   └── Control ─> manager, if this is one    member  the running halves
+//! tcp 2377 (mTLS)   ── Control, Dispatcher, NodeCa, Raft      addr    which addresses to use
+//! ```
+
+mod addr;
+mod control;
+mod local;
+mod member;
+mod state;
+
+use anyhow::{Context, Result};
+use heddle_plumbing::tls;
+use heddle_proto::v1::local_server::LocalServer;
+use local::LocalService;
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
+use tokio::net::UnixListener;
+use tonic::transport::Server;
+
+pub struct Config {
+    pub state_dir: PathBuf,
+    pub socket: PathBuf,
+}
+
+/// Runs until SIGTERM or SIGINT. Tasks and kernel objects stay: the next daemon takes them over.
+pub async fn run(config: Config) -> Result<()> {
+    let daemon = Arc::new(member::Daemon::open(config.state_dir.clone()).await?);
+    let dir = config.socket.parent().context("the socket's path has no directory")?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    if tokio::net::UnixStream::connect(&config.socket).await.is_ok() {
+        anyhow::bail!("a daemon is running already at {}", config.socket.display());
+    }
+    let _ = fs::remove_file(&config.socket);
+    let listener =
+        UnixListener::bind(&config.socket).with_context(|| format!("cannot listen at {}", config.socket.display()))?;
+    let server = Server::builder()
+        .add_service(LocalServer::new(LocalService { daemon: daemon.clone() }))
+        .add_service(control::Dynamic { daemon: daemon.clone() })
+        .serve_with_incoming(tls::incoming_unix(listener));
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tracing::info!(socket = %config.socket.display(), "daemon started");
+    tokio::select! {
+        served = server => served.context("the local socket failed")?,
+        _ = term.recv() => tracing::info!("daemon stops; tasks go on"),
+        _ = tokio::signal::ctrl_c() => tracing::info!("daemon stops; tasks go on"),
+    }
+    let _ = fs::remove_file(&config.socket);
+    daemon.stop().await;
+    Ok(())
+}

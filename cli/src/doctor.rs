@@ -100,15 +100,15 @@ fn checks() -> Vec<Check> {
                 "proxy",
             ]),
         ),
-        check("bridge", Required, link(&["link", "add", "b", "type", "bridge"])),
-        check("veth", Required, link(&["link", "add", "a", "type", "veth", "peer", "name", "b"])),
+        check("bridge", Required, link(&["link", "add", "name", "b", "type", "bridge"])),
+        check("veth", Required, link(&["link", "add", "name", "a", "type", "veth", "peer", "name", "b"])),
         check(
             "IPv6",
             Required,
             fs::metadata("/proc/net/if_inet6").map(|_| "is on".into()).map_err(|_| "is switched off".into()),
         ),
         check("IPVS", Optional, ipvs()),
-        check("WireGuard", Optional, link(&["link", "add", "w", "type", "wireguard"])),
+        check("WireGuard", Optional, link(&["link", "add", "name", "w", "type", "wireguard"])),
         check("forwarding is not refused", Optional, foreign_drop()),
         check("load balancer in use", Optional, Ok("nftables".into())),
     ]
@@ -145,7 +145,9 @@ fn nft_check(script: &str) -> Result<String, String> {
     let spawned = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = spawned.map_err(|e| e.to_string())?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(script.as_bytes()).map_err(|e| e.to_string())?;
+        stdin
+            .write_all(script.replace("{ ", "{\n").replace("; ", "\n").replace(" }", "\n}").as_bytes())
+            .map_err(|e| e.to_string())?;
     }
     let output = child.wait_with_output().map_err(|e| e.to_string())?;
     match output.status.success() {

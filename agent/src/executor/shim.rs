@@ -9,6 +9,7 @@ use super::{
 use nix::{
     libc,
     mount::{MsFlags, mount},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, setns, unshare},
     sys::{
         prctl,
@@ -19,10 +20,12 @@ use nix::{
 };
 use std::{
     fs, io,
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::Path,
     process::Command,
-    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Name under which a command means our own binary.
@@ -96,11 +99,8 @@ fn supervise(dir: &Path, spec: &ShimSpec, tell: OwnedFd) -> io::Result<()> {
     drop(go_write);
     nix::unistd::write(&tell, b"1")?;
     drop(tell);
-    let log = Arc::new(Mutex::new(Writer::open(dir)?));
-    let copies = [(out_read, Stream::Stdout), (err_read, Stream::Stderr)].map(|(fd, stream)| {
-        let log = log.clone();
-        std::thread::spawn(move || copy(&fd, stream, &log))
-    });
+    // Threads cannot be made after a new pid namespace was asked for, so one loop copies both.
+    copy([(out_read, Stream::Stdout), (err_read, Stream::Stderr)], &mut Writer::open(dir)?);
     let code = loop {
         match waitpid(init, None) {
             Ok(WaitStatus::Exited(_, code)) => break code,
@@ -109,30 +109,48 @@ fn supervise(dir: &Path, spec: &ShimSpec, tell: OwnedFd) -> io::Result<()> {
             Err(e) => return Err(e.into()),
         }
     };
-    // All that held the pipes is gone with the task's pid namespace.
-    copies.into_iter().for_each(|copy| drop(copy.join()));
     let last = || super::log::read(dir, 0, 0).ok()?.0.pop().map(|line| line.text);
     let error = if code == CANNOT_RUN { last() } else { None };
     record::write(&dir.join(EXIT), &Exit { code, error, at_ms: now_ms() })
 }
 
-fn copy(fd: &OwnedFd, stream: Stream, log: &Mutex<Writer>) {
-    let write = |line: &[u8]| {
-        let _ = log.lock().unwrap_or_else(PoisonError::into_inner).write(stream, line);
-    };
-    let mut pending: Vec<u8> = Vec::new();
+/// Until both pipes are closed: all that held them is gone with the task's pid namespace.
+fn copy(pipes: [(OwnedFd, Stream); 2], log: &mut Writer) {
+    let mut open: Vec<_> = pipes.into_iter().map(|(fd, stream)| (fd, stream, Vec::new())).collect();
     let mut buffer = [0; 8192];
-    while let Ok(count @ 1..) = read(fd, &mut buffer) {
-        pending.extend_from_slice(&buffer[..count]);
-        while let Some(end) = pending.iter().position(|b| *b == b'\n').or((pending.len() > LONGEST).then_some(LONGEST))
-        {
-            let rest = pending.split_off(end);
-            write(&pending);
-            pending = rest.strip_prefix(b"\n").map_or(rest.clone(), <[u8]>::to_vec);
+    while !open.is_empty() {
+        let mut wait: Vec<_> = open.iter().map(|(fd, ..)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+        if let Err(nix::errno::Errno::EINTR) = poll(&mut wait, PollTimeout::NONE) {
+            continue;
         }
+        let ready: Vec<bool> = wait.iter().map(|w| w.any().unwrap_or(true)).collect();
+        let mut at = 0;
+        open.retain_mut(|(fd, stream, pending)| {
+            at += 1;
+            if !ready[at - 1] {
+                return true;
+            }
+            let count = read(&*fd, &mut buffer).unwrap_or(0);
+            pending.extend_from_slice(&buffer[..count]);
+            write_lines(pending, *stream, log, count == 0);
+            count > 0
+        });
     }
-    if !pending.is_empty() {
-        write(&pending);
+}
+
+/// Takes whole lines out of what came; all of it at the end.
+fn write_lines(pending: &mut Vec<u8>, stream: Stream, log: &mut Writer, end: bool) {
+    loop {
+        let line = pending.iter().position(|b| *b == b'\n');
+        let (length, taken) = match line {
+            Some(at) => (at, at + 1),
+            None if pending.len() > LONGEST => (LONGEST, LONGEST),
+            None if end && !pending.is_empty() => (pending.len(), pending.len()),
+            None => return,
+        };
+        // A full disk must not end the task.
+        let _ = log.write(stream, &pending[..length]);
+        pending.drain(..taken);
     }
 }
 

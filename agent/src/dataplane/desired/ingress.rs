@@ -31,7 +31,7 @@ pub fn add(state: &mut KernelState, network: &NetworkView, view: &NodeView, loca
     for (addr, net) in gateway::ingress_addr(&local.gateway).addrs().into_iter().zip(local.gateway.nets()) {
         space.addresses.insert((inner.clone(), workload::with_prefix(addr, net)));
     }
-    workload::default_routes(space, &inner, local);
+    workload::default_routes(space, &inner, local, None);
     for (addr, net) in leg.addr.addrs().into_iter().zip(network.service_subnet.nets()) {
         space.addresses.insert((names::bridge(), workload::with_prefix(addr, net)));
     }

@@ -8,7 +8,7 @@ use crate::dataplane::state::{
 use heddle_model::{
     assignment::{NetworkView, NodeView},
     endpoint::Attachment,
-    net::{IfName, Mtu},
+    net::{DualAddr, IfName, Mtu},
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -39,7 +39,17 @@ pub fn add(state: &mut KernelState, sandbox: &Sandbox, view: &NodeView, local: &
         for (addr, net) in addr.addrs().into_iter().zip(local.gateway.nets()) {
             space.addresses.insert((dev.clone(), with_prefix(addr, net)));
         }
-        default_routes(&mut space, &dev, local);
+        // A UDP server that is bound to no address answers from the one that the route prefers: it must be the one that
+        // published ports lead to. What leaves by the gateway then gets the address that is known there.
+        let entry = ingress(sandbox, view).map(|a| a.addr);
+        default_routes(&mut space, &dev, local, entry);
+        if let Some(entry) = entry {
+            let rules = vec![
+                format!("oifname \"{dev}\" ip saddr {} snat ip to {}", entry.v4, addr.v4),
+                format!("oifname \"{dev}\" ip6 saddr {} snat ip6 to {}", entry.v6, addr.v6),
+            ];
+            table.chain("leave", Some("type nat hook postrouting priority srcnat; policy accept;"), rules);
+        }
         let outer = Link {
             kind: LinkKind::Veth { peer: (names::task_space(&task.id), dev.clone()) },
             mac: None,
@@ -68,14 +78,20 @@ pub fn with_prefix(addr: IpAddr, net: IpNet) -> IpNet {
     IpNet::new(addr, net.prefix_len()).unwrap_or(net)
 }
 
-/// The default routes by way of the gateway bridge.
-pub fn default_routes(space: &mut SpaceState, dev: &IfName, local: &LocalHost) {
-    for via in gateway::bridge_addr(&local.gateway).addrs() {
+/// The attachment that published ports lead to.
+fn ingress<'a>(sandbox: &'a Sandbox, view: &NodeView) -> Option<&'a Attachment> {
+    sandbox.task.attachments.iter().find(|a| view.networks.get(&a.network).is_some_and(|n| n.ingress))
+}
+
+/// The default routes by way of the gateway bridge, and the sources that they prefer.
+pub fn default_routes(space: &mut SpaceState, dev: &IfName, local: &LocalHost, prefer: Option<DualAddr>) {
+    let prefer = prefer.map_or([None, None], |a| a.addrs().map(Some));
+    for (via, src) in gateway::bridge_addr(&local.gateway).addrs().into_iter().zip(prefer) {
         let dst = match via {
             IpAddr::V4(_) => IpNet::V4(Default::default()),
             IpAddr::V6(_) => IpNet::V6(Default::default()),
         };
-        space.routes.insert(Route { dst, via: Some(via), dev: dev.clone(), table: 254, src: None });
+        space.routes.insert(Route { dst, via: Some(via), dev: dev.clone(), table: 254, src });
     }
 }
 

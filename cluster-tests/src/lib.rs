@@ -1,1 +1,253 @@
-//! stub
+//! Whole clusters on one machine, for tests: `heddle lab` driven through the program itself.
+//!
+//! ```text
+//! Lab ── heddle lab up/exec/kill/... ─> hosts with daemons      wait: until a condition holds, or what was last seen
+//! ```
+
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    path::PathBuf,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+/// How long anything may take before a test gives up.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// The program under test, which cargo puts two levels above the tests.
+pub fn program() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let program = test.parent().and_then(|p| p.parent()).expect("tests live below the target directory").join("heddle");
+    assert!(program.exists(), "{} is missing: run `cargo build` first", program.display());
+    program
+}
+
+/// True: the test should end, since it cannot be run here. With `REQUIRE` set, that is a failure.
+pub fn skipped() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return false;
+    }
+    assert!(std::env::var_os("REQUIRE").is_none(), "REQUIRE is set and this needs root");
+    println!("SKIPPED: root");
+    true
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Waits until `look` gives a value; on a time-out panics with what it last saw.
+pub fn wait<T>(what: &str, look: impl FnMut() -> Result<T, String>) -> T {
+    wait_for(LIMIT, what, look)
+}
+
+pub fn wait_for<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match look() {
+            Ok(value) => return value,
+            Err(seen) => assert!(start.elapsed() < limit, "{what}: not after {limit:?}; last seen: {seen}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Ends with the value.
+pub struct Lab {
+    name: String,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for host in ["node1", "node2", "node3"] {
+                let log = format!("/var/lib/heddle-lab/{}/{host}/daemon.log", self.name);
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                let lines: Vec<_> = log.lines().collect();
+                eprintln!("---- {host}\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
+            }
+        }
+        let _ = Command::new(program()).args(["lab", "down", "--name", &self.name]).output();
+    }
+}
+
+/// Who answered how often, and which clients they saw.
+#[derive(Debug, Default)]
+pub struct Answers {
+    pub tasks: BTreeMap<String, u32>,
+    pub nodes: BTreeSet<String>,
+    pub clients: BTreeSet<String>,
+    pub failed: String,
+}
+
+impl Lab {
+    /// A lab of this name must not be used by two tests at once.
+    pub fn up(name: &str, nodes: u8, managers: u8) -> Self {
+        Self::with(name, nodes, &["--managers", &managers.to_string()])
+    }
+
+    /// Daemons that are in no cluster yet.
+    pub fn bare(name: &str, nodes: u8) -> Self {
+        Self::with(name, nodes, &["--bare"])
+    }
+
+    fn with(name: &str, nodes: u8, more: &[&str]) -> Self {
+        let _ = Command::new(program()).args(["lab", "down", "--name", name]).output();
+        let lab = Lab { name: name.to_owned() };
+        let nodes = nodes.to_string();
+        let output = lab.lab(&[&["up", "--nodes", &nodes], more].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        lab
+    }
+
+    /// `heddle lab ARGS`.
+    pub fn lab(&self, args: &[&str]) -> Output {
+        let mut args = args.to_vec();
+        let at = args.iter().position(|a| *a == "--").unwrap_or(args.len());
+        args.splice(at..at, ["--name", &self.name]);
+        Command::new(program()).arg("lab").args(args).output().expect("the program runs")
+    }
+
+    pub fn do_lab(&self, args: &[&str]) {
+        let output = self.lab(args);
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+    }
+
+    pub fn exec(&self, host: &str, command: &[&str]) -> Output {
+        self.lab(&[&["exec", host, "--"], command].concat())
+    }
+
+    /// Output of a shell command on a host.
+    pub fn sh(&self, host: &str, script: &str) -> String {
+        let output = self.exec(host, &["sh", "-c", script]);
+        assert!(output.status.success(), "{host}: {script}: {}", text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// `heddle ARGS` on a host: its output, or its one sentence.
+    pub fn try_heddle(&self, host: &str, args: &[&str]) -> Result<String, String> {
+        let output = self.exec(host, &[&["heddle"], args].concat());
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        }
+    }
+
+    pub fn heddle(&self, host: &str, args: &[&str]) -> String {
+        self.try_heddle(host, args).unwrap_or_else(|e| panic!("{host}: heddle {args:?}: {e}"))
+    }
+
+    /// The last sentence of a command that must fail.
+    pub fn refused(&self, host: &str, args: &[&str]) -> String {
+        match self.try_heddle(host, args) {
+            Ok(output) => panic!("{host}: heddle {args:?} should be refused, but says {output}"),
+            Err(said) => said.lines().last().unwrap_or_default().to_owned(),
+        }
+    }
+
+    pub fn json(&self, host: &str, args: &[&str]) -> Value {
+        serde_json::from_str(&self.heddle(host, args)).expect("the output is JSON")
+    }
+
+    pub fn try_json(&self, host: &str, args: &[&str]) -> Result<Value, String> {
+        serde_json::from_str(&self.try_heddle(host, args)?).map_err(|e| e.to_string())
+    }
+
+    pub fn info(&self, host: &str) -> Value {
+        self.json(host, &["info", "--format", "json"])
+    }
+
+    /// Tasks of a service that should run and do, as `service ps` tells them.
+    pub fn running(&self, host: &str, service: &str) -> Result<Vec<Value>, String> {
+        let all = self.try_json(host, &["service", "ps", service, "--format", "json"])?;
+        let wanted = |t: &&Value| t["state"] == "running" && t["desiredState"] == "running";
+        Ok(all.as_array().into_iter().flatten().filter(wanted).cloned().collect())
+    }
+
+    /// Starts a `whoami` service.
+    pub fn create_web(&self, name: &str, replicas: u64, more: &[&str]) {
+        let replicas = replicas.to_string();
+        let head = ["service", "create", "--process", "--name", name, "--replicas", &replicas];
+        let args = [&head, more, &["--", "heddle", "whoami", "--port", "80"]].concat();
+        self.heddle("node1", &args);
+    }
+
+    /// Asks a `whoami` so often from a host, by TCP or UDP, each time on a new connection.
+    pub fn ask(&self, from: &str, target: &str, count: u32, udp: bool) -> Answers {
+        self.ask_by(&["exec", from, "--", "heddle"], target, count, udp)
+    }
+
+    /// The same from inside a task.
+    pub fn ask_from_task(&self, task: &Value, target: &str, count: u32, udp: bool) -> Answers {
+        let (host, pid) = place(task);
+        let program = program().display().to_string();
+        self.ask_by(&["exec", &host, "--", "nsenter", "-t", &pid, "-a", &program], target, count, udp)
+    }
+
+    fn ask_by(&self, how: &[&str], target: &str, count: u32, udp: bool) -> Answers {
+        let count = count.to_string();
+        let mut args = [how, &["whoami", "--ask", target, "--verbose", "--count", &count]].concat();
+        if udp {
+            args.push("--udp");
+        }
+        let output = self.lab(&args);
+        let mut answers =
+            Answers { failed: String::from_utf8_lossy(&output.stderr).into_owned(), ..Answers::default() };
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
+            let field = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+            *answers.tasks.entry(field("task")).or_default() += 1;
+            answers.nodes.insert(field("node"));
+            let client: Option<std::net::SocketAddr> = field("client").parse().ok();
+            answers.clients.extend(client.map(|c| c.ip().to_string()));
+        }
+        answers
+    }
+
+    /// A shell command inside a task.
+    pub fn in_task(&self, task: &Value, script: &str) -> Output {
+        let (host, pid) = place(task);
+        self.exec(&host, &["nsenter", "-t", &pid, "-a", "sh", "-c", script])
+    }
+
+    /// The hosts as `lab ps` tells them.
+    pub fn hosts(&self) -> Value {
+        serde_json::from_slice(&self.lab(&["ps", "--format", "json"]).stdout).expect("the output is JSON")
+    }
+
+    /// The leading manager's host, as `host` sees it.
+    pub fn leader(&self, host: &str) -> Result<String, String> {
+        let nodes = self.try_json(host, &["node", "ls", "--format", "json"])?;
+        let leader = nodes.as_array().into_iter().flatten().find(|n| n["leader"] == true);
+        leader.and_then(|n| n["hostname"].as_str().map(str::to_owned)).ok_or_else(|| "no leader".into())
+    }
+
+    /// Waits until every one of these hosts has in its kernel what the newest state wants, and nothing more: revisions
+    /// reached, one namespace for each task that runs there, no staging link left.
+    pub fn settled(&self, hosts: &[&str], services: &[&str]) {
+        for host in hosts {
+            wait(&format!("{host} settles"), || {
+                let info = self.try_json(host, &["info", "--format", "json"])?;
+                let behind = info["appliedRevision"] != info["assignedRevision"];
+                if behind || info["dataPlaneErrors"].as_array().is_none_or(|e| !e.is_empty()) {
+                    return Err(info.to_string());
+                }
+                let here = |t: &&Value| t["hostname"] == **host;
+                let mut wanted = 0;
+                for service in services {
+                    wanted += self.running("node1", service)?.iter().filter(here).count();
+                }
+                let spaces = self.sh(host, "ls /run/netns | grep -c ^hd-t- || true");
+                let staged = self.sh(host, "ls /sys/class/net | grep -c ^hdvx || true");
+                let seen = format!("{} namespaces for {wanted} tasks, {} staged", spaces.trim(), staged.trim());
+                if spaces.trim() == wanted.to_string() && staged.trim() == "0" { Ok(()) } else { Err(seen) }
+            });
+        }
+    }
+}
+
+fn place(task: &Value) -> (String, String) {
+    (task["hostname"].as_str().expect("a task has a host").to_owned(), task["pid"].to_string())
+}

@@ -53,18 +53,28 @@ impl Zone {
         for endpoint in view.endpoints.values().filter(|e| e.in_service || e.task == task.id) {
             let Some(network) = named(&endpoint.network) else { continue };
             let Some(service) = view.services.get(&endpoint.service) else { continue };
-            zone.endpoint(endpoint, &service.name, service.mode, &network.name);
+            let vip = service.virtual_ips.iter().find(|v| v.network == endpoint.network).map(|v| v.addr);
+            zone.endpoint(endpoint, &service.name, service.mode, vip, &network.name);
         }
         zone
     }
 
-    fn endpoint(&mut self, endpoint: &EndpointView, service: &str, mode: EndpointMode, network: &str) {
+    fn endpoint(
+        &mut self,
+        endpoint: &EndpointView,
+        service: &str,
+        mode: EndpointMode,
+        vip: Option<DualAddr>,
+        network: &str,
+    ) {
         self.add(&endpoint.task_name, network, endpoint.addr);
         self.add(&format!("{service}.{}", endpoint.slot), network, endpoint.addr);
         self.point(endpoint.addr, &format!("{}.{network}", endpoint.task_name));
         if endpoint.in_service {
             self.add(&format!("tasks.{service}"), network, endpoint.addr);
-            endpoint.aliases.iter().for_each(|alias| self.add(alias, network, endpoint.addr));
+            // An alias stands for the service, as docker has it.
+            let vip = vip.unwrap_or(endpoint.addr);
+            endpoint.aliases.iter().for_each(|alias| self.add(alias, network, vip));
             if mode == EndpointMode::DnsRr {
                 self.add(service, network, endpoint.addr);
             }

@@ -1,0 +1,100 @@
+//! Published ports: every host answers, every replica takes its turn, and the client's own address arrives.
+
+use heddle_cluster_tests::{Lab, skipped};
+use std::collections::BTreeSet;
+
+const TARGETS: [(&str, &str); 6] = [
+    ("10.77.0.1", "10.77.0.250"),
+    ("10.77.0.2", "10.77.0.250"),
+    ("10.77.0.3", "10.77.0.250"),
+    ("[fd77::1]", "fd77::fa"),
+    ("[fd77::2]", "fd77::fa"),
+    ("[fd77::3]", "fd77::fa"),
+];
+
+fn one(text: &str) -> BTreeSet<String> {
+    BTreeSet::from([text.to_owned()])
+}
+
+#[test]
+fn every_host_answers_with_the_clients_own_address() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::up("t-ingress", 3, 1);
+    lab.create_web("web", 3, &["-p", "8080:80", "-p", "8080:80/udp"]);
+    for (target, client) in TARGETS {
+        for udp in [false, true] {
+            let answers = lab.ask("client", &format!("{target}:8080"), 40, udp);
+            assert_eq!(answers.failed, "", "{target} udp={udp}");
+            assert_eq!(answers.tasks.len(), 3, "{target} udp={udp}: {answers:?}");
+            assert_eq!(answers.nodes.len(), 3, "{target}: backends on every host");
+            assert_eq!(answers.clients, one(client), "{target} udp={udp}");
+        }
+    }
+    // From a host to itself, by its address and by 127.0.0.1, and to another host.
+    let own = lab.ask("node1", "10.77.0.1:8080", 20, false);
+    assert_eq!((own.failed.as_str(), own.clients), ("", one("10.77.0.1")));
+    let other = lab.ask("node1", "10.77.0.2:8080", 20, false);
+    assert_eq!((other.failed.as_str(), other.clients), ("", one("10.77.0.1")));
+    let local = lab.ask("node1", "127.0.0.1:8080", 20, false);
+    assert_eq!((local.failed.as_str(), local.tasks.len()), ("", 3));
+
+    // From a workload by way of its own host's published port.
+    let task = &lab.running("node1", "web").unwrap()[0];
+    let host = task["hostname"].as_str().unwrap().replace("node", "10.77.0.");
+    let hairpin = lab.ask_from_task(task, &format!("{host}:8080"), 20, false);
+    assert_eq!((hairpin.failed.as_str(), hairpin.tasks.len()), ("", 3));
+}
+
+#[test]
+fn one_replica_answers_on_every_host_and_none_refuses_at_once() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::up("t-refuse", 3, 1);
+    lab.create_web("web", 1, &["-p", "8080:80"]);
+    for (target, client) in TARGETS {
+        let answers = lab.ask("client", &format!("{target}:8080"), 3, false);
+        assert_eq!((answers.failed.as_str(), answers.clients), ("", one(client)), "{target}");
+    }
+    // A large answer crosses the tunnel whole: the segment size is clamped.
+    let task = &lab.running("node1", "web").unwrap()[0];
+    let script = "head -c 3000000 /dev/zero > /dev/shm/big; (nc -l -N -p 99 < /dev/shm/big || nc -l -q1 -p 99 < /dev/shm/big) >/dev/null 2>&1 &";
+    lab.in_task(task, script);
+    lab.heddle(
+        "node1",
+        &["service", "create", "--process", "--name", "none", "-p", "8081:80", "--detach", "--", "false"],
+    );
+    let refused = lab.ask("client", "10.77.0.2:8081", 1, false);
+    assert!(refused.failed.contains("refused"), "{}", refused.failed);
+}
+
+#[test]
+fn tunnels_carry_the_networks_vni_and_nothing_crosses_plain() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::up("t-wire", 2, 1);
+    lab.create_web("web", 2, &["-p", "8080:80"]);
+    let vni = lab.json("node1", &["network", "inspect", "ingress"])[0]["vni"].as_u64().unwrap();
+    // Counts on the wire itself: frames of this VNI (bytes 12 to 14 after the start of the UDP header), and requests outside
+    // of VXLAN that go on from the host that took them.
+    let table = format!(
+        "table inet count {{\n\
+         counter vxlan {{ }}\n counter other {{ }}\n counter plain {{ }}\n\
+         chain out {{\n type filter hook output priority 0;\n\
+         udp dport 4789 @th,96,24 {vni} counter name vxlan\n udp dport 4789 @th,96,24 != {vni} counter name other\n\
+         tcp dport 80 counter name plain\n}}\n}}"
+    );
+    lab.sh("node1", &format!("nft '{table}'"));
+    let answers = lab.ask("client", "10.77.0.1:8080", 20, false);
+    assert_eq!((answers.failed.as_str(), answers.nodes.len()), ("", 2));
+    let count = |name: &str| {
+        let text = lab.sh("node1", &format!("nft list counter inet count {name}"));
+        let packets = text.split("packets ").nth(1).and_then(|t| t.split_whitespace().next());
+        packets.and_then(|n| n.parse::<u64>().ok()).unwrap()
+    };
+    assert!(count("vxlan") > 10, "{}", count("vxlan"));
+    assert_eq!((count("other"), count("plain")), (0, 0));
+}

@@ -74,12 +74,12 @@ pub fn gateway_bridge() -> IfName {
     fixed(GATEWAY)
 }
 
-/// The host's end of the ingress namespace's leg on the gateway bridge.
+/// The host's end of its link to the ingress namespace.
 pub fn ingress_leg_outer() -> IfName {
     fixed(INGRESS_LEG)
 }
 
-/// The ingress namespace's end of its leg on the gateway bridge.
+/// The ingress namespace's end of it.
 pub fn ingress_leg() -> IfName {
     fixed("gw0")
 }

@@ -42,7 +42,7 @@ pub fn route(protocol: u8) -> bool {
 }
 
 const HOST_SYSCTLS: &[&str] = &["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
-const GATEWAY_SYSCTLS: &[&str] = &["net.ipv4.conf.{}.route_localnet", "net.ipv6.conf.{}.accept_ra"];
+const GATEWAY_SYSCTLS: &[&str] = &["net.ipv4.conf.{}.route_localnet"];
 const SPACE_SYSCTLS: &[&str] = &[
     "net.bridge.bridge-nf-call-arptables",
     "net.bridge.bridge-nf-call-ip6tables",
@@ -65,7 +65,9 @@ pub fn sysctls<'a>(space: &Space, links: impl IntoIterator<Item = &'a IfName>) -
         Space::Host => (HOST_SYSCTLS, GATEWAY_SYSCTLS),
         Space::Named(_) => (SPACE_SYSCTLS, LINK_SYSCTLS),
     };
-    let ours = links.into_iter().filter(|name| *space != Space::Host || name.as_str() == GATEWAY);
+    let ours = links
+        .into_iter()
+        .filter(|name| *space != Space::Host || name.as_str() == GATEWAY || name.as_str() == INGRESS_LEG);
     let per_link = ours.flat_map(|name| of_link.iter().map(move |key| key.replace("{}", name.as_str())));
     fixed.iter().map(|key| (*key).to_owned()).chain(per_link).collect()
 }

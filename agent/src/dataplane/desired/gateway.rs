@@ -8,15 +8,17 @@ use heddle_model::{
     net::{DualAddr, DualSubnet},
     task::Task,
 };
+use ipnet::{Ipv4Net, Ipv6Net};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-/// Numbers in the gateway subnet that are not for tasks: the network's own, the bridge's, the ingress namespace's.
+/// Numbers in the gateway subnet that are not for tasks: the network's own and the bridge's at its start, the link to the
+/// ingress namespace at its end.
 const BRIDGE: u32 = 1;
-const INGRESS: u32 = 2;
-const FIRST_TASK: u32 = 3;
+const FIRST_TASK: u32 = 2;
+const LINK: u32 = 4;
 
 fn nth(subnet: &DualSubnet, n: u32) -> DualAddr {
     DualAddr {
@@ -30,9 +32,26 @@ pub fn bridge_addr(subnet: &DualSubnet) -> DualAddr {
     nth(subnet, BRIDGE)
 }
 
-/// The ingress namespace's addresses: where published ports are translated to.
+/// The link between the host and its ingress namespace: the last four addresses of the gateway subnet. It is no port of the
+/// bridge: where bridged frames are filtered (bridge-nf-call-iptables), a translation to a neighbour on the same bridge
+/// would not be routed, and isolated ports would not let it pass.
+pub fn link_subnet(subnet: &DualSubnet) -> DualSubnet {
+    let v4 = subnet.v4.broadcast().to_bits() - (LINK - 1);
+    let v6 = subnet.v6.broadcast().to_bits() - u128::from(LINK - 1);
+    DualSubnet {
+        v4: Ipv4Net::new_assert(Ipv4Addr::from_bits(v4), 30),
+        v6: Ipv6Net::new_assert(Ipv6Addr::from_bits(v6), 126),
+    }
+}
+
+/// The host's end of that link.
+pub fn entry_addr(subnet: &DualSubnet) -> DualAddr {
+    nth(&link_subnet(subnet), 1)
+}
+
+/// The ingress namespace's end of it: where published ports are translated to.
 pub fn ingress_addr(subnet: &DualSubnet) -> DualAddr {
-    nth(subnet, INGRESS)
+    nth(&link_subnet(subnet), 2)
 }
 
 /// Whether a task has a way out: unless every network it is in is internal.
@@ -48,7 +67,7 @@ pub fn assign(
     tasks: &BTreeSet<TaskId>,
     given: &BTreeMap<TaskId, DualAddr>,
 ) -> BTreeMap<TaskId, DualAddr> {
-    let last = subnet.v4.broadcast().to_bits() - subnet.v4.network().to_bits();
+    let last = (subnet.v4.broadcast().to_bits() - subnet.v4.network().to_bits()).saturating_sub(LINK - 1);
     let slots = u64::from(last.saturating_sub(FIRST_TASK));
     let number = |addr: &DualAddr| {
         let n = addr.v4.to_bits().checked_sub(subnet.v4.network().to_bits())?;
@@ -93,7 +112,15 @@ pub fn add(state: &mut KernelState, view: &NodeView, sandboxes: &BTreeMap<TaskId
     }
     host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into());
     host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
-    host.sysctls.insert(format!("net.ipv4.conf.{bridge}.route_localnet"), "1".into());
+    let kind = LinkKind::Veth { peer: (names::ingress_space(), names::ingress_leg()) };
+    let entry = Link { kind, mac: None, ..host.links[&bridge].clone() };
+    host.links.insert(names::ingress_leg_outer(), entry);
+    for (addr, net) in entry_addr(&local.gateway).addrs().into_iter().zip(link_subnet(&local.gateway).nets()) {
+        host.addresses.insert((names::ingress_leg_outer(), workload::with_prefix(addr, net)));
+    }
+    for name in [&bridge, &names::ingress_leg_outer()] {
+        host.sysctls.insert(format!("net.ipv4.conf.{name}.route_localnet"), "1".into());
+    }
     host.tables.insert(names::gateway_table(), Table::new(table(view, sandboxes, local)));
 }
 
@@ -121,33 +148,34 @@ fn table(view: &NodeView, sandboxes: &BTreeMap<TaskId, Sandbox>, local: &LocalHo
     let local_only = vec!["fib daddr type local jump publish".to_owned()];
     table.chain("prerouting", Some("type nat hook prerouting priority dstnat; policy accept;"), local_only.clone());
     table.chain("output", Some("type nat hook output priority -100; policy accept;"), local_only);
+    let ours = format!("{{ \"{bridge}\", \"{}\" }}", names::ingress_leg_outer());
     table.chain(
         "postrouting",
         Some("type nat hook postrouting priority srcnat; policy accept;"),
         vec![
             // 127.0.0.1 and ::1 cannot leave the host; a workload that reaches itself must be answered by way of here.
-            format!("oifname \"{bridge}\" ct status dnat ip saddr 127.0.0.0/8 masquerade"),
-            format!("oifname \"{bridge}\" ct status dnat ip6 saddr ::1 masquerade"),
-            format!("iifname \"{bridge}\" oifname \"{bridge}\" ct status dnat masquerade"),
-            format!("ip saddr {v4} oifname != \"{bridge}\" masquerade"),
-            format!("ip6 saddr {v6} oifname != \"{bridge}\" masquerade"),
+            format!("oifname {ours} ct status dnat ip saddr 127.0.0.0/8 masquerade"),
+            format!("oifname {ours} ct status dnat ip6 saddr ::1 masquerade"),
+            format!("iifname \"{bridge}\" oifname {ours} ct status dnat masquerade"),
+            format!("ip saddr {v4} oifname != {ours} masquerade"),
+            format!("ip6 saddr {v6} oifname != {ours} masquerade"),
         ],
     );
     table.chain(
         "forward",
         Some("type filter hook forward priority filter; policy accept;"),
         vec![
-            format!("iifname != \"{bridge}\" oifname != \"{bridge}\" return"),
+            format!("iifname != {ours} oifname != {ours} return"),
             "ct state established,related accept".into(),
-            format!("oifname \"{bridge}\" ct status dnat accept"),
-            format!("oifname \"{bridge}\" counter drop"),
+            format!("oifname {ours} ct status dnat accept"),
+            format!("oifname {ours} counter drop"),
         ],
     );
     table.chain(
         "input",
         Some("type filter hook input priority filter; policy accept;"),
         vec![
-            format!("iifname != \"{bridge}\" return"),
+            format!("iifname != {ours} return"),
             "ct state established,related accept".into(),
             "ct status dnat accept".into(),
             "icmp type echo-request accept".into(),
@@ -180,14 +208,18 @@ mod tests {
         assert!(tasks(50..100).iter().all(|t| first[t] == second[t]));
         let distinct: BTreeSet<_> = second.values().collect();
         assert_eq!(distinct.len(), 150);
-        assert!(second.values().all(|a| net.v4.contains(&a.v4) && *a > ingress_addr(&net)));
+        assert!(
+            second
+                .values()
+                .all(|a| net.v4.contains(&a.v4) && !link_subnet(&net).v4.contains(&a.v4) && *a > bridge_addr(&net))
+        );
         assert_eq!(assign(&net, &tasks(50..200), &second), second);
     }
 
     #[test]
     fn a_full_subnet_leaves_the_rest_without() {
-        let net = subnet("172.18.0.0/29");
-        assert_eq!(assign(&net, &tasks(0..10), &BTreeMap::new()).len(), 4);
+        let net = subnet("172.18.0.0/28");
+        assert_eq!(assign(&net, &tasks(0..20), &BTreeMap::new()).len(), 10);
     }
 
     #[test]

@@ -10,28 +10,19 @@ use heddle_model::{
     node::IngressLeg,
 };
 
-/// On top of what `overlay` made of the network: the host's leg in it, the leg on the gateway bridge, the balancer.
+/// On top of what `overlay` made of the network: the host's leg in it, the link to the host, the balancer.
 pub fn add(state: &mut KernelState, network: &NetworkView, view: &NodeView, local: &LocalHost) {
     let Some(leg) = view.peers.get(&local.node).and_then(|p| p.ingress.as_ref()) else { return };
     let inner = names::ingress_leg();
-    let host = state.spaces.entry(Space::Host).or_default();
-    let outer = Link {
-        kind: LinkKind::Veth { peer: (names::ingress_space(), inner.clone()) },
-        mac: None,
-        mtu: local.gateway_mtu,
-        up: true,
-        master: Some(names::gateway_bridge()),
-        port: PortFlags { isolated: true, ..PortFlags::default() },
-    };
-    host.links.insert(names::ingress_leg_outer(), outer.clone());
-
     let space = state.spaces.entry(names::ingress_space()).or_default();
     let kind = LinkKind::Veth { peer: (Space::Host, names::ingress_leg_outer()) };
-    space.links.insert(inner.clone(), Link { kind, master: None, port: PortFlags::default(), ..outer });
-    for (addr, net) in gateway::ingress_addr(&local.gateway).addrs().into_iter().zip(local.gateway.nets()) {
+    let link = Link { kind, mac: None, mtu: local.gateway_mtu, up: true, master: None, port: PortFlags::default() };
+    space.links.insert(inner.clone(), link);
+    let link_nets = gateway::link_subnet(&local.gateway).nets();
+    for (addr, net) in gateway::ingress_addr(&local.gateway).addrs().into_iter().zip(link_nets) {
         space.addresses.insert((inner.clone(), workload::with_prefix(addr, net)));
     }
-    workload::default_routes(space, &inner, local, None);
+    workload::default_routes(space, &inner, gateway::entry_addr(&local.gateway), None);
     for (addr, net) in leg.addr.addrs().into_iter().zip(network.service_subnet.nets()) {
         space.addresses.insert((names::bridge(), workload::with_prefix(addr, net)));
     }
@@ -100,7 +91,7 @@ fn balancer(network: &NetworkView, view: &NodeView, local: &LocalHost, leg: &Ing
             format!("iifname \"{inner}\" ip6 daddr {} meta l4proto . th dport vmap @ports6", entry.v6),
         ],
     );
-    // Clients on the gateway bridge (the host's own 127.0.0.1, its workloads) have addresses that mean nothing elsewhere.
+    // Clients behind the gateway (the host's own 127.0.0.1, its workloads) have addresses that mean nothing elsewhere.
     table.chain(
         "leave",
         Some("type nat hook postrouting priority srcnat; policy accept;"),

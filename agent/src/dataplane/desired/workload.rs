@@ -42,7 +42,7 @@ pub fn add(state: &mut KernelState, sandbox: &Sandbox, view: &NodeView, local: &
         // A UDP server that is bound to no address answers from the one that the route prefers: it must be the one that
         // published ports lead to. What leaves by the gateway then gets the address that is known there.
         let entry = ingress(sandbox, view).map(|a| a.addr);
-        default_routes(&mut space, &dev, local, entry);
+        default_routes(&mut space, &dev, gateway::bridge_addr(&local.gateway), entry);
         if let Some(entry) = entry {
             let rules = vec![
                 format!("oifname \"{dev}\" ip saddr {} snat ip to {}", entry.v4, addr.v4),
@@ -83,10 +83,10 @@ fn ingress<'a>(sandbox: &'a Sandbox, view: &NodeView) -> Option<&'a Attachment> 
     sandbox.task.attachments.iter().find(|a| view.networks.get(&a.network).is_some_and(|n| n.ingress))
 }
 
-/// The default routes by way of the gateway bridge, and the sources that they prefer.
-pub fn default_routes(space: &mut SpaceState, dev: &IfName, local: &LocalHost, prefer: Option<DualAddr>) {
+/// The default routes by way of `via`, and the sources that they prefer.
+pub fn default_routes(space: &mut SpaceState, dev: &IfName, via: DualAddr, prefer: Option<DualAddr>) {
     let prefer = prefer.map_or([None, None], |a| a.addrs().map(Some));
-    for (via, src) in gateway::bridge_addr(&local.gateway).addrs().into_iter().zip(prefer) {
+    for (via, src) in via.addrs().into_iter().zip(prefer) {
         let dst = match via {
             IpAddr::V4(_) => IpNet::V4(Default::default()),
             IpAddr::V6(_) => IpNet::V6(Default::default()),

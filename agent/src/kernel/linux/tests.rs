@@ -54,8 +54,9 @@ async fn the_kernel_becomes_what_is_wanted_and_foreign_objects_stay() {
     run("nft add table inet docker && ip route add 198.51.100.0/24 dev docker0");
     let foreign = || {
         [
-            run("ip -o link show flannel.1; ip -o link show hda; ip -o link show docker0"),
-            run("ip addr show docker0; bridge fdb show dev flannel.1; nft list table inet docker"),
+            // Without what the kernel itself changes a moment after a link is made.
+            run("ip -o link | grep -e flannel -e hda -e docker0 | sed -E 's/<[^>]*>//; s/ (state|qdisc) [^ ]+//g'"),
+            run("ip -o addr show docker0 | grep inet\\ ; bridge fdb show dev flannel.1; nft list table inet docker"),
             run("ip route show 198.51.100.0/24; ip netns list | grep stranger"),
         ]
     };

@@ -76,7 +76,7 @@ impl Worker {
         for (id, task) in wanted {
             let local = self.tasks.entry(id.clone()).or_insert_with(|| Local {
                 task: task.clone(),
-                status: TaskStatus { since: now, ..task.status.clone() },
+                status: task.status.clone(),
                 stopping: None,
             });
             local.task = Task { status: local.task.status.clone(), ..task.clone() };

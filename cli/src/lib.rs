@@ -24,9 +24,9 @@ use heddle_agent::executor;
 pub fn run(cli: Cli) -> Result<()> {
     // These change the namespaces of their process, which must have one thread for that.
     match cli.command {
-        Command::TaskShim { dir } => return Ok(executor::run_shim(&dir).map(|_| ())?),
-        Command::LabHost { spec } => return lab::run_host(&spec),
-        Command::Lab(command) => return lab::run(command),
+        Command::TaskShim { dir } => Ok(executor::run_shim(&dir).map(|_| ())?),
+        Command::LabHost { spec } => lab::run_host(&spec),
+        Command::Lab(command) => lab::run(command),
         command => {
             let mut builder = match command {
                 Command::Daemon(_) => tokio::runtime::Builder::new_multi_thread(),

@@ -95,7 +95,7 @@ impl Handler {
         };
         let name = info.query.name().to_string();
         let zone = self.zone.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let asked = Name::from(info.query.original().name().clone());
+        let asked = info.query.original().name().clone();
         let record = |data| Record::from_rdata(asked.clone(), TTL, data);
         match zone.answer(name.trim_end_matches('.'), question) {
             Answer::Addresses(mut addrs) => {

@@ -231,5 +231,7 @@ fn command(spec: &ShimSpec) -> io::Result<Command> {
     };
     command.arg0(program).args(&spec.command[1..]).env_clear().envs(&spec.env);
     command.current_dir(spec.dir.as_deref().unwrap_or("/"));
+    // SAFETY: runs between fork and exec and does one sigprocmask(2), which is async-signal-safe.
+    unsafe { command.pre_exec(|| Ok(SigSet::all().thread_unblock()?)) };
     Ok(command)
 }

@@ -105,7 +105,8 @@ pub async fn cable(lab: &Lab, host: &Host, up: bool) -> Result<()> {
 pub async fn cut_between(lab: &Lab, a: &Host, b: &Host) -> Result<()> {
     let (a, b) = (&a.name, &b.name);
     let script = format!(
-        "table bridge {CUTS} {{ chain forward {{ type filter hook forward priority 0; }} }}\n\
+        "add table bridge {CUTS}\n\
+         add chain bridge {CUTS} forward {{ type filter hook forward priority 0; }}\n\
          add rule bridge {CUTS} forward iifname \"{a}\" oifname \"{b}\" drop\n\
          add rule bridge {CUTS} forward iifname \"{b}\" oifname \"{a}\" drop\n"
     );

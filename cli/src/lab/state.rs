@@ -151,7 +151,11 @@ impl Lab {
     }
 
     pub fn destroy(&self) -> Result<()> {
-        for host in self.hosts.iter().chain(&self.underlay) {
+        let all = || self.hosts.iter().chain(&self.underlay);
+        for host in all().filter(|h| h.is_alive()) {
+            kill(Pid::from_raw(host.pid), Signal::SIGKILL)?;
+        }
+        for host in all() {
             host.kill()?;
         }
         for dir in [self.run_dir(), Path::new(STATE).join(&self.name)] {

@@ -3,10 +3,12 @@
 use crate::{raft::MAX_MESSAGE, store::Store};
 use heddle_plumbing::tls::{self, Credentials};
 use std::{net::SocketAddr, time::Duration};
+use tokio::net::TcpStream;
 use tonic::{Status, transport::Channel};
 
 /// An election is over within this time, if there is a quorum.
 const ELECTION_LIMIT: Duration = Duration::from_secs(4);
+const REACH_LIMIT: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
@@ -32,7 +34,11 @@ impl Forward {
             let state = self.store.snapshot();
             let leader = self.store.leader().and_then(|id| state.nodes.get(&id).cloned());
             if let Some(manager) = leader.as_ref().and_then(|n| n.manager.as_ref()) {
-                return Ok(Some(manager.addr));
+                // The one that led until now may be gone, and the next not be elected yet.
+                let reach = tokio::time::timeout(REACH_LIMIT, TcpStream::connect(manager.addr)).await;
+                if reach.is_ok_and(|connected| connected.is_ok()) {
+                    return Ok(Some(manager.addr));
+                }
             }
             if tokio::time::Instant::now() > until {
                 return Err(Status::unavailable(self.store.no_quorum().to_string()));

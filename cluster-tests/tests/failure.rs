@@ -1,4 +1,5 @@
 //! Daemons, hosts, leaders and cables fail.
+#![allow(clippy::unwrap_used)]
 
 use heddle_cluster_tests::{Lab, skipped, wait, wait_for};
 use serde_json::Value;

@@ -1,4 +1,5 @@
 //! Published ports: every host answers, every replica takes its turn, and the client's own address arrives.
+#![allow(clippy::unwrap_used)]
 
 use heddle_cluster_tests::{Lab, skipped};
 use std::collections::BTreeSet;

@@ -1,4 +1,5 @@
 //! Overlays: names, virtual addresses, isolation.
+#![allow(clippy::unwrap_used)]
 
 use heddle_cluster_tests::{Lab, skipped};
 use serde_json::Value;

@@ -1,4 +1,5 @@
 //! What is wrong is refused in one clear sentence, and nothing is left half-made.
+#![allow(clippy::unwrap_used)]
 
 use heddle_cluster_tests::{Lab, program, skipped, wait};
 use std::process::Command;

@@ -1,4 +1,5 @@
 //! What is wanted and what the kernels have agree after every change, and nothing is left at the end.
+#![allow(clippy::unwrap_used)]
 
 use heddle_cluster_tests::{Lab, program, skipped, wait};
 use std::process::Command;

@@ -89,17 +89,22 @@ fn task(n: u8, nets: &[u8], on: u8, running: bool) -> Task {
     }
 }
 
-fn local() -> LocalHost {
+fn local(balancer: Balancer) -> LocalHost {
     LocalHost {
         node: node(1),
         data_path_addr: IpAddr::from([192, 0, 2, 1]),
         gateway: DualSubnet { v4: "172.18.0.0/16".parse().unwrap(), v6: "fd00:18::/64".parse().unwrap() },
         gateway_mtu: Mtu(1500),
-        balancer: Balancer::Nftables,
+        balancer,
     }
 }
 
 pub(crate) fn wanted(nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16) -> KernelState {
+    wanted_by(Balancer::Nftables, nodes, tasks, port)
+}
+
+fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16) -> KernelState {
+    let local = local(balancer);
     let mut view = NodeView::empty(ClusterView {
         id: ClusterId::from_random([1; 16]),
         ingress_seed: 1,
@@ -150,18 +155,20 @@ pub(crate) fn wanted(nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16) -> Ker
         }
     }
     let ids = view.tasks.keys().cloned().collect();
-    let given = gateway::assign(&local().gateway, &ids, &BTreeMap::new());
+    let given = gateway::assign(&local.gateway, &ids, &BTreeMap::new());
     let sandboxes = view
         .tasks
         .values()
         .map(|t| (t.id.clone(), Sandbox { task: t.clone(), gateway_addr: given.get(&t.id).copied() }))
         .collect();
-    desired(&view, &sandboxes, &local())
+    desired(&view, &sandboxes, &local)
 }
 
 fn states() -> impl Strategy<Value = KernelState> {
     let task = (prop::sample::subsequence(vec![0u8, 1, 2], 0..=3), 0..4u8, any::<bool>());
-    (1..4u8, prop::collection::vec(task, 0..6), 8080..8082u16).prop_map(|(n, tasks, port)| wanted(n, &tasks, port))
+    let balancer = prop_oneof![3 => Just(Balancer::Nftables), 1 => Just(Balancer::Ipvs)];
+    (balancer, 1..4u8, prop::collection::vec(task, 0..6), 8080..8082u16)
+        .prop_map(|(by, n, tasks, port)| wanted_by(by, n, &tasks, port))
 }
 
 pub(crate) fn blank() -> KernelState {

@@ -1,12 +1,13 @@
 //! The ingress namespace: published ports to backends on any host, the client's address kept.
 
-use super::{super::names, LocalHost, gateway, vip, workload};
+use super::{super::names, Balancer, LocalHost, gateway, vip, workload};
 use crate::dataplane::state::{
     Family, KernelState, Link, LinkKind, PortFlags, Route, Space, SpaceState, Table, TableBody,
 };
 use heddle_model::{
     assignment::{NetworkView, NodeView, ServiceView},
     endpoint::{PortConfig, PublishMode},
+    net::{DualAddr, Port},
     node::IngressLeg,
 };
 
@@ -39,7 +40,8 @@ pub fn add(state: &mut KernelState, network: &NetworkView, view: &NodeView, loca
     space.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
     space.sysctls.insert("net.ipv4.conf.all.rp_filter".into(), "0".into());
     link_sysctls(space);
-    space.tables.insert(names::table(Family::Inet), Table::new(balancer(network, view, local, leg)));
+    let table = Table::new(balancer(space, network, view, local, leg));
+    space.tables.insert(names::table(Family::Inet), table);
 }
 
 fn link_sysctls(space: &mut SpaceState) {
@@ -55,42 +57,84 @@ pub fn published(view: &NodeView) -> impl Iterator<Item = (&ServiceView, &PortCo
     ports.filter(|(_, p)| p.mode == PublishMode::Ingress && p.published.is_some())
 }
 
-fn balancer(network: &NetworkView, view: &NodeView, local: &LocalHost, leg: &IngressLeg) -> TableBody {
-    let mut table = TableBody::default();
-    let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    let seed = view.cluster.ingress_seed;
-    for (service, config) in published(view) {
+/// A published port with those who answer on it.
+struct Published<'a> {
+    config: &'a PortConfig,
+    port: Port,
+    backends: Vec<DualAddr>,
+}
+
+/// Those without a backend are left out: the packet is for this namespace itself, where nobody listens, and is refused.
+fn answered<'a>(network: &NetworkView, view: &'a NodeView) -> Vec<Published<'a>> {
+    let with = |(service, config): (&ServiceView, &'a PortConfig)| {
         let backends = vip::backends(view, &network.id, &service.id);
-        let Some(port) = config.published.filter(|_| !backends.is_empty()) else {
-            // Not in the map: the packet is for this namespace itself, where nobody listens, and is refused at once.
-            continue;
-        };
+        let port = config.published.filter(|_| !backends.is_empty())?;
+        Some(Published { config, port, backends })
+    };
+    published(view).filter_map(with).collect()
+}
+
+/// Hashed alike on every host: a flow keeps its backend when it enters elsewhere or conntrack is lost.
+fn translate(table: &mut TableBody, ports: &[Published<'_>], seed: u32) -> [String; 2] {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for Published { config, port, backends } in ports {
         let (protocol, target, count) = (config.protocol, config.target, backends.len());
         let name = format!("{protocol}_{port}");
         let to4 = vip::choices(backends.iter().map(|b| format!("{} . {target}", b.v4)));
         let to6 = vip::choices(backends.iter().map(|b| format!("{} . {target}", b.v6)));
-        // Hashed alike on every host: a flow keeps its backend when it enters elsewhere or conntrack is lost.
-        let hash = |family: &str| format!("jhash {family} saddr . {protocol} sport mod {count} seed {seed:#x}");
         let rule = |family: &str, to: &str| {
-            format!("meta l4proto {protocol} dnat {family} addr . port to {} map {{ {to} }}", hash(family))
+            let hash = format!("jhash {family} saddr . {protocol} sport mod {count} seed {seed:#x}");
+            format!("meta l4proto {protocol} dnat {family} addr . port to {hash} map {{ {to} }}")
         };
         table.chain(&format!("v4_{name}"), None, vec![rule("ip", &to4)]);
         table.chain(&format!("v6_{name}"), None, vec![rule("ip6", &to6)]);
         v4.push((format!("{protocol} . {port}"), format!("goto v4_{name}")));
         v6.push((format!("{protocol} . {port}"), format!("goto v6_{name}")));
     }
-    let (inner, bridge) = (names::ingress_leg(), names::bridge());
-    let entry = gateway::ingress_addr(&local.gateway);
     table.map("ports4", "type inet_proto . inet_service : verdict;", v4);
     table.map("ports6", "type inet_proto . inet_service : verdict;", v6);
-    table.chain(
-        "enter",
-        Some("type nat hook prerouting priority dstnat; policy accept;"),
-        vec![
-            format!("iifname \"{inner}\" ip daddr {} meta l4proto . th dport vmap @ports4", entry.v4),
-            format!("iifname \"{inner}\" ip6 daddr {} meta l4proto . th dport vmap @ports6", entry.v6),
-        ],
-    );
+    ["meta l4proto . th dport vmap @ports4".into(), "meta l4proto . th dport vmap @ports6".into()]
+}
+
+/// The same for IPVS, whose `mh` hashes by the client's address.
+fn mark(space: &mut SpaceState, table: &mut TableBody, ports: &[Published<'_>]) -> [String; 2] {
+    let mut marks = Vec::new();
+    for Published { config, port, backends } in ports {
+        let mark = names::IPVS_MARK | u32::from(config.protocol.number()) << 16 | u32::from(port.get());
+        let to = backends.iter().flat_map(|b| b.addrs()).map(|addr| (addr, config.target.get()));
+        vip::add_ipvs(space, mark, "mh", to);
+        marks.push((format!("{} . {port}", config.protocol), format!("{mark:#x}")));
+    }
+    table.map("marks", "type inet_proto . inet_service : mark;", marks);
+    let rule = String::from("meta mark set meta l4proto . th dport map @marks");
+    [rule.clone(), rule]
+}
+
+fn balancer(
+    space: &mut SpaceState,
+    network: &NetworkView,
+    view: &NodeView,
+    local: &LocalHost,
+    leg: &IngressLeg,
+) -> TableBody {
+    let mut table = TableBody::default();
+    let ports = answered(network, view);
+    let (base, [to4, to6]) = match local.balancer {
+        Balancer::Nftables => {
+            let rules = translate(&mut table, &ports, view.cluster.ingress_seed);
+            ("type nat hook prerouting priority dstnat; policy accept;", rules)
+        }
+        Balancer::Ipvs => {
+            ("type filter hook prerouting priority mangle; policy accept;", mark(space, &mut table, &ports))
+        }
+    };
+    let (inner, bridge) = (names::ingress_leg(), names::bridge());
+    let entry = gateway::ingress_addr(&local.gateway);
+    let rules = vec![
+        format!("iifname \"{inner}\" ip daddr {} {to4}", entry.v4),
+        format!("iifname \"{inner}\" ip6 daddr {} {to6}", entry.v6),
+    ];
+    table.chain("enter", Some(base), rules);
     // Clients behind the gateway (the host's own 127.0.0.1, its workloads) have addresses that mean nothing elsewhere.
     table.chain(
         "leave",

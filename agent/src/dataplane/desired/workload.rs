@@ -1,7 +1,7 @@
 //! The namespace of a workload: its legs, routes, and the tables that make virtual addresses, the resolver and replies to
 //! published ports work.
 
-use super::{super::names, Balancer, LocalHost, Sandbox, gateway, overlay, vip};
+use super::{super::names, LocalHost, Sandbox, gateway, overlay, vip};
 use crate::dataplane::state::{
     Family, KernelState, Link, LinkKind, PolicyRule, PortFlags, Route, SpaceState, Table, TableBody,
 };
@@ -66,9 +66,7 @@ pub fn add(state: &mut KernelState, sandbox: &Sandbox, view: &NodeView, local: &
         format!("ip daddr {RESOLVER} udp dport 53 dnat ip to {RESOLVER}:{}", names::DNS_PORT),
         format!("ip daddr {RESOLVER} tcp dport 53 dnat ip to {RESOLVER}:{}", names::DNS_PORT),
     ];
-    if local.balancer == Balancer::Nftables {
-        rules.extend(vip::add(&mut table, sandbox, view));
-    }
+    rules.extend(vip::add(&mut space, &mut table, sandbox, view, local.balancer));
     table.chain("output", Some("type nat hook output priority -100; policy accept;"), rules);
     space.tables.insert(names::table(Family::Inet), Table::new(table));
     state.spaces.insert(names::task_space(&task.id), space);

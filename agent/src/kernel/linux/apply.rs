@@ -1,9 +1,16 @@
 //! Steps as requests.
 
-use super::{LinuxKernel, netlink::io_error, nft, space};
+use super::{
+    LinuxKernel,
+    ipvs::{self, Ipvs},
+    netlink::io_error,
+    nft, space,
+};
 use crate::dataplane::{
     names,
-    state::{FdbKey, FdbOn, FdbTarget, Link, LinkKind, PolicyRule, PortFlags, Route, Space, Vxlan},
+    state::{
+        FdbKey, FdbOn, FdbTarget, IpvsKey, IpvsService, Link, LinkKind, PolicyRule, PortFlags, Route, Space, Vxlan,
+    },
     step::Step,
 };
 use heddle_model::net::{IfName, Mac};
@@ -120,11 +127,27 @@ impl LinuxKernel {
             Step::RemoveFdb { space, key } => unless(self.remove_fdb(space, key).await, GONE),
             Step::SetTable { space, script, .. } => nft::run(space, script.clone()).await,
             Step::RemoveTable { space, id } => nft::remove(space, id).await,
-            Step::SetIpvs { .. } | Step::RemoveIpvs { .. } => {
-                Err(io::Error::new(io::ErrorKind::Unsupported, "the IPVS backend is not in use on this host"))
+            Step::SetIpvs { space, key, service } => self.set_ipvs(space, key, service).await,
+            Step::RemoveIpvs { space, key } => {
+                let mut ipvs = self.ipvs(space).await?;
+                unless(ipvs.send(ipvs::delete_service(key)).await, GONE)
             }
             Step::SetSysctl { space, key, value } => set_sysctl(space, key, value).await,
         }
+    }
+
+    async fn ipvs(&self, space: &Space) -> io::Result<Ipvs> {
+        let missing = || io::Error::new(io::ErrorKind::Unsupported, "this kernel has no IPVS");
+        Ipvs::open(space).await?.ok_or_else(missing)
+    }
+
+    async fn set_ipvs(&self, space: &Space, key: &IpvsKey, service: &IpvsService) -> io::Result<()> {
+        let mut ipvs = self.ipvs(space).await?;
+        let there = ipvs.observe().await?;
+        for message in ipvs::changes(key, service, there.get(key)) {
+            ipvs.send(message).await?;
+        }
+        Ok(())
     }
 
     async fn add_space(&self, name: &str) -> io::Result<()> {

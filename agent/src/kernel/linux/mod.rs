@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! observe  our objects as values      apply  steps as requests
-//! netlink  a socket per namespace     space  namespaces     nft  tables
+//! netlink  a socket per namespace     space  namespaces     nft  tables     ipvs  virtual services
 //! ```
 
 mod apply;
+pub mod ipvs;
 mod netlink;
 mod nft;
 mod observe;

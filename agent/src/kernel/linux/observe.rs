@@ -2,6 +2,7 @@
 
 use super::{
     LinuxKernel, apply,
+    ipvs::Ipvs,
     netlink::{Socket, io_error, name_of},
     nft,
 };
@@ -59,6 +60,11 @@ impl LinuxKernel {
         let keys = own::sysctls(space, state.links.keys());
         state.sysctls = apply::read_sysctls(space, keys).await?.into_iter().collect();
         state.tables = nft::observe(space).await?;
+        if *space != Space::Host
+            && let Some(mut ipvs) = Ipvs::open(space).await?
+        {
+            state.ipvs = ipvs.observe().await?;
+        }
         Ok(state)
     }
 }

@@ -31,10 +31,11 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::AbortHandle,
 };
 use tonic::transport::Channel;
@@ -95,12 +96,14 @@ impl Drop for Agent {
 impl Agent {
     pub fn start(config: Config) -> io::Result<Self> {
         fs::create_dir_all(&config.dir)?;
+        host::keep_router_advertisements()?;
         let mut memory = load_memory(&config.dir);
         let gateway = host::gateway_subnet(memory.gateway)?;
         memory.gateway = Some(gateway.v4);
         let managers: BTreeSet<_> = config.managers.iter().chain(&memory.managers).copied().collect();
         let (events, heard) = mpsc::channel(64);
         let (speak, spoken) = watch::channel(None);
+        let anew = Arc::new(Notify::new());
         let session = Session {
             credentials: config.credentials.clone(),
             managers: managers.into_iter().collect(),
@@ -108,6 +111,7 @@ impl Agent {
             describe: host::describe,
             events,
             speak,
+            anew: anew.clone(),
         };
         let (status_send, status) = watch::channel(Status::default());
         let (leader_send, leader) = watch::channel(None);
@@ -137,6 +141,7 @@ impl Agent {
             memory,
             dir: config.dir,
             spoken,
+            anew,
             status: status_send,
             leader: leader_send,
         };
@@ -190,6 +195,7 @@ struct Actor {
     followers: HashMap<String, AbortHandle>,
     memory: Memory,
     spoken: watch::Receiver<Option<Sender>>,
+    anew: Arc<Notify>,
     status: watch::Sender<Status>,
     leader: watch::Sender<Option<Channel>>,
 }
@@ -276,6 +282,7 @@ impl Actor {
         let complete = assignments.r#type() == v1::assignments::Type::Complete;
         if !complete && assignments.applies_to != self.revision {
             tracing::warn!(has = self.revision, wants = assignments.applies_to, "a gap in the assignments");
+            self.anew.notify_one();
             return false;
         }
         let revision = assignments.results_in;
@@ -283,6 +290,7 @@ impl Actor {
             Ok(changes) => changes,
             Err(error) => {
                 tracing::error!(%error, "cannot read the assignments");
+                self.anew.notify_one();
                 return false;
             }
         };

@@ -125,3 +125,15 @@ pub fn gateway_subnet(before: Option<Ipv4Net>) -> io::Result<DualSubnet> {
     let v4 = v4.ok_or_else(|| io::Error::other("no free subnet for the gateway bridge in 172.18.0.0 to 172.31.0.0"))?;
     Ok(DualSubnet { v4, v6: GATEWAY_V6 })
 }
+
+/// A host that forwards IPv6 stops listening to its routers, unless it is told to go on (accept_ra 2; ip-sysctl.rst). Hosts
+/// that get their address or default route that way would lose it some time after we start forwarding.
+pub fn keep_router_advertisements() -> io::Result<()> {
+    for entry in fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten() {
+        let file = entry?.path().join("accept_ra");
+        if fs::read_to_string(&file).is_ok_and(|value| value.trim() == "1") {
+            fs::write(&file, "2")?;
+        }
+    }
+    Ok(())
+}

@@ -6,13 +6,15 @@ use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1::{
     self, agent_message::Message as FromAgent, dispatcher_client::DispatcherClient, manager_message::Message as ToAgent,
 };
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
-use tokio::sync::{mpsc, watch};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(150);
+/// The operator has to do something first.
+const REMOVED_RETRY: Duration = Duration::from_secs(10);
 const DESCRIBE_EVERY: Duration = Duration::from_secs(1);
 const MAX_MESSAGE: usize = 64 << 20;
 
@@ -41,6 +43,8 @@ pub struct Session {
     pub events: mpsc::Sender<Event>,
     /// The way to say something in the session that is open.
     pub speak: watch::Sender<Option<Sender>>,
+    /// Ends the session, so that the next one starts with everything anew.
+    pub anew: Arc<Notify>,
 }
 
 impl Session {
@@ -77,6 +81,7 @@ impl Session {
             Ok(Err(status)) if status.code() == tonic::Code::NotFound => {
                 tracing::error!(%addr, "{}", status.message());
                 let _ = self.events.send(Event::Removed).await;
+                tokio::time::sleep(REMOVED_RETRY).await;
                 return None;
             }
             Ok(Err(status)) => {
@@ -112,6 +117,7 @@ impl Session {
                     }
                     self.events.send(event).await.ok()?;
                 }
+                () = self.anew.notified() => return Some(addr),
                 _ = beat.tick() => speak.send(FromAgent::Heartbeat(v1::Heartbeat {})).await.ok()?,
                 _ = look.tick() => {
                     let now = (self.describe)(self.data_path_addr);

@@ -71,7 +71,8 @@ pub async fn run(client: &Client, command: NodeCommand) -> Result<()> {
                 };
                 let manager = match &n.manager {
                     Some(_) if n.id.as_str() == leader => "Leader",
-                    Some(_) => "Reachable",
+                    Some(_) if n.status.state == NodeState::Ready => "Reachable",
+                    Some(_) => "Unreachable",
                     None => "",
                 };
                 let texts = [

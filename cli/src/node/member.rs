@@ -2,33 +2,19 @@
 
 use super::{
     addr,
+    first::{self, CERTIFICATE_LIFE},
+    remote,
     state::{NodeState, Paths},
 };
 use anyhow::{Context, Result, anyhow, bail};
 use heddle_agent::agent::{Agent, Config as AgentConfig};
-use heddle_manager::{ca, control::ControlService, manager::Manager, raft::raft_id};
-use heddle_model::{
-    Annotations, ClusterId, Meta, NodeId,
-    cluster::{AddressPools, Cluster, ClusterSpec, Role},
-    net::{Port, parse_subnet},
-    node::{Availability, ManagerStatus, Node, NodeSpec, NodeStatus},
-};
+use heddle_manager::{ca, control::ControlService, manager::Manager};
+use heddle_model::{ClusterId, NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
-use heddle_proto::v1::{
-    self, control_server::ControlServer, dispatcher_client::DispatcherClient, node_ca_client::NodeCaClient,
-};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use heddle_proto::v1::{self, control_server::ControlServer};
+use std::{net::SocketAddr, path::PathBuf};
 use tokio::{net::TcpListener, sync::Mutex, task::AbortHandle};
 use tonic::transport::Server;
-
-const DATA_PATH_PORT: u16 = 4789;
-const HEARTBEAT: Duration = Duration::from_millis(300);
-/// docker's default.
-const TASK_HISTORY: u32 = 5;
-/// As long as the root's: certificates are not renewed yet.
-const CERTIFICATE_LIFE: Duration = Duration::from_secs(20 * 365 * 86400);
-const CALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// A place in a cluster, running.
 pub struct Member {
@@ -101,11 +87,11 @@ impl Daemon {
         };
         let (id, node) = (ClusterId::from_random(rand::random()), NodeId::from_random(rand::random()));
         let root = ca::new_root(&id)?;
-        let (cluster, ingress) = cluster(id, root, &request)?;
+        let (cluster, ingress) = first::cluster(id, root, &request)?;
         let (key, csr) = tls::new_key_and_csr()?;
         let cert = ca::issue(&cluster.root_ca, &cluster.id, &node, Role::Manager, &csr, CERTIFICATE_LIFE)?;
         let credentials = Credentials::new(key, cert, cluster.root_ca.cert_pem.clone())?;
-        let object = manager_node(&node, &state);
+        let object = first::manager_node(&node, &state);
         let token = ca::token_text(&cluster, Role::Worker);
         let answer = v1::InitResponse {
             node: node.to_string(),
@@ -148,7 +134,7 @@ impl Daemon {
             data_path: addr::data_path(&request.data_path_addr, advertise)?,
             managers: managers.clone(),
         };
-        let (credentials, issued) = issue(&managers, &token, request.token.trim(), &state).await?;
+        let (credentials, issued) = remote::issue(&managers, &token, request.token.trim(), &state).await?;
         state.managers = issued.managers.iter().filter_map(|m| m.addr.parse().ok()).collect();
         let role = credentials.identity().role;
         let made = async {
@@ -168,7 +154,7 @@ impl Daemon {
         match made.await {
             Ok(started) => *member = Some(started),
             Err(e) => {
-                let _ = leave_cluster(&state.managers, &credentials).await;
+                let _ = remote::leave_cluster(&state.managers, &credentials).await;
                 self.paths.clear()?;
                 return Err(e);
             }
@@ -214,7 +200,7 @@ impl Daemon {
             managers.extend(member.agent.status.borrow().managers.iter().filter_map(|m| m.parse::<SocketAddr>().ok()));
             managers.extend(&member.state.managers);
         }
-        leave_cluster(&managers, &member.credentials).await
+        remote::leave_cluster(&managers, &member.credentials).await
     }
 }
 
@@ -256,125 +242,6 @@ async fn listen(addrs: &[SocketAddr]) -> Result<TcpListener> {
                 bail!("port {} is in use: stop what listens there, or use another --listen-addr", addr.port());
             }
             Err(e) => last = anyhow!(e).context(format!("cannot listen at {addr}")),
-        }
-    }
-    Err(last)
-}
-
-fn parse_v4(field: &str, text: &str, default: &str) -> Result<Ipv4Net> {
-    match parse_subnet(if text.is_empty() { default } else { text })? {
-        IpNet::V4(net) => Ok(net),
-        IpNet::V6(_) => bail!("--{field} {text:?} is not an IPv4 subnet such as {default}"),
-    }
-}
-
-fn cluster(
-    id: ClusterId,
-    root_ca: heddle_model::cluster::RootCa,
-    request: &v1::InitRequest,
-) -> Result<(Cluster, Vec<IpNet>)> {
-    let v4 = parse_v4("default-addr-pool", &request.pool_v4, "10.0.0.0/8")?;
-    let v4_size = if request.pool_v4_size == 0 { 24 } else { request.pool_v4_size as u8 };
-    if v4_size <= v4.prefix_len() || v4_size > 29 {
-        bail!("--default-addr-pool-mask-length {v4_size}: use {} to 29", v4.prefix_len() + 1);
-    }
-    let v6 = match request.pool_v6.as_str() {
-        "" => random_ula(),
-        text => match parse_subnet(text)? {
-            IpNet::V6(net) if net.prefix_len() <= 60 => net,
-            _ => bail!("--default-addr-pool-v6 {text:?} is not an IPv6 subnet of at most /60"),
-        },
-    };
-    let ingress = match request.ingress_subnet_v4.as_str() {
-        "" => Vec::new(),
-        text => vec![IpNet::V4(parse_v4("ingress-subnet", text, "10.255.0.0/16")?)],
-    };
-    let port = if request.data_path_port == 0 { DATA_PATH_PORT } else { request.data_path_port as u16 };
-    let spec = ClusterSpec {
-        name: "default".into(),
-        pools: AddressPools { v4, v4_size, v6 },
-        data_path_port: Port::try_from(port)?,
-        heartbeat: HEARTBEAT,
-        task_history: TASK_HISTORY,
-        node_cert_life: CERTIFICATE_LIFE,
-    };
-    let join_tokens = ca::new_tokens(rand::random());
-    let cluster = Cluster { id, meta: Meta::default(), spec, root_ca, join_tokens, ingress_seed: rand::random() };
-    Ok((cluster, ingress))
-}
-
-/// A unique local prefix (RFC 4193, section 3.2).
-fn random_ula() -> Ipv6Net {
-    let global: u64 = rand::random::<u64>() & 0xff_ffff_ffff;
-    let bits = (0xfd_u128 << 120) | (u128::from(global) << 80);
-    Ipv6Net::new_assert(std::net::Ipv6Addr::from_bits(bits), 48)
-}
-
-fn manager_node(id: &NodeId, state: &NodeState) -> Node {
-    Node {
-        id: id.clone(),
-        meta: Meta::default(),
-        spec: NodeSpec { annotations: Annotations::default(), role: Role::Manager, availability: Availability::Active },
-        role: Role::Manager,
-        description: heddle_agent::host::describe(state.data_path),
-        status: NodeStatus::default(),
-        data_path_addr: state.data_path,
-        manager: Some(ManagerStatus { raft_id: raft_id(id), addr: state.advertise }),
-        ingress: None,
-    }
-}
-
-/// Asks the managers in turn for a certificate. Nothing is sent to one whose root is not the token's.
-async fn issue(
-    managers: &[SocketAddr],
-    token: &ca::Token,
-    text: &str,
-    state: &NodeState,
-) -> Result<(Credentials, v1::IssueResponse)> {
-    let (key, csr) = tls::new_key_and_csr()?;
-    let mut last = anyhow!("no manager is given: heddle join --token TOKEN IP:PORT");
-    for addr in managers {
-        let unreachable = |s: tonic::Status| anyhow!("the manager at {addr} does not answer: {}", s.message());
-        let root = match NodeCaClient::new(tls::fetch_root(*addr)?).get_root(v1::GetRootRequest {}).await {
-            Ok(answer) => answer.into_inner().cert_pem,
-            Err(status) => {
-                last = unreachable(status);
-                continue;
-            }
-        };
-        if tls::root_digest(&root).as_ref() != Some(&token.root_digest) {
-            bail!("the token is for another cluster than the one at {addr}: use a token of that cluster");
-        }
-        let mut request = tonic::Request::new(v1::IssueRequest {
-            token: text.to_owned(),
-            csr_pem: csr.clone(),
-            data_path_addr: state.data_path.to_string(),
-            hostname: heddle_agent::host::describe(state.data_path).hostname,
-            control_addr: state.advertise.to_string(),
-        });
-        request.set_timeout(CALL_LIMIT);
-        match NodeCaClient::new(tls::dial_pinned(*addr, &root)?).issue(request).await {
-            Ok(answer) => {
-                let issued = answer.into_inner();
-                return Ok((Credentials::new(key, issued.cert_pem.clone(), root)?, issued));
-            }
-            Err(status) if status.code() == tonic::Code::Unavailable => last = unreachable(status),
-            Err(status) => bail!("{}", status.message()),
-        }
-    }
-    Err(last)
-}
-
-async fn leave_cluster(managers: &[SocketAddr], credentials: &Credentials) -> Result<()> {
-    let mut last = anyhow!("no manager is known: with --force the host leaves without telling the cluster");
-    for addr in managers {
-        let mut client = DispatcherClient::new(tls::dial(*addr, credentials)?);
-        let mut request = tonic::Request::new(v1::LeaveNodeRequest {});
-        request.set_timeout(CALL_LIMIT);
-        match client.leave(request).await {
-            Ok(_) => return Ok(()),
-            Err(status) if status.code() == tonic::Code::NotFound => return Ok(()),
-            Err(status) => last = anyhow!("the manager at {addr} does not let this node go: {}", status.message()),
         }
     }
     Err(last)

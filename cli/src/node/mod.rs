@@ -4,12 +4,16 @@
 //! unix socket (root) ── Local: init, join, leave, info        state   what is on disk
 //!                   └── Control ─> manager, if this is one    member  the running halves
 //! tcp 2377 (mTLS)   ── Control, Dispatcher, NodeCa, Raft      addr    which addresses to use
+//!                                                             first   the first objects of a cluster
+//!                                                             remote  joining and leaving, as managers hear it
 //! ```
 
 mod addr;
 mod control;
+mod first;
 mod local;
 mod member;
+mod remote;
 mod state;
 
 use anyhow::{Context, Result};

@@ -3,13 +3,14 @@
 //! ```text
 //! service   the RPCs; a follower passes them on to the leader      find      objects by id, name, beginning of an id
 //! check     whether a spec can be accepted                         progress  how far a service is from what is wanted
-//! ca        certificates for joiners
+//! ca        certificates for joiners                                inspect   a network with all that is on it
 //! ```
 
 mod ca;
 mod check;
 mod find;
 mod forward;
+mod inspect;
 mod progress;
 mod service;
 

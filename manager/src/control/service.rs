@@ -3,11 +3,11 @@
 use super::{
     ControlError, check, find,
     forward::{Forward, LARGEST},
-    progress,
+    inspect, progress,
 };
 use crate::{
     ca,
-    dispatcher::{Logs, Sessions, assignment},
+    dispatcher::{Logs, Sessions},
     store::{Mutation, Snapshot, Store},
 };
 use futures::{Stream, StreamExt};
@@ -137,7 +137,7 @@ impl control_server::Control for ControlService {
         let request = admit!(self, request, inspect_network);
         let state = self.state().await?;
         let network = find::network(&state, &request.r#ref).map_err(ControlError::from)?;
-        Ok(Response::new(inspect(&state, &network)))
+        Ok(Response::new(inspect::network(&state, &network)))
     }
 
     async fn remove_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveResponse> {
@@ -373,46 +373,5 @@ impl Drop for Guard {
             let cancel = ToAgent::CancelLogs(v1::LogCancel { id: self.id.clone() });
             let _ = sender.try_send(v1::ManagerMessage { message: Some(cancel) });
         }
-    }
-}
-
-fn inspect(state: &Snapshot, network: &Network) -> v1::InspectNetworkResponse {
-    let attached = |t: &&Arc<Task>| t.on_node() && t.attachments.iter().any(|a| a.network == network.id);
-    let tasks: Vec<_> = state.tasks.values().filter(attached).collect();
-    let takes_part = |n: &NodeId| network.spec.ingress || tasks.iter().any(|t| t.node.as_ref() == Some(n));
-    let peers = state.nodes.values().filter(|n| takes_part(&n.id)).map(|n| v1::NetworkPeer {
-        node: n.id.to_string(),
-        hostname: n.description.hostname.clone(),
-        data_path_addr: n.data_path_addr.to_string(),
-        ingress: n.ingress.clone().filter(|_| network.spec.ingress).map(Into::into),
-    });
-    let endpoint = |t: &&&Arc<Task>| {
-        let a = t.attachments.iter().find(|a| a.network == network.id)?;
-        Some(v1::NetworkEndpoint {
-            task: t.id.to_string(),
-            name: t.name(),
-            node: t.node.as_ref().map_or_else(String::new, ToString::to_string),
-            addr: Some(a.addr.into()),
-            mac: a.mac.to_string(),
-            state: v1::TaskState::from(t.status.state).into(),
-        })
-    };
-    let services = state.services.values().filter_map(|s| {
-        let given = s.endpoint.as_ref()?;
-        let vip = given.virtual_ips.iter().find(|v| v.network == network.id);
-        let endpoints: Vec<_> = tasks.iter().filter(|t| t.service == s.id).filter_map(|t| endpoint(&t)).collect();
-        (vip.is_some() || !endpoints.is_empty()).then(|| v1::NetworkService {
-            id: s.id.to_string(),
-            name: s.spec.annotations.name.clone(),
-            virtual_ip: vip.map(|v| v.addr.into()),
-            ports: given.ports.iter().cloned().map(Into::into).collect(),
-            endpoints,
-        })
-    });
-    v1::InspectNetworkResponse {
-        mtu: assignment::mtu(state, network).0.into(),
-        peers: peers.collect(),
-        services: services.collect(),
-        network: Some(network.clone().into()),
     }
 }

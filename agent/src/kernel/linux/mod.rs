@@ -1,12 +1,13 @@
 //! The Linux kernel through netlink, nft and /proc/sys.
 //!
 //! ```text
-//! observe  our objects as values      apply  steps as requests
+//! observe  our objects as values      apply  steps as requests     links  making and removing them
 //! netlink  a socket per namespace     space  namespaces     nft  tables     ipvs  virtual services
 //! ```
 
 mod apply;
 pub mod ipvs;
+mod links;
 mod netlink;
 mod nft;
 mod observe;

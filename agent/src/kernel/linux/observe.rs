@@ -3,6 +3,7 @@
 use super::{
     LinuxKernel, apply,
     ipvs::Ipvs,
+    links,
     netlink::{Socket, io_error, name_of},
     nft,
 };
@@ -93,7 +94,7 @@ fn link(message: &LinkMessage, indices: &HashMap<u32, IfName>) -> Option<Link> {
             LinkInfo::Kind(InfoKind::Bridge) => kind = Some(LinkKind::Bridge),
             LinkInfo::Kind(InfoKind::Veth) => {
                 // Without a word about its other end it is one that was not made to the end: made anew.
-                let peer = apply::peer_of(alias).or_else(|| Some((Space::Host, "unknown".parse().ok()?)))?;
+                let peer = links::peer_of(alias).or_else(|| Some((Space::Host, "unknown".parse().ok()?)))?;
                 kind = Some(LinkKind::Veth { peer });
             }
             LinkInfo::Data(InfoData::Vxlan(data)) => kind = vxlan(data).map(LinkKind::Vxlan),

@@ -1,5 +1,6 @@
-//! The agent put together: one loop that takes in what the managers say and what happens here, and acts.
+//! The agent's one loop: takes in what the managers say and what happens here, and acts.
 
+use super::{Status, memory::Memory};
 use crate::{
     dataplane::{
         desired::{LocalHost, Sandbox, desired, gateway},
@@ -8,29 +9,20 @@ use crate::{
     },
     dns::{Resolver, Upstream, Zone},
     executor::{ProcessExecutor, TaskProcess},
-    host,
     kernel::linux::{LinuxKernel, space},
     logs,
     reconciler::Reconciler,
-    session::{Event, Sender, Session},
+    session::{Event, Sender},
     worker::{Todo, Worker},
 };
 use heddle_model::{
-    NodeId, TaskId, Timestamp,
-    assignment::NodeView,
-    net::{DualAddr, Mtu},
-    service::Runtime,
-    task::TaskStatus,
+    NodeId, TaskId, Timestamp, assignment::NodeView, net::DualAddr, service::Runtime, task::TaskStatus,
 };
-use heddle_plumbing::tls::Credentials;
 use heddle_proto::v1::{self, agent_message::Message as FromAgent};
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs, io,
-    net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    io,
     sync::Arc,
     time::Duration,
 };
@@ -45,168 +37,43 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After a pass that failed.
 const RETRY: Duration = Duration::from_millis(200);
 
-pub struct Config {
-    /// `agent` below the state directory.
-    pub dir: PathBuf,
-    /// The program that has `task-shim` as a verb.
-    pub shim: PathBuf,
-    pub credentials: Credentials,
-    /// Where to look for the leader first.
-    pub managers: Vec<SocketAddr>,
-    pub data_path_addr: IpAddr,
-}
-
-/// What the agent says of itself.
-#[derive(Debug, Clone, Default)]
-pub struct Status {
-    pub connected: bool,
-    pub managers: Vec<String>,
-    pub assigned_revision: u64,
-    pub applied_revision: u64,
-    pub errors: Vec<String>,
-    pub running: u32,
-    pub removed: bool,
-}
-
-/// Kept on disk, so that a restarted daemon goes on as before although no manager answers.
-#[derive(Default, Serialize, Deserialize)]
-struct Memory {
-    managers: Vec<SocketAddr>,
-    gateway: Option<ipnet::Ipv4Net>,
-}
-
-const MEMORY: &str = "memory.json";
-const VIEW: &str = "assignments.bin";
-
-/// The running agent. Its tasks and its kernel objects stay when it is dropped.
-pub struct Agent {
-    pub status: watch::Receiver<Status>,
-    /// The channel to the leader, while there is a session.
-    pub leader: watch::Receiver<Option<Channel>>,
-    stop: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
-    tasks: Vec<AbortHandle>,
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
-    }
-}
-
-impl Agent {
-    pub fn start(config: Config) -> io::Result<Self> {
-        fs::create_dir_all(&config.dir)?;
-        host::keep_router_advertisements()?;
-        let mut memory = load_memory(&config.dir);
-        let gateway = host::gateway_subnet(memory.gateway)?;
-        memory.gateway = Some(gateway.v4);
-        let managers: BTreeSet<_> = config.managers.iter().chain(&memory.managers).copied().collect();
-        let (events, heard) = mpsc::channel(64);
-        let (speak, spoken) = watch::channel(None);
-        let anew = Arc::new(Notify::new());
-        let session = Session {
-            credentials: config.credentials.clone(),
-            managers: managers.into_iter().collect(),
-            data_path_addr: config.data_path_addr,
-            describe: host::describe,
-            events,
-            speak,
-            anew: anew.clone(),
-        };
-        let (status_send, status) = watch::channel(Status::default());
-        let (leader_send, leader) = watch::channel(None);
-        let (stop, stopped) = mpsc::channel(1);
-        let node = config.credentials.identity().node;
-        let actor = Actor {
-            local: LocalHost {
-                node: node.clone(),
-                data_path_addr: config.data_path_addr,
-                gateway,
-                gateway_mtu: Mtu::ETHERNET,
-                balancer: Default::default(),
-            },
-            node,
-            executor: ProcessExecutor::new(config.dir.join("tasks"), config.shim)?,
-            reconciler: Reconciler::new(LinuxKernel::new()),
-            worker: Worker::default(),
-            view: None,
-            revision: 0,
-            acked: 0,
-            gateways: BTreeMap::new(),
-            resolvers: BTreeMap::new(),
-            zones: BTreeMap::new(),
-            sandboxes: BTreeSet::new(),
-            reported: BTreeMap::new(),
-            followers: HashMap::new(),
-            memory,
-            dir: config.dir,
-            spoken,
-            anew,
-            status: status_send,
-            leader: leader_send,
-        };
-        let tasks =
-            vec![tokio::spawn(session.run()).abort_handle(), tokio::spawn(actor.run(heard, stopped)).abort_handle()];
-        Ok(Self { status, leader, stop, tasks })
-    }
-
-    /// Ends every task and takes away everything of ours in the kernel: for leaving the cluster.
-    pub async fn purge(&self) {
-        let (done, wait) = tokio::sync::oneshot::channel();
-        if self.stop.send(done).await.is_ok() {
-            let _ = wait.await;
-        }
-    }
-}
-
-fn load_memory(dir: &Path) -> Memory {
-    fs::read(dir.join(MEMORY)).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default()
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    fs::write(&draft, bytes)?;
-    fs::rename(&draft, path)
-}
-
 fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(since.as_millis() as u64)
 }
 
-struct Actor {
-    node: NodeId,
-    local: LocalHost,
-    dir: PathBuf,
-    executor: ProcessExecutor,
-    reconciler: Reconciler<LinuxKernel>,
-    worker: Worker,
-    view: Option<NodeView>,
-    revision: u64,
+pub(super) struct Actor {
+    pub(super) node: NodeId,
+    pub(super) local: LocalHost,
+    pub(super) executor: ProcessExecutor,
+    pub(super) reconciler: Reconciler<LinuxKernel>,
+    pub(super) worker: Worker,
+    pub(super) view: Option<NodeView>,
+    pub(super) revision: u64,
     /// Acknowledged in this session.
-    acked: u64,
-    gateways: BTreeMap<TaskId, DualAddr>,
-    resolvers: BTreeMap<TaskId, Resolver>,
-    zones: BTreeMap<TaskId, Zone>,
+    pub(super) acked: u64,
+    pub(super) gateways: BTreeMap<TaskId, DualAddr>,
+    pub(super) resolvers: BTreeMap<TaskId, Resolver>,
+    pub(super) zones: BTreeMap<TaskId, Zone>,
     /// Sandboxes that the kernel has.
-    sandboxes: BTreeSet<TaskId>,
+    pub(super) sandboxes: BTreeSet<TaskId>,
     /// Statuses as last sent in this session.
-    reported: BTreeMap<TaskId, TaskStatus>,
-    followers: HashMap<String, AbortHandle>,
-    memory: Memory,
-    spoken: watch::Receiver<Option<Sender>>,
-    anew: Arc<Notify>,
-    status: watch::Sender<Status>,
-    leader: watch::Sender<Option<Channel>>,
+    pub(super) reported: BTreeMap<TaskId, TaskStatus>,
+    pub(super) followers: HashMap<String, AbortHandle>,
+    pub(super) memory: Memory,
+    pub(super) spoken: watch::Receiver<Option<Sender>>,
+    pub(super) anew: Arc<Notify>,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) leader: watch::Sender<Option<Channel>>,
 }
 
 impl Actor {
-    async fn run(
+    pub(super) async fn run(
         mut self,
         mut heard: mpsc::Receiver<Event>,
         mut stopped: mpsc::Receiver<tokio::sync::oneshot::Sender<()>>,
     ) {
-        self.remember();
+        self.memory.save();
         self.recall();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -269,7 +136,7 @@ impl Actor {
             Event::Managers(managers) => {
                 self.memory.managers = managers.iter().filter_map(|m| m.addr.parse().ok()).collect();
                 self.status.send_modify(|s| s.managers = managers.into_iter().map(|m| m.addr).collect());
-                self.remember();
+                self.memory.save();
             }
             Event::Assignments(assignments) => return self.take(*assignments),
             Event::Logs(request) => self.publish_logs(request),
@@ -301,10 +168,7 @@ impl Actor {
         let view = self.view.insert(view);
         view.apply(changes);
         self.revision = revision;
-        let bytes = prost::Message::encode_to_vec(&v1::Assignments::complete(revision, view));
-        if let Err(error) = write_whole(&self.dir.join(VIEW), &bytes) {
-            tracing::warn!(%error, "cannot keep the assignments");
-        }
+        self.memory.save_view(revision, view);
         self.status.send_modify(|s| s.assigned_revision = revision);
         self.assign();
         true
@@ -318,19 +182,10 @@ impl Actor {
 
     /// What was assigned before the daemon was restarted: names resolve and drift is repaired before a manager answers.
     fn recall(&mut self) {
-        let stored = fs::read(self.dir.join(VIEW)).ok();
-        let stored = stored.and_then(|b| <v1::Assignments as prost::Message>::decode(b.as_slice()).ok());
-        if let Some(assignments) = stored {
+        if let Some(assignments) = self.memory.view() {
             self.take(assignments);
             // Kept by another run: nothing may be added to it but a complete one.
             self.revision = 0;
-        }
-    }
-
-    fn remember(&self) {
-        let written = serde_json::to_vec(&self.memory).map_err(io::Error::other);
-        if let Err(error) = written.and_then(|b| write_whole(&self.dir.join(MEMORY), &b)) {
-            tracing::warn!(%error, "cannot keep the agent's memory");
         }
     }
 
@@ -492,7 +347,7 @@ impl Actor {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         // What the kernel still does in its own time must not meet a cluster that is joined next.
-        let _ = fs::remove_dir_all(&self.dir);
+        self.memory.forget();
     }
 }
 

@@ -1,0 +1,258 @@
+//! service create, ls, ps, inspect, scale, rm, logs.
+
+mod create;
+mod settle;
+
+use crate::{
+    client::{Client, said},
+    commands::network::key_value,
+    output::{self, Format},
+};
+use anyhow::{Result, anyhow};
+use clap::{Args, Subcommand};
+use create::{CreateArgs, spec};
+use futures::StreamExt;
+use heddle_model::{
+    endpoint::PortConfig,
+    node::Node,
+    service::{Mode, Runtime, Service},
+    task::{Task, TaskState},
+};
+use heddle_proto::v1::{self, control_client::ControlClient};
+use serde_json::{Value, json};
+use settle::settle;
+use std::io::Write;
+use tonic::transport::Channel;
+
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Make a service and wait until every replica answers on every host
+    Create(Box<CreateArgs>),
+    /// List services
+    Ls {
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+        /// Print ids alone
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// List the tasks of services
+    Ps {
+        #[arg(required = true)]
+        services: Vec<String>,
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Show all that is known of services, as JSON
+    Inspect {
+        #[arg(required = true)]
+        services: Vec<String>,
+    },
+    /// Change how many replicas services have: NAME=REPLICAS
+    Scale {
+        #[arg(required = true, value_parser = key_value)]
+        services: Vec<(String, String)>,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Remove services
+    Rm {
+        #[arg(required = true)]
+        services: Vec<String>,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Print what the tasks of a service, or one task, have written
+    Logs {
+        /// A service, or the id of a task
+        service: String,
+        /// Go on printing
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last lines of each task
+        #[arg(short = 'n', long)]
+        tail: Option<u64>,
+        /// Without the task's name before each line
+        #[arg(long)]
+        raw: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Do not wait until it is done
+    #[arg(short, long)]
+    detach: bool,
+    /// Seconds to wait
+    #[arg(long, default_value_t = 60)]
+    timeout: u64,
+}
+
+pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
+    let mut control = client.control()?;
+    match command {
+        ServiceCommand::Create(args) => {
+            let request = v1::CreateServiceRequest { spec: Some(spec(&args)?.into()) };
+            let service = control.create_service(request).await.map_err(said)?.into_inner();
+            if !args.wait.detach {
+                settle(&mut control, &args.name, &service.id, args.wait.timeout).await?;
+            }
+            println!("{}", service.id);
+        }
+        ServiceCommand::Ls { format, quiet } => list(&mut control, format, quiet).await?,
+        ServiceCommand::Ps { services, format } => tasks(&mut control, services, format).await?,
+        ServiceCommand::Inspect { services } => {
+            let mut values = Vec::new();
+            for r#ref in services {
+                let service = control.get_service(v1::RefRequest { r#ref }).await.map_err(said)?.into_inner();
+                values.push(value(&Service::try_from(service)?));
+            }
+            println!("{:#}", Value::Array(values));
+        }
+        ServiceCommand::Scale { services, wait } => {
+            for (name, text) in services {
+                let replicas = text.parse().map_err(|_| {
+                    anyhow!("replicas {text:?} of {name}: use a number from 1 to {}", Mode::MAX_REPLICAS)
+                })?;
+                let request = v1::ScaleServiceRequest { r#ref: name.clone(), replicas };
+                let service = control.scale_service(request).await.map_err(said)?.into_inner();
+                if !wait.detach {
+                    settle(&mut control, &name, &service.id, wait.timeout).await?;
+                }
+                println!("{name} scaled to {replicas}");
+            }
+        }
+        ServiceCommand::Rm { services, wait } => {
+            for name in services {
+                let gone =
+                    control.remove_service(v1::RefRequest { r#ref: name.clone() }).await.map_err(said)?.into_inner();
+                if !wait.detach {
+                    settle(&mut control, &name, &gone.id, wait.timeout).await?;
+                }
+                println!("{name}");
+            }
+        }
+        ServiceCommand::Logs { service, follow, tail, raw } => {
+            logs(&mut control, service, follow, tail, raw).await?;
+        }
+    }
+    Ok(())
+}
+
+fn ports(service: &Service) -> String {
+    let ports = service.endpoint.as_ref().map_or(&service.spec.endpoint.ports, |e| &e.ports);
+    let port = |p: &PortConfig| match p.published {
+        Some(n) => format!("*:{n}->{}/{}", p.target, p.protocol),
+        None => format!("*:?->{}/{}", p.target, p.protocol),
+    };
+    ports.iter().map(port).collect::<Vec<_>>().join(", ")
+}
+
+fn value(service: &Service) -> Value {
+    let Mode::Replicated { replicas } = service.spec.mode;
+    json!({
+        "id": service.id.as_str(),
+        "version": service.meta.version,
+        "createdAt": service.meta.created_at,
+        "updatedAt": service.meta.updated_at,
+        "replicas": replicas,
+        "spec": service.spec,
+        "endpoint": service.endpoint,
+    })
+}
+
+async fn list(control: &mut ControlClient<Channel>, format: Format, quiet: bool) -> Result<()> {
+    let answer = control.list_services(v1::ListServicesRequest {}).await.map_err(said)?.into_inner();
+    let mut all = Vec::new();
+    for summary in answer.services {
+        let Some(service) = summary.service else { continue };
+        all.push((Service::try_from(service)?, summary.running, summary.desired));
+    }
+    all.sort_by(|a, b| a.0.spec.annotations.name.cmp(&b.0.spec.annotations.name));
+    if quiet {
+        all.iter().for_each(|(s, _, _)| println!("{}", s.id));
+        return Ok(());
+    }
+    let row = |(service, running, desired): &(Service, u64, u64)| {
+        let Runtime::Process(process) = &service.spec.task.runtime;
+        vec![
+            service.id.short().to_owned(),
+            service.spec.annotations.name.clone(),
+            "replicated".into(),
+            format!("{running}/{desired}"),
+            process.command.join(" "),
+            ports(service),
+        ]
+    };
+    let json = |(service, running, _): &(Service, u64, u64)| {
+        let mut value = value(service);
+        value["running"] = (*running).into();
+        value
+    };
+    let headings = ["ID", "NAME", "MODE", "REPLICAS", "COMMAND", "PORTS"];
+    output::print(format, &headings, all.iter().map(row).collect(), all.iter().map(json).collect());
+    Ok(())
+}
+
+async fn tasks(control: &mut ControlClient<Channel>, services: Vec<String>, format: Format) -> Result<()> {
+    let nodes = control.list_nodes(v1::ListNodesRequest {}).await.map_err(said)?.into_inner().nodes;
+    let nodes: Vec<Node> = nodes.into_iter().map(Node::try_from).collect::<Result<_, _>>()?;
+    let request = v1::ListTasksRequest { services, nodes: Vec::new() };
+    let answer = control.list_tasks(request).await.map_err(said)?.into_inner();
+    let mut all: Vec<Task> = answer.tasks.into_iter().map(Task::try_from).collect::<Result<_, _>>()?;
+    all.sort_by_key(|t| (t.service_name.clone(), t.slot, std::cmp::Reverse(t.meta.created_at), t.id.clone()));
+    let host = |t: &Task| {
+        let node = t.node.as_ref().and_then(|id| nodes.iter().find(|n| n.id == *id));
+        node.map_or_else(String::new, |n| n.description.hostname.clone())
+    };
+    let title = |state: TaskState| {
+        let text = state.as_str();
+        text[..1].to_uppercase() + &text[1..]
+    };
+    let row = |t: &Task| {
+        let error = if t.status.state <= TaskState::Pending { &t.status.message } else { &t.status.error };
+        vec![
+            t.id.short().to_owned(),
+            format!("{}.{}", t.service_name, t.slot),
+            host(t),
+            title(t.desired),
+            format!("{} {}", title(t.status.state), output::ago(t.status.since.0)),
+            error.clone(),
+        ]
+    };
+    let json = |t: &Task| {
+        json!({
+            "id": t.id.as_str(), "name": t.name(), "service": t.service.as_str(), "slot": t.slot,
+            "node": t.node.as_ref().map(|n| n.as_str()), "hostname": host(t), "desiredState": t.desired,
+            "state": t.status.state, "since": t.status.since, "message": t.status.message, "error": t.status.error,
+            "pid": t.status.pid, "exitCode": t.status.exit_code, "attachments": t.attachments,
+        })
+    };
+    let headings = ["ID", "NAME", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"];
+    output::print(format, &headings, all.iter().map(row).collect(), all.iter().map(json).collect());
+    Ok(())
+}
+
+async fn logs(
+    control: &mut ControlClient<Channel>,
+    r#ref: String,
+    follow: bool,
+    tail: Option<u64>,
+    raw: bool,
+) -> Result<()> {
+    let request = v1::ServiceLogsRequest { r#ref, follow, tail, since_ms: 0 };
+    let mut lines = control.service_logs(request).await.map_err(said)?.into_inner();
+    while let Some(line) = lines.next().await {
+        let line = line.map_err(said)?;
+        let mut bytes = if raw { Vec::new() } else { format!("{} | ", line.task_name).into_bytes() };
+        let stderr = line.stream() == v1::LogStream::Stderr;
+        bytes.extend(line.line);
+        bytes.push(b'\n');
+        // A reader that has gone away is no error.
+        let written = if stderr { std::io::stderr().write_all(&bytes) } else { std::io::stdout().write_all(&bytes) };
+        if written.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

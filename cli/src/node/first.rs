@@ -1,0 +1,84 @@
+//! The first objects of a new cluster, from what `init` was asked for.
+
+use super::state::NodeState;
+use anyhow::{Result, bail};
+use heddle_manager::{ca, raft::raft_id};
+use heddle_model::{
+    Annotations, ClusterId, Meta, NodeId,
+    cluster::{AddressPools, Cluster, ClusterSpec, Role},
+    net::{Port, parse_subnet},
+    node::{Availability, ManagerStatus, Node, NodeSpec, NodeStatus},
+};
+use heddle_proto::v1;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::time::Duration;
+
+const DATA_PATH_PORT: u16 = 4789;
+const HEARTBEAT: Duration = Duration::from_millis(300);
+/// docker's default.
+const TASK_HISTORY: u32 = 5;
+/// As long as the root's: certificates are not renewed yet.
+pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(20 * 365 * 86400);
+
+fn parse_v4(field: &str, text: &str, default: &str) -> Result<Ipv4Net> {
+    match parse_subnet(if text.is_empty() { default } else { text })? {
+        IpNet::V4(net) => Ok(net),
+        IpNet::V6(_) => bail!("--{field} {text:?} is not an IPv4 subnet such as {default}"),
+    }
+}
+
+pub fn cluster(
+    id: ClusterId,
+    root_ca: heddle_model::cluster::RootCa,
+    request: &v1::InitRequest,
+) -> Result<(Cluster, Vec<IpNet>)> {
+    let v4 = parse_v4("default-addr-pool", &request.pool_v4, "10.0.0.0/8")?;
+    let v4_size = if request.pool_v4_size == 0 { 24 } else { request.pool_v4_size as u8 };
+    if v4_size <= v4.prefix_len() || v4_size > 29 {
+        bail!("--default-addr-pool-mask-length {v4_size}: use {} to 29", v4.prefix_len() + 1);
+    }
+    let v6 = match request.pool_v6.as_str() {
+        "" => random_ula(),
+        text => match parse_subnet(text)? {
+            IpNet::V6(net) if net.prefix_len() <= 60 => net,
+            _ => bail!("--default-addr-pool-v6 {text:?} is not an IPv6 subnet of at most /60"),
+        },
+    };
+    let ingress = match request.ingress_subnet_v4.as_str() {
+        "" => Vec::new(),
+        text => vec![IpNet::V4(parse_v4("ingress-subnet", text, "10.255.0.0/16")?)],
+    };
+    let port = if request.data_path_port == 0 { DATA_PATH_PORT } else { request.data_path_port as u16 };
+    let spec = ClusterSpec {
+        name: "default".into(),
+        pools: AddressPools { v4, v4_size, v6 },
+        data_path_port: Port::try_from(port)?,
+        heartbeat: HEARTBEAT,
+        task_history: TASK_HISTORY,
+        node_cert_life: CERTIFICATE_LIFE,
+    };
+    let join_tokens = ca::new_tokens(rand::random());
+    let cluster = Cluster { id, meta: Meta::default(), spec, root_ca, join_tokens, ingress_seed: rand::random() };
+    Ok((cluster, ingress))
+}
+
+/// A unique local prefix (RFC 4193, section 3.2).
+fn random_ula() -> Ipv6Net {
+    let global: u64 = rand::random::<u64>() & 0xff_ffff_ffff;
+    let bits = (0xfd_u128 << 120) | (u128::from(global) << 80);
+    Ipv6Net::new_assert(std::net::Ipv6Addr::from_bits(bits), 48)
+}
+
+pub fn manager_node(id: &NodeId, state: &NodeState) -> Node {
+    Node {
+        id: id.clone(),
+        meta: Meta::default(),
+        spec: NodeSpec { annotations: Annotations::default(), role: Role::Manager, availability: Availability::Active },
+        role: Role::Manager,
+        description: heddle_agent::host::describe(state.data_path),
+        status: NodeStatus::default(),
+        data_path_addr: state.data_path,
+        manager: Some(ManagerStatus { raft_id: raft_id(id), addr: state.advertise }),
+        ingress: None,
+    }
+}

@@ -3,7 +3,7 @@
 use super::{Status, memory::Memory};
 use crate::{
     dataplane::{
-        desired::{LocalHost, Sandbox, desired, gateway},
+        desired::{LocalHost, Sandbox, addresses, desired},
         names,
         state::{KernelState, Space, SpaceState},
     },
@@ -256,9 +256,9 @@ impl Actor {
         let Some(view) = &self.view else { return Ok(()) };
         let wanted = self.wanted_sandboxes();
         let outward =
-            wanted.iter().filter(|id| self.worker.tasks.get(*id).is_some_and(|l| gateway::wanted(view, &l.task)));
+            wanted.iter().filter(|id| self.worker.tasks.get(*id).is_some_and(|l| addresses::wanted(view, &l.task)));
         let outward: BTreeSet<TaskId> = outward.cloned().collect();
-        self.gateways = gateway::assign(&self.local.gateway, &outward, &self.gateways);
+        self.gateways = addresses::assign(&self.local.gateway, &outward, &self.gateways);
         let sandbox = |id: &TaskId| {
             let task = self.worker.tasks.get(id)?.task.clone();
             Some((id.clone(), Sandbox { task, gateway_addr: self.gateways.get(id).copied() }))

@@ -1,7 +1,7 @@
 //! Properties of `desired` and `diff` over random clusters.
 
 use super::{
-    desired::{Balancer, LocalHost, Sandbox, desired, gateway},
+    desired::{Balancer, LocalHost, Sandbox, addresses, desired},
     diff::diff,
     own,
     state::{KernelState, LinkKind, Space},
@@ -155,7 +155,7 @@ fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port:
         }
     }
     let ids = view.tasks.keys().cloned().collect();
-    let given = gateway::assign(&local.gateway, &ids, &BTreeMap::new());
+    let given = addresses::assign(&local.gateway, &ids, &BTreeMap::new());
     let sandboxes = view
         .tasks
         .values()

@@ -1,6 +1,6 @@
 //! The ingress namespace: published ports to backends on any host, the client's address kept.
 
-use super::{super::names, Balancer, LocalHost, gateway, vip, workload};
+use super::{super::names, Balancer, LocalHost, addresses, vip};
 use crate::dataplane::state::{
     Family, KernelState, Link, LinkKind, PortFlags, Route, Space, SpaceState, Table, TableBody,
 };
@@ -19,13 +19,13 @@ pub fn add(state: &mut KernelState, network: &NetworkView, view: &NodeView, loca
     let kind = LinkKind::Veth { peer: (Space::Host, names::ingress_leg_outer()) };
     let link = Link { kind, mac: None, mtu: local.gateway_mtu, up: true, master: None, port: PortFlags::default() };
     space.links.insert(inner.clone(), link);
-    let link_nets = gateway::link_subnet(&local.gateway).nets();
-    for (addr, net) in gateway::ingress_addr(&local.gateway).addrs().into_iter().zip(link_nets) {
-        space.addresses.insert((inner.clone(), workload::with_prefix(addr, net)));
+    let link_nets = addresses::link_subnet(&local.gateway).nets();
+    for (addr, net) in addresses::ingress_addr(&local.gateway).addrs().into_iter().zip(link_nets) {
+        space.addresses.insert((inner.clone(), addresses::with_prefix(addr, net)));
     }
-    workload::default_routes(space, &inner, gateway::entry_addr(&local.gateway), None);
+    addresses::default_routes(space, &inner, addresses::entry_addr(&local.gateway), None);
     for (addr, net) in leg.addr.addrs().into_iter().zip(network.service_subnet.nets()) {
-        space.addresses.insert((names::bridge(), workload::with_prefix(addr, net)));
+        space.addresses.insert((names::bridge(), addresses::with_prefix(addr, net)));
     }
     for (dst, src) in network.subnet.nets().into_iter().zip(leg.addr.addrs()) {
         let route = Route { dst, via: None, dev: names::bridge(), table: 254, src: Some(src) };
@@ -129,7 +129,7 @@ fn balancer(
         }
     };
     let (inner, bridge) = (names::ingress_leg(), names::bridge());
-    let entry = gateway::ingress_addr(&local.gateway);
+    let entry = addresses::ingress_addr(&local.gateway);
     let rules = vec![
         format!("iifname \"{inner}\" ip daddr {} {to4}", entry.v4),
         format!("iifname \"{inner}\" ip6 daddr {} {to6}", entry.v6),

@@ -7,7 +7,8 @@
 //! hd-t-...     workload (legs, resolver, replies) + vip (virtual address -> backend)
 //! ```
 
-pub mod gateway;
+pub mod addresses;
+mod gateway;
 mod ingress;
 mod overlay;
 mod underlay;
@@ -27,7 +28,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sandbox {
     pub task: Task,
-    /// On the gateway bridge, as `gateway::assign` decided; None: no way out.
+    /// On the gateway bridge, as `addresses::assign` decided; None: no way out.
     pub gateway_addr: Option<DualAddr>,
 }
 

@@ -1,14 +1,14 @@
 //! The namespace of a workload: its legs, routes, and the tables that make virtual addresses, the resolver and replies to
 //! published ports work.
 
-use super::{super::names, LocalHost, Sandbox, gateway, overlay, vip};
+use super::{super::names, LocalHost, Sandbox, addresses, overlay, vip};
 use crate::dataplane::state::{
     Family, KernelState, Link, LinkKind, PolicyRule, PortFlags, Route, SpaceState, Table, TableBody,
 };
 use heddle_model::{
     assignment::{NetworkView, NodeView},
     endpoint::Attachment,
-    net::{DualAddr, IfName, Mtu},
+    net::{IfName, Mtu},
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -37,12 +37,12 @@ pub fn add(state: &mut KernelState, sandbox: &Sandbox, view: &NodeView, local: &
         let inner = veth(names::gateway_port(&task.id), crate::dataplane::state::Space::Host, local.gateway_mtu);
         space.links.insert(dev.clone(), inner);
         for (addr, net) in addr.addrs().into_iter().zip(local.gateway.nets()) {
-            space.addresses.insert((dev.clone(), with_prefix(addr, net)));
+            space.addresses.insert((dev.clone(), addresses::with_prefix(addr, net)));
         }
         // A UDP server that is bound to no address answers from the one that the route prefers: it must be the one that
         // published ports lead to. What leaves by the gateway then gets the address that is known there.
         let entry = ingress(sandbox, view).map(|a| a.addr);
-        default_routes(&mut space, &dev, gateway::bridge_addr(&local.gateway), entry);
+        addresses::default_routes(&mut space, &dev, addresses::bridge_addr(&local.gateway), entry);
         if let Some(entry) = entry {
             let rules = vec![
                 format!("oifname \"{dev}\" ip saddr {} snat ip to {}", entry.v4, addr.v4),
@@ -72,25 +72,9 @@ pub fn add(state: &mut KernelState, sandbox: &Sandbox, view: &NodeView, local: &
     state.spaces.insert(names::task_space(&task.id), space);
 }
 
-pub fn with_prefix(addr: IpAddr, net: IpNet) -> IpNet {
-    IpNet::new(addr, net.prefix_len()).unwrap_or(net)
-}
-
 /// The attachment that published ports lead to.
 fn ingress<'a>(sandbox: &'a Sandbox, view: &NodeView) -> Option<&'a Attachment> {
     sandbox.task.attachments.iter().find(|a| view.networks.get(&a.network).is_some_and(|n| n.ingress))
-}
-
-/// The default routes by way of `via`, and the sources that they prefer.
-pub fn default_routes(space: &mut SpaceState, dev: &IfName, via: DualAddr, prefer: Option<DualAddr>) {
-    let prefer = prefer.map_or([None, None], |a| a.addrs().map(Some));
-    for (via, src) in via.addrs().into_iter().zip(prefer) {
-        let dst = match via {
-            IpAddr::V4(_) => IpNet::V4(Default::default()),
-            IpAddr::V6(_) => IpNet::V6(Default::default()),
-        };
-        space.routes.insert(Route { dst, via: Some(via), dev: dev.clone(), table: 254, src });
-    }
 }
 
 /// A packet may come in by another leg than its answer leaves by.
@@ -111,7 +95,7 @@ fn leg(space: &mut SpaceState, sandbox: &Sandbox, network: &NetworkView, attachm
     let link = Link { mac: Some(attachment.mac), ..veth(outer, overlay::space_of(network), network.mtu) };
     space.links.insert(dev.clone(), link);
     for (addr, net) in attachment.addr.addrs().into_iter().zip(network.subnet.nets()) {
-        space.addresses.insert((dev.clone(), with_prefix(addr, net)));
+        space.addresses.insert((dev.clone(), addresses::with_prefix(addr, net)));
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     super::names,
     LocalHost, Sandbox,
-    addresses::{bridge_addr, entry_addr, ingress_addr, link_subnet, with_prefix},
+    addresses::{bridge_addr, ingress_addr, with_prefix},
     ingress,
 };
 use crate::dataplane::state::{KernelState, Link, LinkKind, PortFlags, Space, Table, TableBody};
@@ -28,15 +28,7 @@ pub fn add(state: &mut KernelState, view: &NodeView, sandboxes: &BTreeMap<TaskId
     }
     host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into());
     host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
-    let kind = LinkKind::Veth { peer: (names::ingress_space(), names::ingress_leg()) };
-    let entry = Link { kind, mac: None, ..host.links[&bridge].clone() };
-    host.links.insert(names::ingress_leg_outer(), entry);
-    for (addr, net) in entry_addr(&local.gateway).addrs().into_iter().zip(link_subnet(&local.gateway).nets()) {
-        host.addresses.insert((names::ingress_leg_outer(), with_prefix(addr, net)));
-    }
-    for name in [&bridge, &names::ingress_leg_outer()] {
-        host.sysctls.insert(format!("net.ipv4.conf.{name}.route_localnet"), "1".into());
-    }
+    host.sysctls.insert(format!("net.ipv4.conf.{bridge}.route_localnet"), "1".into());
     host.tables.insert(names::gateway_table(), Table::new(table(view, sandboxes, local)));
 }
 

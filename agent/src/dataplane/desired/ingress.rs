@@ -14,12 +14,18 @@ use heddle_model::{
 /// On top of what `overlay` made of the network: the host's leg in it, the link to the host, the balancer.
 pub fn add(state: &mut KernelState, network: &NetworkView, view: &NodeView, local: &LocalHost) {
     let Some(leg) = view.peers.get(&local.node).and_then(|p| p.ingress.as_ref()) else { return };
-    let inner = names::ingress_leg();
-    let space = state.spaces.entry(names::ingress_space()).or_default();
-    let kind = LinkKind::Veth { peer: (Space::Host, names::ingress_leg_outer()) };
-    let link = Link { kind, mac: None, mtu: local.gateway_mtu, up: true, master: None, port: PortFlags::default() };
-    space.links.insert(inner.clone(), link);
+    let (inner, outer) = (names::ingress_leg(), names::ingress_leg_outer());
+    let end =
+        |kind| Link { kind, mac: None, mtu: local.gateway_mtu, up: true, master: None, port: PortFlags::default() };
     let link_nets = addresses::link_subnet(&local.gateway).nets();
+    let host = state.spaces.entry(Space::Host).or_default();
+    host.links.insert(outer.clone(), end(LinkKind::Veth { peer: (names::ingress_space(), inner.clone()) }));
+    for (addr, net) in addresses::entry_addr(&local.gateway).addrs().into_iter().zip(link_nets) {
+        host.addresses.insert((outer.clone(), addresses::with_prefix(addr, net)));
+    }
+    host.sysctls.insert(format!("net.ipv4.conf.{outer}.route_localnet"), "1".into());
+    let space = state.spaces.entry(names::ingress_space()).or_default();
+    space.links.insert(inner.clone(), end(LinkKind::Veth { peer: (Space::Host, outer) }));
     for (addr, net) in addresses::ingress_addr(&local.gateway).addrs().into_iter().zip(link_nets) {
         space.addresses.insert((inner.clone(), addresses::with_prefix(addr, net)));
     }

@@ -147,3 +147,123 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heddle_model::{
+        Meta, NodeId, ServiceId, Version,
+        service::{Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
+    };
+
+    fn task(state: TaskState, desired: TaskState) -> Task {
+        Task {
+            id: TaskId::from_random([1; 16]),
+            meta: Meta::default(),
+            service: ServiceId::from_random([2; 16]),
+            service_name: "web".into(),
+            slot: 1,
+            spec: TaskSpec {
+                runtime: Runtime::Process(ProcessSpec::default()),
+                restart: RestartPolicy::default(),
+                placement: Placement::default(),
+                networks: vec![],
+                stop_grace: Duration::from_secs(10),
+            },
+            spec_version: Version(1),
+            node: Some(NodeId::from_random([3; 16])),
+            attachments: vec![],
+            host_ports: vec![],
+            desired,
+            not_before: Timestamp(0),
+            status: TaskStatus { state, ..TaskStatus::default() },
+        }
+    }
+
+    struct Host {
+        worker: Worker,
+        process: TaskProcess,
+        sandbox: bool,
+    }
+
+    impl Host {
+        fn new(state: TaskState, process: TaskProcess) -> Self {
+            let mut host = Host { worker: Worker::default(), process, sandbox: false };
+            host.want(Some(task(state, TaskState::Running)), 0);
+            host
+        }
+
+        fn want(&mut self, task: Option<Task>, now: u64) {
+            let known = TaskId::from_random([1; 16]);
+            let running: &[TaskId] = if self.process == TaskProcess::Absent { &[] } else { &[known] };
+            let wanted = task.into_iter().map(|t| (t.id.clone(), t)).collect();
+            self.worker.assign(&wanted, running, Timestamp(now));
+        }
+
+        fn step(&mut self, now: u64) -> (Vec<Todo>, Option<TaskState>) {
+            let id = TaskId::from_random([1; 16]);
+            let processes = BTreeMap::from([(id.clone(), self.process.clone())]);
+            let todo = self.worker.advance(&processes, |_| self.sandbox, Timestamp(now));
+            (todo, self.worker.tasks.get(&id).map(|l| l.status.state))
+        }
+    }
+
+    fn ended(code: i32) -> TaskProcess {
+        TaskProcess::Ended(Exit { code, error: None, at_ms: 9 })
+    }
+
+    #[test]
+    fn a_task_starts_when_its_sandbox_stands() {
+        let id = TaskId::from_random([1; 16]);
+        let mut host = Host::new(TaskState::Assigned, TaskProcess::Absent);
+        assert_eq!(host.step(1), (vec![], Some(TaskState::Preparing)));
+        host.sandbox = true;
+        assert_eq!(host.step(2), (vec![Todo::Start(id)], Some(TaskState::Starting)));
+        host.process = TaskProcess::Running { pid: 7 };
+        assert_eq!(host.step(3), (vec![], Some(TaskState::Running)));
+        host.process = ended(0);
+        assert_eq!(host.step(4), (vec![], Some(TaskState::Complete)));
+    }
+
+    #[test]
+    fn stopping_drains_asks_and_then_kills() {
+        let id = TaskId::from_random([1; 16]);
+        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+        host.want(Some(task(TaskState::Running, TaskState::Shutdown)), 1000);
+        assert_eq!(host.step(1001).0, vec![]);
+        assert_eq!(host.step(1300).0, vec![Todo::Term(id.clone())]);
+        assert_eq!(host.step(1301).0, vec![]);
+        assert_eq!(host.step(11300).0, vec![Todo::Kill(id)]);
+        host.process = ended(143);
+        assert_eq!(host.step(11301).1, Some(TaskState::Shutdown));
+        host.want(None, 11302);
+        assert!(host.worker.tasks.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_stopped_before_it_is_forgotten() {
+        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+        host.want(None, 0);
+        assert_eq!(host.worker.tasks.len(), 1);
+        host.process = ended(0);
+        assert_eq!(host.step(1).1, Some(TaskState::Shutdown));
+        host.want(None, 2);
+        assert!(host.worker.tasks.is_empty());
+    }
+
+    #[test]
+    fn a_task_that_the_host_forgot_has_failed() {
+        let host = Host::new(TaskState::Running, TaskProcess::Absent);
+        let local = &host.worker.tasks[&TaskId::from_random([1; 16])];
+        assert_eq!((local.status.state, local.status.exit_code), (TaskState::Failed, Some(137)));
+    }
+
+    #[test]
+    fn a_bad_exit_is_told_with_its_code() {
+        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+        host.process = ended(3);
+        assert_eq!(host.step(1).1, Some(TaskState::Failed));
+        let status = &host.worker.tasks[&TaskId::from_random([1; 16])].status;
+        assert_eq!((status.exit_code, status.error.as_str()), (Some(3), "exit code 3"));
+    }
+}

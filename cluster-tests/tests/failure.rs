@@ -69,7 +69,11 @@ fn a_workers_daemon_is_killed_and_takes_its_tasks_over_again() {
         ],
     );
     lab.do_lab(&["kill", "node3", "--daemon"]);
-    std::thread::sleep(Duration::from_secs(3));
+    wait("the program ended", || {
+        let ended =
+            lab.sh("node3", "cat /var/lib/heddle-lab/t-daemon/node3/agent/tasks/*/exit.json 2>/dev/null || true");
+        if ended.contains("\"code\":7") { Ok(()) } else { Err(ended) }
+    });
     lab.do_lab(&["start", "node3"]);
     wait("the exit code arrives", || {
         let tasks = lab.try_json("node1", &["service", "ps", "job", "--format", "json"])?;

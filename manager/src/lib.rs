@@ -20,3 +20,5 @@ pub mod plan;
 pub mod raft;
 pub mod scheduler;
 pub mod store;
+#[cfg(test)]
+mod world;

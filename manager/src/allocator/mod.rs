@@ -2,8 +2,6 @@
 //! until its object is gone, so two plans never give the same thing twice.
 
 pub mod subnets;
-#[cfg(test)]
-mod tests;
 
 use crate::{
     plan::{Context, Plan},

@@ -1,4 +1,4 @@
-//! The stages together, as the leader runs them, on states that grow and shrink at random.
+//! The stages together, as the leader runs them: on states that grow and shrink at random, and on chosen ones.
 
 use crate::{
     allocator::{self, subnets},
@@ -268,4 +268,102 @@ proptest! {
             prop_assert_eq!(wanted.count() as u64, replicas);
         }
     }
+}
+
+impl World {
+    fn ready_nodes(&mut self, count: u8) -> Vec<NodeId> {
+        let nodes: Vec<Node> = (1..=count).map(|n| self.node(n)).collect();
+        self.write(nodes.iter().cloned().map(|n| Mutation::Create(n.into())).collect());
+        nodes.into_iter().map(|n| n.id).collect()
+    }
+
+    /// A service on a network of its own, with what else is to be set.
+    fn run(&mut self, replicas: u64, set: impl FnOnce(&mut ServiceSpec)) -> ServiceId {
+        let network = self.network("front", false);
+        let mut service = self.service("web", replicas, &network.id);
+        set(&mut service.spec);
+        let id = service.id.clone();
+        self.write(vec![Mutation::Create(network.into())]);
+        self.settle();
+        self.write(vec![Mutation::Create(service.into())]);
+        self.settle();
+        id
+    }
+
+    fn report(&mut self, to: TaskState) {
+        self.happen(Event::Report(to), 0);
+        self.settle();
+    }
+
+    /// Nodes of the tasks that should run, in order.
+    fn placed(&self, service: &ServiceId) -> Vec<Option<NodeId>> {
+        let wanted = self.state.tasks_of_service(service).filter(|t| t.desired == TaskState::Running);
+        let mut nodes: Vec<_> = wanted.map(|t| t.node.clone()).collect();
+        nodes.sort();
+        nodes
+    }
+}
+
+#[test]
+fn replicas_are_spread_and_leave_a_node_that_is_down() {
+    let mut world = World::new();
+    let nodes = world.ready_nodes(3);
+    let web = world.run(6, |_| ());
+    world.report(TaskState::Running);
+    for node in &nodes {
+        assert_eq!(world.placed(&web).iter().filter(|n| n.as_ref() == Some(node)).count(), 2);
+    }
+    let down = NodeStatus { state: NodeState::Down, ..NodeStatus::default() };
+    world.write(vec![Mutation::NodeStatus { id: nodes[0].clone(), status: down }]);
+    world.settle();
+    assert_eq!(world.placed(&web).len(), 6);
+    assert!(!world.placed(&web).contains(&Some(nodes[0].clone())));
+    // What was there is out of rotation, and its addresses stay taken: the node may only be cut off.
+    let there: Vec<_> = world.state.tasks_on_node(&nodes[0]).collect();
+    assert_eq!(there.len(), 2);
+    assert!(there.iter().all(|t| !t.in_service() && !t.attachments.is_empty()));
+}
+
+#[test]
+fn filters_say_why_nothing_fits() {
+    let mut world = World::new();
+    let nodes = world.ready_nodes(3);
+    let down = NodeStatus { state: NodeState::Down, ..NodeStatus::default() };
+    world.write(vec![Mutation::NodeStatus { id: nodes[0].clone(), status: down }]);
+    let web = world.run(3, |spec| spec.task.placement.max_replicas_per_node = 1);
+    let waiting: Vec<_> = world.state.tasks_of_service(&web).filter(|t| t.node.is_none()).collect();
+    assert_eq!(waiting.len(), 1);
+    let said = &waiting[0].status.message;
+    assert_eq!(said, "no suitable node: 2 have the most replicas allowed, 1 not ready");
+}
+
+#[test]
+fn a_task_that_failed_is_followed_by_another_after_its_delay() {
+    let mut world = World::new();
+    world.ready_nodes(1);
+    let web = world.run(1, |spec| spec.task.restart.delay = Duration::from_millis(1_000_000));
+    world.report(TaskState::Running);
+    let first = world.state.tasks_of_service(&web).next().unwrap().id.clone();
+    let since = Timestamp(50);
+    let status = TaskStatus { state: TaskState::Failed, since, ..TaskStatus::default() };
+    world.write(vec![Mutation::TaskStatus { id: first.clone(), status }]);
+    world.settle();
+    let next = world.state.tasks_of_service(&web).find(|t| t.desired == TaskState::Running).unwrap();
+    assert_eq!((next.not_before, next.slot, &next.node), (Timestamp(1_000_050), 1, &None));
+    assert!(next.id != first && next.status.state == TaskState::Pending);
+}
+
+#[test]
+fn surplus_replicas_go_from_the_fullest_node_first() {
+    let mut world = World::new();
+    let nodes = world.ready_nodes(2);
+    let web = world.run(4, |_| ());
+    world.report(TaskState::Running);
+    let service = Service::clone(&world.state.services[&web]);
+    let spec = ServiceSpec { mode: Mode::Replicated { replicas: 2 }, ..service.spec.clone() };
+    world.write(vec![Mutation::Update(Service { spec, ..service }.into())]);
+    world.settle();
+    let mut one_each: Vec<_> = nodes.into_iter().map(Some).collect();
+    one_each.sort();
+    assert_eq!(world.placed(&web), one_each);
 }

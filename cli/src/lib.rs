@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod lab;
 pub mod node;
 pub mod output;
+mod pipe;
 pub mod whoami;
 
 use anyhow::Result;
@@ -30,7 +31,10 @@ pub fn run(cli: Cli) -> Result<()> {
         command => {
             let mut builder = match command {
                 Command::Daemon(_) => tokio::runtime::Builder::new_multi_thread(),
-                _ => tokio::runtime::Builder::new_current_thread(),
+                _ => {
+                    pipe::end_quietly();
+                    tokio::runtime::Builder::new_current_thread()
+                }
             };
             let client = Client::new(&cli.socket);
             builder.enable_all().build()?.block_on(dispatch(command, &client, cli.socket.clone()))

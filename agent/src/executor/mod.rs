@@ -66,7 +66,8 @@ impl ProcessExecutor {
         Ok(names.filter_map(|n| n.parse().ok()).collect())
     }
 
-    /// Starts the program in the network namespace `netns`. Returns when the shim has taken over.
+    /// Starts the program in the network namespace `netns`. Returns when the program runs, or says why it
+    /// cannot.
     pub fn start(
         &self,
         task: &TaskId,
@@ -99,6 +100,9 @@ impl ProcessExecutor {
             .status()?;
         if status.success() {
             return Ok(());
+        }
+        if let Some(error) = record::read::<Exit>(&dir.join(EXIT))?.and_then(|e| e.error) {
+            return Err(io::Error::other(error));
         }
         let text = fs::read_to_string(dir.join("shim.log")).unwrap_or_default();
         Err(io::Error::other(text.lines().last().unwrap_or("the shim did not start").to_owned()))

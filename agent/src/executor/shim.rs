@@ -76,18 +76,19 @@ fn supervise(dir: &Path, spec: &ShimSpec, tell: OwnedFd) -> io::Result<()> {
     let (out_read, out_write) = pipe()?;
     let (err_read, err_write) = pipe()?;
     let (go_read, go_write) = pipe()?;
+    let (up_read, up_write) = pipe()?;
     let null = fs::File::open("/dev/null")?;
     // SAFETY: still one thread.
     let init = match unsafe { fork() }? {
         ForkResult::Child => {
-            drop((out_read, err_read, go_write, tell));
-            let status = be_init(spec, &null, &out_write, &err_write, &go_read);
+            drop((out_read, err_read, go_write, up_read, tell));
+            let status = be_init(spec, &null, [&out_write, &err_write], &go_read, up_write);
             // SAFETY: ends this process at once, without the parent's clean-up.
             unsafe { libc::_exit(status) }
         }
         ForkResult::Parent { child } => child,
     };
-    drop((out_write, err_write, go_read));
+    drop((out_write, err_write, go_read, up_write));
     let (shim, init_pid) = (std::process::id(), init.as_raw() as u32);
     let running = Running {
         shim,
@@ -97,8 +98,13 @@ fn supervise(dir: &Path, spec: &ShimSpec, tell: OwnedFd) -> io::Result<()> {
     };
     record::write(&dir.join(TASK), &running)?;
     drop(go_write);
-    nix::unistd::write(&tell, b"1")?;
-    drop(tell);
+    // A program that cannot be run never counts as started; then how it ended is on disk before the daemon hears of it.
+    let mut tell = Some(tell);
+    if read(&up_read, &mut [0])? == 1
+        && let Some(tell) = tell.take()
+    {
+        nix::unistd::write(&tell, b"1")?;
+    }
     // Threads cannot be made after a new pid namespace was asked for, so one loop copies both.
     copy([(out_read, Stream::Stdout), (err_read, Stream::Stderr)], &mut Writer::open(dir)?);
     let code = loop {
@@ -111,7 +117,9 @@ fn supervise(dir: &Path, spec: &ShimSpec, tell: OwnedFd) -> io::Result<()> {
     };
     let last = || super::log::read(dir, 0, 0).ok()?.0.pop().map(|line| line.text);
     let error = if code == CANNOT_RUN { last() } else { None };
-    record::write(&dir.join(EXIT), &Exit { code, error, at_ms: now_ms() })
+    record::write(&dir.join(EXIT), &Exit { code, error, at_ms: now_ms() })?;
+    drop(tell);
+    Ok(())
 }
 
 /// Until both pipes are closed: all that held them is gone with the task's pid namespace.
@@ -155,7 +163,7 @@ fn write_lines(pending: &mut Vec<u8>, stream: Stream, log: &mut Writer, end: boo
 }
 
 /// Pid 1 of the task: prepares its view of the system, runs the program, reaps orphans, passes signals on.
-fn be_init(spec: &ShimSpec, null: &fs::File, out: &OwnedFd, err: &OwnedFd, go: &OwnedFd) -> i32 {
+fn be_init(spec: &ShimSpec, null: &fs::File, [out, err]: [&OwnedFd; 2], go: &OwnedFd, up: OwnedFd) -> i32 {
     let prepared = (|| -> io::Result<()> {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         // The shim has written down who we are before anything can be left behind.
@@ -172,7 +180,11 @@ fn be_init(spec: &ShimSpec, null: &fs::File, out: &OwnedFd, err: &OwnedFd, go: &
         command(spec)?.spawn()
     });
     let child = match child {
-        Ok(child) => Pid::from_raw(child.id() as i32),
+        Ok(child) => {
+            let _ = nix::unistd::write(&up, b"1");
+            drop(up);
+            Pid::from_raw(child.id() as i32)
+        }
         Err(e) => {
             let program = spec.command.first().map_or("", String::as_str);
             eprintln!("cannot run {program:?}: {e}");

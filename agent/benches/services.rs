@@ -119,7 +119,7 @@ fn view(services: u32) -> (NodeView, BTreeMap<TaskId, Sandbox>, LocalHost) {
             network: network.clone(),
             task: task.id.clone(),
             task_name: task.name(),
-            service: task.service.clone(),
+            service: Some(task.service.clone()),
             slot: 1,
             node: node.clone(),
             addr: task.attachments[0].addr,

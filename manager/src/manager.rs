@@ -7,7 +7,7 @@ use crate::{
     raft::{LogStore, MAX_MESSAGE, Machine, Network, Raft, RaftService, raft_id},
     store::{Mutation, Store, WriteError},
 };
-use heddle_model::{Annotations, Meta, NetworkId, cluster::Cluster, network, node::Node};
+use heddle_model::{Annotations, Meta, NetworkId, cluster::Cluster, net::Pool, network, node::Node};
 use heddle_plumbing::tls::{self, Credentials, CredentialsError};
 use heddle_proto::v1::{
     self, control_server::ControlServer, dispatcher_server::DispatcherServer, node_ca_server::NodeCaServer,
@@ -101,7 +101,7 @@ impl Manager {
             spec: network::NetworkSpec {
                 annotations: Annotations { name: network::INGRESS.into(), labels: BTreeMap::new() },
                 ingress: true,
-                subnets: ingress_subnets,
+                pools: ingress_subnets.into_iter().map(Pool::new).collect(),
                 ..network::NetworkSpec::default()
             },
             allocation: None,

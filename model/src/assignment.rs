@@ -51,13 +51,14 @@ pub struct ServiceView {
     pub ports: Vec<PortConfig>,
 }
 
-/// A task of any node on a network of this node.
+/// A task, or a standalone workload, of any node on a network of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointView {
     pub network: NetworkId,
     pub task: TaskId,
     pub task_name: String,
-    pub service: ServiceId,
+    /// None: it joined by itself, and names and aliases stand for it alone.
+    pub service: Option<ServiceId>,
     pub slot: u64,
     pub node: NodeId,
     pub addr: DualAddr,
@@ -198,7 +199,7 @@ mod tests {
             network: NetworkId::from_random([n % 2; 16]),
             task: TaskId::from_random([n; 16]),
             task_name: "web.1".into(),
-            service: ServiceId::from_random([9; 16]),
+            service: Some(ServiceId::from_random([9; 16])),
             slot: 1,
             node: NodeId::from_random([n; 16]),
             addr: DualAddr { v4: [10, 0, 1, n].into(), v6: [0xfd00, 0, 0, 0, 0, 0, 0, n.into()].into() },

@@ -91,8 +91,12 @@ id!(
     ServiceId
 );
 id!(
-    /// One run of one replica.
+    /// One run of one replica, or a standalone workload.
     TaskId
+);
+id!(
+    /// A place on an overlay that a host asked for.
+    ConnectionId
 );
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cluster ── node ── service ── task        who wants what, where it runs
+//!              workload                     one program that one host runs by itself
 //!                 └─ network ── endpoint    what it is reachable by
 //! net/                                      units of the data plane: Vni, Mac, Port, Mtu, IfName, subnets
 //! ```
@@ -11,6 +12,7 @@
 
 pub mod assignment;
 pub mod cluster;
+pub mod connection;
 pub mod endpoint;
 pub mod id;
 pub mod meta;
@@ -20,7 +22,8 @@ pub mod node;
 pub mod object;
 pub mod service;
 pub mod task;
+pub mod workload;
 
-pub use id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+pub use id::{ClusterId, ConnectionId, NetworkId, NodeId, ServiceId, TaskId};
 pub use meta::{Annotations, Meta, Timestamp, Version};
 pub use object::{Kind, Object};

@@ -1,21 +1,81 @@
-//! A network that spans the cluster.
+//! A network: one that spans the cluster, or one that a host has for itself.
 
 use crate::{
     Annotations, Meta, NetworkId,
-    net::{DualSubnet, Mtu, Vni},
+    net::{DualSubnet, Mtu, Pool, Vni},
 };
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 /// Name of the network that carries published ports.
 pub const INGRESS: &str = "ingress";
+/// Name of the network that a host's workloads join when they name none.
+pub const DEFAULT: &str = "bridge";
+/// Name of the network, and network target, that is the host's own.
+pub const HOST: &str = "host";
+/// Name of the network that has a loopback alone.
+pub const NONE: &str = "none";
+/// Name of the bridge by which members of overlays reach the world; docker's `docker_gwbridge`.
+pub const GATEWAY: &str = "heddle_gwbridge";
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Driver {
     #[default]
     Overlay,
+    Bridge,
+    Host,
+    Null,
+    Macvlan,
+    Ipvlan,
+}
+
+/// Where a network is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// On every host; docker calls it swarm.
+    Cluster,
+    /// On the host that made it; docker calls it local.
+    Host,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("driver {0:?}: use bridge, overlay, macvlan or ipvlan")]
+pub struct BadDriver(pub String);
+
+impl Driver {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Driver::Overlay => "overlay",
+            Driver::Bridge => "bridge",
+            Driver::Host => "host",
+            Driver::Null => "null",
+            Driver::Macvlan => "macvlan",
+            Driver::Ipvlan => "ipvlan",
+        }
+    }
+
+    pub const fn scope(self) -> Scope {
+        match self {
+            Driver::Overlay => Scope::Cluster,
+            Driver::Bridge | Driver::Host | Driver::Null | Driver::Macvlan | Driver::Ipvlan => Scope::Host,
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The drivers that an operator may name: there is one `host` and one `none` on every host, made by nobody.
+impl FromStr for Driver {
+    type Err = BadDriver;
+    fn from_str(s: &str) -> Result<Self, BadDriver> {
+        let named = [Driver::Overlay, Driver::Bridge, Driver::Macvlan, Driver::Ipvlan];
+        named.into_iter().find(|d| d.as_str() == s).ok_or_else(|| BadDriver(s.to_owned()))
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,18 +84,25 @@ pub struct NetworkSpec {
     pub driver: Driver,
     /// Carries published ports; there is at most one such network.
     pub ingress: bool,
-    /// No way out through the gateway bridge.
+    /// No way out.
     pub internal: bool,
+    /// Standalone workloads may join; meaningful in the cluster's scope.
     pub attachable: bool,
-    /// At most one subnet of each family; the allocator chooses what is missing.
-    pub subnets: Vec<IpNet>,
+    /// At most one of each family; what is missing is chosen.
+    pub pools: Vec<Pool>,
+    /// None: wherever the kernel has it (always on an overlay).
+    #[serde(default)]
+    pub ipv4: Option<bool>,
+    #[serde(default)]
+    pub ipv6: Option<bool>,
     /// Lower than what the data path allows; the data path's own when absent.
     pub mtu: Option<Mtu>,
+    /// The driver's options, by docker's names.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
 }
 
-/// What the allocator chose for a network.
+/// What the allocator chose for a network of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkAllocation {
     pub vni: Vni,
@@ -45,6 +112,7 @@ pub struct NetworkAllocation {
     pub service_subnet: DualSubnet,
 }
 
+/// A network of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     pub id: NetworkId,
@@ -52,4 +120,17 @@ pub struct Network {
     pub spec: NetworkSpec,
     /// None until the allocator has seen it.
     pub allocation: Option<NetworkAllocation>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_names_the_drivers_that_can_be_made() {
+        assert_eq!("macvlan".parse(), Ok(Driver::Macvlan));
+        for bad in ["host", "null", "Bridge", ""] {
+            assert_eq!(bad.parse::<Driver>(), Err(BadDriver(bad.to_owned())));
+        }
+    }
 }

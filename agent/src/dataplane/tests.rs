@@ -143,7 +143,7 @@ fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port:
                 network: a.network.clone(),
                 task: task.id.clone(),
                 task_name: task.name(),
-                service: task.service.clone(),
+                service: Some(task.service.clone()),
                 slot: task.slot,
                 node: task.node.clone().unwrap(),
                 addr: a.addr,

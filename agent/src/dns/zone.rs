@@ -52,7 +52,8 @@ impl Zone {
         }
         for endpoint in view.endpoints.values().filter(|e| e.in_service || e.task == task.id) {
             let Some(network) = named(&endpoint.network) else { continue };
-            let Some(service) = view.services.get(&endpoint.service) else { continue };
+            let service = endpoint.service.as_ref().map(|id| view.services.get(id));
+            let Some(service) = service.unwrap_or_default() else { continue };
             let vip = service.virtual_ips.iter().find(|v| v.network == endpoint.network).map(|v| v.addr);
             zone.endpoint(endpoint, &service.name, service.mode, vip, &network.name);
         }

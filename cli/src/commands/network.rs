@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use heddle_model::{
     Annotations,
-    net::{Mtu, parse_subnet},
+    net::{Mtu, Pool, parse_subnet},
     network::{Driver, Network, NetworkSpec},
 };
 use heddle_proto::v1;
@@ -170,7 +170,9 @@ async fn create(mut control: heddle_proto::v1::control_client::ControlClient<Cha
         ingress: false,
         internal: args.internal,
         attachable: args.attachable,
-        subnets: args.subnet.iter().map(|s| parse_subnet(s)).collect::<Result<_, _>>()?,
+        pools: args.subnet.iter().map(|s| parse_subnet(s).map(Pool::new)).collect::<Result<_, _>>()?,
+        ipv4: None,
+        ipv6: None,
         mtu: args.mtu.map(Mtu),
         options: BTreeMap::new(),
     };

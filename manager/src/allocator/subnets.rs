@@ -26,7 +26,7 @@ pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {
 /// Who has some of this subnet already: a sentence part.
 pub fn taken_by(state: &Snapshot, subnet: &IpNet, except: Option<&NetworkId>) -> Option<String> {
     for network in state.networks.values().filter(|n| Some(&n.id) != except) {
-        let wanted = network.spec.subnets.iter().copied();
+        let wanted = network.spec.pools.iter().map(|p| p.subnet);
         let given = network.allocation.iter().flat_map(|a| [a.subnet.nets(), a.service_subnet.nets()].concat());
         if let Some(net) = wanted.chain(given).find(|net| overlaps(net, subnet)) {
             return Some(format!("network {} ({net})", network.spec.annotations.name));
@@ -64,15 +64,15 @@ pub fn choose(
     let free = |net: IpNet, taken: &[IpNet]| {
         !taken.iter().any(|t| overlaps(t, &net)) && taken_by(state, &net, Some(&network.id)).is_none()
     };
-    let given_v4 = network.spec.subnets.iter().find_map(|n| match n {
-        IpNet::V4(n) => Some(*n),
+    let given_v4 = network.spec.pools.iter().find_map(|p| match p.subnet {
+        IpNet::V4(n) => Some(n),
         IpNet::V6(_) => None,
     });
-    let given_v6 = network.spec.subnets.iter().find_map(|n| match n {
-        IpNet::V6(n) => Some(*n),
+    let given_v6 = network.spec.pools.iter().find_map(|p| match p.subnet {
+        IpNet::V6(n) => Some(n),
         IpNet::V4(_) => None,
     });
-    taken.extend(network.spec.subnets.iter().copied());
+    taken.extend(network.spec.pools.iter().map(|p| p.subnet));
     let low_v4 = || (0..).map_while(|n| nth_v4(&pools.v4, pools.v4_size, n)).find(|n| free((*n).into(), &taken));
     let v4 = given_v4.or_else(low_v4)?;
     let low_v6 = || (0..).map_while(|n| nth_v6(&pools.v6, n)).find(|n| free((*n).into(), &taken));

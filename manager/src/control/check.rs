@@ -69,7 +69,7 @@ pub fn network(state: &Snapshot, spec: &NetworkSpec) -> Result<(), SpecError> {
     if state.network_named(&spec.annotations.name).is_some() {
         return Err(SpecError::Exists { kind: "network", name: spec.annotations.name.clone() });
     }
-    subnets(state, &spec.subnets)?;
+    subnets(state, &spec.pools.iter().map(|p| p.subnet).collect::<Vec<_>>())?;
     match spec.mtu {
         Some(mtu) if mtu < Mtu::MIN_V6 => Err(SpecError::Mtu(mtu)),
         _ => Ok(()),

@@ -71,7 +71,7 @@ pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
                 network: attachment.network.clone(),
                 task: task.id.clone(),
                 task_name: task.name(),
-                service: task.service.clone(),
+                service: Some(task.service.clone()),
                 slot: task.slot,
                 node: on.clone(),
                 addr: attachment.addr,

@@ -84,6 +84,14 @@ impl dispatcher_server::Dispatcher for DispatcherService {
         Ok(Response::new(v1::PublishLogsResponse {}))
     }
 
+    async fn attach(&self, _: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+        Err(Status::unimplemented("attach"))
+    }
+
+    async fn detach(&self, _: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
+        Err(Status::unimplemented("detach"))
+    }
+
     async fn leave(&self, request: Request<v1::LeaveNodeRequest>) -> Result<Response<v1::LeaveNodeResponse>, Status> {
         let node = self.node_of(&request)?;
         if let Some(leader) = self.forward.leader().await? {

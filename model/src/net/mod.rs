@@ -3,6 +3,7 @@
 mod ifname;
 mod mac;
 mod mtu;
+mod pool;
 mod port;
 mod subnet;
 mod vni;
@@ -10,6 +11,7 @@ mod vni;
 pub use ifname::{BadIfName, IfName};
 pub use mac::{BadMac, Mac};
 pub use mtu::{Mtu, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
+pub use pool::{Pool, PoolError};
 pub use port::{BadPort, Port, Protocol};
 pub use subnet::{BadSubnet, DualAddr, DualSubnet, parse_subnet};
 pub use vni::{BadVni, Vni};

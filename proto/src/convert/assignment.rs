@@ -1,6 +1,6 @@
 //! What a node is told, as the dispatcher sends it.
 
-use super::{ConvertError, Result, list, mac, port, some, text, wrong};
+use super::{ConvertError, Result, list, mac, optional, port, some, text, wrong};
 use crate::v1::{self, assigned, assigned_key};
 use heddle_model::{
     assignment::{Changes, ClusterView, EndpointView, Item, Key, NetworkView, NodeView, PeerView, ServiceView},
@@ -75,7 +75,7 @@ impl From<Item> for v1::Assigned {
                 network: e.network.into(),
                 task: e.task.into(),
                 task_name: e.task_name,
-                service: e.service.into(),
+                service: e.service.map_or_else(String::new, Into::into),
                 slot: e.slot,
                 node: e.node.into(),
                 addr: Some(e.addr.into()),
@@ -120,7 +120,7 @@ impl TryFrom<v1::Assigned> for Item {
                 network: text("endpoint.network", &e.network)?,
                 task: text("endpoint.task", &e.task)?,
                 task_name: e.task_name,
-                service: text("endpoint.service", &e.service)?,
+                service: optional("endpoint.service", &e.service)?,
                 slot: e.slot,
                 node: text("endpoint.node", &e.node)?,
                 addr: some("endpoint.addr", e.addr)?.try_into()?,
@@ -256,7 +256,7 @@ mod tests {
                 network,
                 task,
                 task_name: "web.2.x".into(),
-                service,
+                service: Some(service),
                 slot: 2,
                 node,
                 addr,

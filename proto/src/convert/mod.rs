@@ -2,6 +2,7 @@
 
 mod assignment;
 mod objects;
+mod workload;
 
 use crate::v1;
 use heddle_model::net::{DualAddr, DualSubnet, Mac, Mtu, Port};
@@ -33,6 +34,11 @@ fn missing(field: &'static str) -> ConvertError {
 
 fn text<T: FromStr<Err: Display>>(field: &'static str, s: &str) -> Result<T> {
     s.parse().map_err(|e| wrong(field, e))
+}
+
+/// Empty text is none.
+fn optional<T: FromStr<Err: Display>>(field: &'static str, s: &str) -> Result<Option<T>> {
+    if s.is_empty() { Ok(None) } else { text(field, s).map(Some) }
 }
 
 fn some<T>(field: &'static str, value: Option<T>) -> Result<T> {

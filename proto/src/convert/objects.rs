@@ -1,12 +1,12 @@
 //! Nodes, networks, services, tasks.
 
-use super::{ConvertError, Result, enums, list, mac, millis, missing, mtu, port, some, text, wrong};
+use super::{ConvertError, Result, enums, list, mac, millis, missing, mtu, optional, port, some, text, wrong};
 use crate::v1;
 use heddle_model::{
     Annotations, Meta, Timestamp, Version,
     cluster::Role,
     endpoint::{Attachment, Endpoint, EndpointMode, EndpointSpec, PortConfig, PublishMode, VirtualIp},
-    net::{Protocol, Vni},
+    net::{Pool, Protocol, Vni, parse_subnet},
     network::{Driver, Network, NetworkAllocation, NetworkSpec},
     node::{Availability, IngressLeg, ManagerStatus, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
     service::{
@@ -21,7 +21,9 @@ enums! {
     Role = Role, "role" { Worker = Worker, Manager = Manager }
     Availability = Availability, "availability" { Active = Active, Pause = Pause, Drain = Drain }
     NodeState = NodeState, "status.state" { Unknown = Unknown, Ready = Ready, Down = Down }
-    Driver = Driver, "driver" { Overlay = Overlay }
+    Driver = Driver, "driver" {
+        Overlay = Overlay, Bridge = Bridge, Host = Host, Null = Null, Macvlan = Macvlan, Ipvlan = Ipvlan,
+    }
     Protocol = Protocol, "protocol" { Tcp = Tcp, Udp = Udp }
     PublishMode = PublishMode, "mode" { Ingress = Ingress, Host = Host }
     EndpointMode = EndpointMode, "endpoint.mode" { Vip = Vip, DnsRr = Dnsrr }
@@ -190,6 +192,31 @@ impl TryFrom<v1::Node> for Node {
 
 // ---- network
 
+impl From<Pool> for v1::Pool {
+    fn from(p: Pool) -> Self {
+        Self {
+            subnet: p.subnet.to_string(),
+            gateway: p.gateway.map_or_else(String::new, |g| g.to_string()),
+            range: p.range.map_or_else(String::new, |r| r.to_string()),
+            aux: p.aux.into_iter().map(|(name, addr)| (name, addr.to_string())).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Pool> for Pool {
+    type Error = ConvertError;
+    fn try_from(p: v1::Pool) -> Result<Self> {
+        let subnet = |field, s: &str| parse_subnet(s).map_err(|e| wrong(field, e));
+        let aux = p.aux.iter().map(|(name, addr)| Ok((name.clone(), text("aux", addr)?)));
+        Ok(Self {
+            subnet: subnet("subnet", &p.subnet)?,
+            gateway: optional("gateway", &p.gateway)?,
+            range: if p.range.is_empty() { None } else { Some(subnet("range", &p.range)?) },
+            aux: aux.collect::<Result<_>>()?,
+        })
+    }
+}
+
 impl From<NetworkSpec> for v1::NetworkSpec {
     fn from(s: NetworkSpec) -> Self {
         Self {
@@ -198,9 +225,11 @@ impl From<NetworkSpec> for v1::NetworkSpec {
             ingress: s.ingress,
             internal: s.internal,
             attachable: s.attachable,
-            subnets: s.subnets.iter().map(ToString::to_string).collect(),
+            pools: s.pools.into_iter().map(Into::into).collect(),
             mtu: s.mtu.map_or(0, |m| m.0.into()),
             options: s.options.into_iter().collect(),
+            ipv4: s.ipv4,
+            ipv6: s.ipv6,
         }
     }
 }
@@ -214,13 +243,11 @@ impl TryFrom<v1::NetworkSpec> for NetworkSpec {
             ingress: s.ingress,
             internal: s.internal,
             attachable: s.attachable,
-            subnets: s
-                .subnets
-                .iter()
-                .map(|s| heddle_model::net::parse_subnet(s).map_err(|e| wrong("subnet", e)))
-                .collect::<Result<_>>()?,
+            pools: list(s.pools)?,
             mtu: mtu("mtu", s.mtu)?,
             options: s.options.into_iter().collect(),
+            ipv4: s.ipv4,
+            ipv6: s.ipv6,
         })
     }
 }
@@ -300,16 +327,23 @@ impl TryFrom<v1::VirtualIp> for VirtualIp {
     }
 }
 
+impl From<ProcessSpec> for v1::ProcessSpec {
+    fn from(p: ProcessSpec) -> Self {
+        Self { command: p.command, env: p.env.into_iter().collect(), dir: p.dir, hostname: p.hostname }
+    }
+}
+
+impl From<v1::ProcessSpec> for ProcessSpec {
+    fn from(p: v1::ProcessSpec) -> Self {
+        Self { command: p.command, env: p.env.into_iter().collect(), dir: p.dir, hostname: p.hostname }
+    }
+}
+
 impl From<TaskSpec> for v1::TaskSpec {
     fn from(s: TaskSpec) -> Self {
         let Runtime::Process(p) = s.runtime;
         Self {
-            runtime: Some(v1::task_spec::Runtime::Process(v1::ProcessSpec {
-                command: p.command,
-                env: p.env.into_iter().collect(),
-                dir: p.dir,
-                hostname: p.hostname,
-            })),
+            runtime: Some(v1::task_spec::Runtime::Process(p.into())),
             restart: Some(v1::RestartPolicy {
                 condition: v1::RestartCondition::from(s.restart.condition).into(),
                 delay_ms: millis(s.restart.delay),
@@ -345,12 +379,7 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
         };
         let placement = s.placement.unwrap_or_default();
         Ok(Self {
-            runtime: Runtime::Process(ProcessSpec {
-                command: p.command,
-                env: p.env.into_iter().collect(),
-                dir: p.dir,
-                hostname: p.hostname,
-            }),
+            runtime: Runtime::Process(p.into()),
             restart,
             placement: Placement {
                 constraints: placement.constraints,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 pub fn backends(view: &NodeView, network: &NetworkId, service: &ServiceId) -> Vec<DualAddr> {
     let of = view.endpoints.range((network.clone(), heddle_model::TaskId::from_random([0; 16]))..);
     let of = of.take_while(|((n, _), _)| n == network).map(|(_, e)| e);
-    of.filter(|e| e.service == *service && e.in_service).map(|e| e.addr).collect()
+    of.filter(|e| e.service.as_ref() == Some(service) && e.in_service).map(|e| e.addr).collect()
 }
 
 /// `0 : a, 1 : b, ...`

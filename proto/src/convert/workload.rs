@@ -1,0 +1,137 @@
+//! Standalone workloads and what they ask of networks.
+
+use super::{ConvertError, Result, list, millis, optional, port, some, text, wrong};
+use crate::v1;
+use heddle_model::{
+    connection::Connection,
+    net::Port,
+    workload::{DnsConfig, NetworkWish, PublishWish, WorkloadSpec},
+};
+use std::{ops::RangeInclusive, time::Duration};
+
+impl From<NetworkWish> for v1::NetworkWish {
+    fn from(w: NetworkWish) -> Self {
+        Self {
+            network: w.network,
+            aliases: w.aliases,
+            ip: w.ip.map_or_else(String::new, |a| a.to_string()),
+            ip6: w.ip6.map_or_else(String::new, |a| a.to_string()),
+            mac: w.mac.map_or_else(String::new, |m| m.to_string()),
+            gateway_priority: w.gateway_priority,
+        }
+    }
+}
+
+impl TryFrom<v1::NetworkWish> for NetworkWish {
+    type Error = ConvertError;
+    fn try_from(w: v1::NetworkWish) -> Result<Self> {
+        Ok(Self {
+            network: w.network,
+            aliases: w.aliases,
+            ip: optional("ip", &w.ip)?,
+            ip6: optional("ip6", &w.ip6)?,
+            mac: optional("mac", &w.mac)?,
+            gateway_priority: w.gateway_priority,
+        })
+    }
+}
+
+impl From<PublishWish> for v1::PublishWish {
+    fn from(p: PublishWish) -> Self {
+        let number = |p: &Port| u32::from(p.get());
+        let (host_first, host_last) = p.host.as_ref().map_or((0, 0), |h| (number(h.start()), number(h.end())));
+        Self {
+            host_ip: p.host_ip.map_or_else(String::new, |a| a.to_string()),
+            host_first,
+            host_last,
+            target_first: number(p.target.start()),
+            target_last: number(p.target.end()),
+            protocol: v1::Protocol::from(p.protocol).into(),
+        }
+    }
+}
+
+fn range(field: &'static str, first: u32, last: u32) -> Result<RangeInclusive<Port>> {
+    match port(field, first)?..=port(field, last)? {
+        range if range.is_empty() => Err(wrong(field, format_args!("{first}-{last} ends before it begins"))),
+        range => Ok(range),
+    }
+}
+
+impl TryFrom<v1::PublishWish> for PublishWish {
+    type Error = ConvertError;
+    fn try_from(p: v1::PublishWish) -> Result<Self> {
+        Ok(Self {
+            host_ip: optional("host_ip", &p.host_ip)?,
+            host: if p.host_first == 0 { None } else { Some(range("host", p.host_first, p.host_last)?) },
+            target: range("target", p.target_first, p.target_last)?,
+            protocol: p.protocol().try_into()?,
+        })
+    }
+}
+
+impl From<WorkloadSpec> for v1::WorkloadSpec {
+    fn from(s: WorkloadSpec) -> Self {
+        let texts = |a: Vec<std::net::IpAddr>| a.iter().map(ToString::to_string).collect();
+        Self {
+            annotations: Some(s.annotations.into()),
+            process: Some(s.process.into()),
+            networks: s.networks.into_iter().map(Into::into).collect(),
+            ports: s.ports.into_iter().map(Into::into).collect(),
+            dns: Some(v1::DnsConfig { servers: texts(s.dns.servers), search: s.dns.search, options: s.dns.options }),
+            extra_hosts: s
+                .extra_hosts
+                .into_iter()
+                .map(|(name, addr)| v1::ExtraHost { name, addr: addr.to_string() })
+                .collect(),
+            auto_remove: s.auto_remove,
+            stop_grace_ms: millis(s.stop_grace),
+        }
+    }
+}
+
+impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
+    type Error = ConvertError;
+    fn try_from(s: v1::WorkloadSpec) -> Result<Self> {
+        let dns = s.dns.unwrap_or_default();
+        let servers = dns.servers.iter().map(|a| text("dns.servers", a)).collect::<Result<_>>()?;
+        let host = |h: v1::ExtraHost| Ok((h.name, text("extra_hosts.addr", &h.addr)?));
+        Ok(Self {
+            annotations: some("annotations", s.annotations)?.into(),
+            process: some("process", s.process)?.into(),
+            networks: list(s.networks)?,
+            ports: list(s.ports)?,
+            dns: DnsConfig { servers, search: dns.search, options: dns.options },
+            extra_hosts: s.extra_hosts.into_iter().map(host).collect::<Result<_>>()?,
+            auto_remove: s.auto_remove,
+            stop_grace: Duration::from_millis(s.stop_grace_ms),
+        })
+    }
+}
+
+impl From<Connection> for v1::Connection {
+    fn from(c: Connection) -> Self {
+        Self {
+            id: c.id.into(),
+            meta: Some(c.meta.into()),
+            node: c.node.into(),
+            workload: c.workload.into(),
+            name: c.name,
+            attachment: Some(c.attachment.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::Connection> for Connection {
+    type Error = ConvertError;
+    fn try_from(c: v1::Connection) -> Result<Self> {
+        Ok(Self {
+            id: text("id", &c.id)?,
+            meta: some("meta", c.meta)?.into(),
+            node: text("node", &c.node)?,
+            workload: text("workload", &c.workload)?,
+            name: c.name,
+            attachment: some("attachment", c.attachment)?.try_into()?,
+        })
+    }
+}

@@ -4,9 +4,9 @@
 
 use heddle_agent::{
     dataplane::{
-        desired::{Balancer, LocalHost, Sandbox, desired},
+        desired::{Balancer, LocalHost, Member, Sandbox, Wanted, desired},
         names,
-        state::Space,
+        state::{KernelState, Space},
     },
     kernel::linux::{LinuxKernel, space},
     reconciler::Reconciler,
@@ -132,7 +132,7 @@ fn view(services: u32) -> (NodeView, BTreeMap<TaskId, Sandbox>, LocalHost) {
             view.tasks.insert(task.id.clone(), task);
         }
     }
-    let sandbox = |t: &Task| (t.id.clone(), Sandbox { task: t.clone(), gateway_addr: None });
+    let sandbox = |t: &Task| (t.id.clone(), Sandbox::of_task(t, None, &[]));
     let sandboxes = view.tasks.values().map(sandbox).collect();
     let local = LocalHost {
         node,
@@ -142,6 +142,11 @@ fn view(services: u32) -> (NodeView, BTreeMap<TaskId, Sandbox>, LocalHost) {
         balancer: Balancer::Nftables,
     };
     (view, sandboxes, local)
+}
+
+fn wanted(view: &NodeView, sandboxes: &BTreeMap<TaskId, Sandbox>, local: &LocalHost) -> KernelState {
+    let member = Some(Member { view, local });
+    desired(&Wanted { member, networks: &BTreeMap::new(), sandboxes })
 }
 
 async fn rate(from: &Space, to: SocketAddr) -> f64 {
@@ -184,7 +189,7 @@ fn main() {
 async fn run() {
     let mut reconciler = Reconciler::new(LinuxKernel::new());
     let (first, sandboxes, local) = view(1);
-    reconciler.reconcile(&desired(&first, &sandboxes, &local)).await.unwrap();
+    reconciler.reconcile(&wanted(&first, &sandboxes, &local)).await.unwrap();
     let network = NetworkId::from_random([3; 16]);
     let (server, client) = (task(0, &network), task(1, &network));
     let listener =
@@ -199,7 +204,7 @@ async fn run() {
             // Nobody always goes first: neither a number of services nor one of the two paths.
             let at = (round + turn) % SERVICES.len();
             let (view, sandboxes, local) = view(SERVICES[at]);
-            reconciler.reconcile(&desired(&view, &sandboxes, &local)).await.unwrap();
+            reconciler.reconcile(&wanted(&view, &sandboxes, &local)).await.unwrap();
             let (first, second) = if (round + turn) % 2 == 0 { (direct, vip) } else { (vip, direct) };
             let (a, b) = (rate(&from, first).await, rate(&from, second).await);
             ratios[at].push(if first == vip { a / b } else { b / a });

@@ -1,6 +1,6 @@
 //! What this host is and has, read from the system.
 
-use crate::dataplane::own;
+use crate::{dataplane::own, local::network::Surroundings};
 use heddle_model::{
     net::{DualSubnet, Mtu, Port, Protocol},
     node::NodeDescription,
@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
     collections::BTreeSet,
     fs, io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 /// Listening ports from here up are the kernel's to give out (ip_local_port_range), so they come and go.
@@ -44,8 +44,29 @@ fn memory() -> u64 {
     line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// IPv4 subnets that the host routes by way of links that are not ours, from /proc/net/route.
-fn subnets() -> BTreeSet<IpNet> {
+/// Subnets that the host routes by way of links that are not ours.
+pub fn subnets() -> BTreeSet<IpNet> {
+    subnets_v4().into_iter().chain(subnets_v6()).collect()
+}
+
+/// From /proc/net/ipv6_route: destination, prefix length in hexadecimal, and the device last.
+fn subnets_v6() -> BTreeSet<IpNet> {
+    let text = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    let route = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let addr = u128::from_str_radix(fields.first()?, 16).ok().map(Ipv6Addr::from_bits)?;
+        let len = u8::from_str_radix(fields.get(1)?, 16).ok()?;
+        let dev = fields.last()?;
+        let foreign = *dev != "lo" && !own::link(&crate::dataplane::state::Space::Host, dev);
+        // Link-local and multicast prefixes are on every link, host routes are somebody's address.
+        let global = !addr.is_unicast_link_local() && !addr.is_multicast() && (1..128).contains(&len);
+        Ipv6Net::new(addr, len).ok().filter(|_| foreign && global).map(IpNet::V6)
+    };
+    text.lines().filter_map(route).collect()
+}
+
+/// From /proc/net/route.
+fn subnets_v4() -> BTreeSet<IpNet> {
     let text = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let route = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
@@ -116,9 +137,26 @@ pub fn listening() -> BTreeSet<(Protocol, Port)> {
     found
 }
 
-/// A subnet for the gateway bridge that the host does not use, or the one given before.
-pub fn gateway_subnet(before: Option<Ipv4Net>) -> io::Result<DualSubnet> {
-    let taken = subnets();
+/// What a new network of this host must fit beside, the cluster's networks aside.
+pub fn surroundings() -> Surroundings {
+    let taken = subnets().into_iter().map(|net| (net, "a route of this host".to_owned()));
+    Surroundings { taken: taken.collect(), ipv6: has_ipv6(), links: links() }
+}
+
+/// Whether the kernel has IPv6 and it is not turned off.
+pub fn has_ipv6() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6").is_ok_and(|v| v.trim() == "0")
+}
+
+/// Names of all links, from the first column of /proc/net/dev.
+pub fn links() -> BTreeSet<String> {
+    let text = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    text.lines().filter_map(|l| Some(l.split_once(':')?.0.trim().to_owned())).collect()
+}
+
+/// A subnet for the gateway bridge that nothing else uses, or the one given before. `own` are those of this host's networks.
+pub fn gateway_subnet(before: Option<Ipv4Net>, own: &[IpNet]) -> io::Result<DualSubnet> {
+    let taken: Vec<IpNet> = subnets().into_iter().chain(own.iter().copied()).collect();
     let free = |net: &Ipv4Net| !taken.iter().any(|t| t.contains(&IpNet::V4(*net)) || IpNet::V4(*net).contains(t));
     let candidates = GATEWAYS.filter_map(|n| Ipv4Net::new(Ipv4Addr::new(172, n, 0, 0), 16).ok());
     let v4 = before.or_else(|| candidates.into_iter().find(free));

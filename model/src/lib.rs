@@ -14,6 +14,7 @@ pub mod assignment;
 pub mod cluster;
 pub mod connection;
 pub mod endpoint;
+pub mod find;
 pub mod id;
 pub mod meta;
 pub mod net;

@@ -78,6 +78,8 @@ pub struct WorkloadSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostEndpoint {
     pub network: NetworkId,
+    /// N of `ethN` in the workload; stays for as long as the place does.
+    pub index: u8,
     /// At most one of each family. Those on an overlay are the managers' choice.
     pub addrs: Vec<IpAddr>,
     pub mac: Mac,
@@ -95,6 +97,11 @@ pub struct Workload {
     pub ports: Vec<HostPort>,
     /// An operator wants it to run.
     pub wanted: bool,
+    /// How often it was started.
+    pub runs: u64,
+    /// As the last `stop` asked for, instead of the spec's.
+    #[serde(default)]
+    pub stop_grace: Option<Duration>,
     /// As last seen.
     pub status: TaskStatus,
 }

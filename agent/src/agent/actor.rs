@@ -1,197 +1,212 @@
-//! The agent's one loop: takes in what the managers say and what happens here, and acts.
+//! The agent's one loop: takes in what the managers say, what the operator of this host wants and what happens here, and acts.
 
-use super::{Status, memory::Memory};
+use super::{
+    launch::launch,
+    membership::Membership,
+    picture::{MemberPicture, Picture, Status},
+};
 use crate::{
     dataplane::{
-        desired::{LocalHost, Sandbox, addresses, desired},
+        desired::{Leg, Member, Sandbox, Wanted, addresses, desired, ways_out},
         names,
-        state::{KernelState, Space, SpaceState},
+        state::{KernelState, Space},
+        step::Step,
     },
     dns::{Resolver, Upstream, Zone},
     executor::{ProcessExecutor, TaskProcess},
-    kernel::linux::{LinuxKernel, space},
-    logs,
-    reconciler::Reconciler,
-    session::{Event, Sender},
-    worker::{Todo, Worker},
+    kernel::linux::{LinuxKernel, describe, space},
+    local::{state::HostState, store::Store},
+    reconciler::{Outcome, Reconciler},
+    session::Event,
+    worker::{Job, Todo, Worker},
 };
-use heddle_model::{
-    NodeId, TaskId, Timestamp, assignment::NodeView, net::DualAddr, service::Runtime, task::TaskStatus,
-};
-use heddle_proto::v1::{self, agent_message::Message as FromAgent};
+use heddle_model::{NetworkId, TaskId, Timestamp, net::DualAddr, task::Task};
 use nix::sys::signal::Signal;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io,
+    net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, mpsc, watch},
-    task::AbortHandle,
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
 use tonic::transport::Channel;
 
 /// How often running programs are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// After a pass that failed.
+/// After a pass that failed; doubles while it fails.
 const RETRY: Duration = Duration::from_millis(200);
+const RETRY_MOST: Duration = Duration::from_secs(6);
+/// The network namespace that the daemon itself is in.
+const HOST_NETNS: &str = "/proc/self/ns/net";
 
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(since.as_millis() as u64)
 }
 
+/// What the daemon tells its agent.
+pub enum Command {
+    Join(Box<Membership>, oneshot::Sender<()>),
+    /// Ends the cluster's tasks and takes away all of the cluster's in the kernel.
+    Leave(oneshot::Sender<()>),
+    /// Whether the kernel is as it should be, one line for each difference.
+    Drift(oneshot::Sender<Result<Vec<String>, String>>),
+}
+
 pub(super) struct Actor {
-    pub(super) node: NodeId,
-    pub(super) local: LocalHost,
-    pub(super) executor: ProcessExecutor,
+    pub(super) executor: Arc<ProcessExecutor>,
     pub(super) reconciler: Reconciler<LinuxKernel>,
     pub(super) worker: Worker,
-    pub(super) view: Option<NodeView>,
-    pub(super) revision: u64,
-    /// Acknowledged in this session.
-    pub(super) acked: u64,
+    pub(super) store: Arc<Store>,
+    pub(super) host: watch::Receiver<Arc<HostState>>,
+    pub(super) member: Option<Membership>,
     pub(super) gateways: BTreeMap<TaskId, DualAddr>,
     pub(super) resolvers: BTreeMap<TaskId, Resolver>,
     pub(super) zones: BTreeMap<TaskId, Zone>,
-    /// Sandboxes that the kernel has.
-    pub(super) sandboxes: BTreeSet<TaskId>,
-    /// Statuses as last sent in this session.
-    pub(super) reported: BTreeMap<TaskId, TaskStatus>,
-    pub(super) followers: HashMap<String, AbortHandle>,
-    pub(super) memory: Memory,
-    pub(super) spoken: watch::Receiver<Option<Sender>>,
-    pub(super) anew: Arc<Notify>,
+    /// Sandboxes that the kernel has, whole.
+    pub(super) ready: BTreeSet<TaskId>,
+    pub(super) retry: Duration,
+    pub(super) picture: watch::Sender<Picture>,
     pub(super) status: watch::Sender<Status>,
     pub(super) leader: watch::Sender<Option<Channel>>,
+    /// Rings when the managers should be asked what they know of this host's connections.
+    pub(super) connected: Arc<tokio::sync::Notify>,
+}
+
+/// The next thing that the managers say; never, outside a cluster.
+async fn hear(member: &mut Option<Membership>) -> Option<Event> {
+    match member {
+        Some(member) => member.heard.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Actor {
-    pub(super) async fn run(
-        mut self,
-        mut heard: mpsc::Receiver<Event>,
-        mut stopped: mpsc::Receiver<tokio::sync::oneshot::Sender<()>>,
-    ) {
-        self.memory.save();
-        self.recall();
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut retry_at = tokio::time::Instant::now();
+        let mut retry_at = Instant::now();
+        self.assign();
         let mut dirty = true;
         loop {
             tokio::select! {
-                event = heard.recv() => {
+                event = hear(&mut self.member) => {
                     let Some(event) = event else { return };
-                    dirty |= self.hear(event);
+                    dirty |= self.take(event);
                     // All that has come meanwhile, in one pass.
-                    while let Ok(event) = heard.try_recv() {
-                        dirty |= self.hear(event);
+                    while let Some(event) = self.member.as_mut().and_then(|m| m.heard.try_recv().ok()) {
+                        dirty |= self.take(event);
                     }
                 }
-                done = stopped.recv() => {
-                    let Some(done) = done else { return };
-                    self.purge().await;
-                    let _ = done.send(());
-                    return;
+                command = commands.recv() => {
+                    let Some(command) = command else { return };
+                    self.obey(command).await;
+                    dirty = true;
+                }
+                changed = self.host.changed() => {
+                    if changed.is_err() { return }
+                    self.host.borrow_and_update();
+                    self.assign();
+                    dirty = true;
+                    // Somebody waits for it.
+                    retry_at = Instant::now();
                 }
                 _ = look.tick() => {}
             }
             dirty |= self.look();
-            let at = tokio::time::Instant::now();
+            let at = Instant::now();
             if (dirty && at >= retry_at) || at >= self.reconciler.due().max(retry_at) {
-                dirty = match self.pass().await {
-                    // A sandbox that is new lets its program start; that is another pass.
-                    Ok(()) => self.look(),
-                    Err(error) => {
-                        tracing::warn!(error = chain(&*error), "the data plane is behind");
-                        self.reconciler.distrust();
-                        self.status.send_modify(|s| s.errors = vec![chain(&*error)]);
-                        retry_at = tokio::time::Instant::now() + RETRY;
-                        true
-                    }
-                };
+                let done = self.pass().await;
+                if done {
+                    self.retry = RETRY;
+                } else {
+                    retry_at = Instant::now() + self.retry;
+                    self.retry = (self.retry * 2).min(RETRY_MOST);
+                }
+                // A sandbox that is new lets its program start; that is another pass.
+                dirty = self.look() || !done;
             }
-            self.report().await;
+            let applied = self.status.borrow().applied_revision;
+            if let Some(member) = &mut self.member {
+                member.report(&self.worker, applied).await;
+            }
+            self.show();
         }
     }
 
     /// True: something changed that the kernel should follow.
-    fn hear(&mut self, event: Event) -> bool {
-        match event {
-            Event::Connected(channel) => {
-                tracing::info!("connected to the leader");
-                self.reported.clear();
-                self.acked = 0;
-                self.leader.send_replace(Some(channel));
-                self.status.send_modify(|s| s.connected = true);
-            }
-            Event::Disconnected => {
-                tracing::info!("no session with a leader");
-                self.leader.send_replace(None);
-                self.followers.drain().for_each(|(_, f)| f.abort());
-                self.status.send_modify(|s| s.connected = false);
-            }
-            Event::Removed => self.status.send_modify(|s| s.removed = true),
-            Event::Managers(managers) => {
-                self.memory.managers = managers.iter().filter_map(|m| m.addr.parse().ok()).collect();
-                self.status.send_modify(|s| s.managers = managers.into_iter().map(|m| m.addr).collect());
-                self.memory.save();
-            }
-            Event::Assignments(assignments) => return self.take(*assignments),
-            Event::Logs(request) => self.publish_logs(request),
-            Event::CancelLogs(id) => self.followers.remove(&id).into_iter().for_each(|f| f.abort()),
+    fn take(&mut self, event: Event) -> bool {
+        let Some(member) = &mut self.member else { return false };
+        let heard = member.hear(event, &self.status, &self.leader, &self.worker, &self.executor);
+        if heard.assignments {
+            self.assign();
         }
-        false
+        if heard.connected {
+            self.connected.notify_one();
+        }
+        heard.assignments
     }
 
-    fn take(&mut self, assignments: v1::Assignments) -> bool {
-        let complete = assignments.r#type() == v1::assignments::Type::Complete;
-        if !complete && assignments.applies_to != self.revision {
-            tracing::warn!(has = self.revision, wants = assignments.applies_to, "a gap in the assignments");
-            self.anew.notify_one();
-            return false;
-        }
-        let revision = assignments.results_in;
-        let changes = match assignments.into_changes() {
-            Ok(changes) => changes,
-            Err(error) => {
-                tracing::error!(%error, "cannot read the assignments");
-                self.anew.notify_one();
-                return false;
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Join(member, done) => {
+                let mut member = *member;
+                member.memory.save();
+                if !member.fresh {
+                    member.recall(&self.status);
+                }
+                self.member = Some(member);
+                self.assign();
+                let _ = done.send(());
             }
-        };
-        let view = match self.view.take().filter(|_| !complete) {
-            Some(view) => view,
-            None => NodeView::empty(changes.cluster.clone()),
-        };
-        let view = self.view.insert(view);
-        view.apply(changes);
-        self.revision = revision;
-        self.memory.save_view(revision, view);
-        self.status.send_modify(|s| s.assigned_revision = revision);
-        self.assign();
-        true
+            Command::Leave(done) => {
+                self.purge().await;
+                let _ = done.send(());
+            }
+            Command::Drift(answer) => {
+                let (wanted, _) = self.sandboxes();
+                let state = self.desired(&wanted);
+                let drift = self.reconciler.drift(&state).await;
+                let line = |step: &Step| {
+                    let (operation, object, space) = describe(step);
+                    format!("{operation} {object} in {space}")
+                };
+                let lines = drift.map(|steps| steps.iter().map(line).collect());
+                let _ = answer.send(lines.map_err(|e| chain(&e)));
+            }
+        }
+    }
+
+    /// Everything that should run here.
+    fn jobs(&self) -> BTreeMap<TaskId, Job> {
+        let view = self.member.as_ref().and_then(|m| m.view.as_ref());
+        let tasks = view.into_iter().flat_map(|v| &v.tasks);
+        let tasks = tasks.map(|(id, task)| (id.clone(), Job::Task(Box::new(task.clone()))));
+        let host = self.host.borrow();
+        let workloads = host.workloads.iter().map(|(id, w)| (id.clone(), Job::Workload(Box::new(w.clone()))));
+        tasks.chain(workloads).collect()
     }
 
     fn assign(&mut self) {
-        let Some(view) = &self.view else { return };
-        let running: Vec<TaskId> = self.executor.list().unwrap_or_default();
-        self.worker.assign(&view.tasks, &running, now());
-    }
-
-    /// What was assigned before the daemon was restarted: names resolve and drift is repaired before a manager answers.
-    fn recall(&mut self) {
-        if let Some(assignments) = self.memory.view() {
-            self.take(assignments);
-            // Kept by another run: nothing may be added to it but a complete one.
-            self.revision = 0;
+        let jobs = self.jobs();
+        for (id, job) in &jobs {
+            // How an earlier run ended is no news of this one.
+            if self.worker.tasks.get(id).is_some_and(|local| job.runs() > local.job.runs()) {
+                self.executor.reset(id);
+            }
         }
+        let running = self.executor.list().unwrap_or_default();
+        self.worker.assign(&jobs, &running, now());
     }
 
     /// Looks at the programs and does what is due. True: the kernel should follow.
     fn look(&mut self) -> bool {
-        let before: BTreeSet<TaskId> = self.wanted_sandboxes();
+        let before: BTreeSet<TaskId> = self.in_sandbox();
         let mut processes = BTreeMap::new();
         for id in self.worker.tasks.iter().filter(|(_, l)| l.needs_sandbox()).map(|(id, _)| id) {
             match self.executor.state(id) {
@@ -202,8 +217,8 @@ impl Actor {
                 }
             }
         }
-        let sandboxes = self.sandboxes.clone();
-        for todo in self.worker.advance(&processes, |id| sandboxes.contains(id), now()) {
+        let (ready, on_host) = (self.ready.clone(), self.on_host());
+        for todo in self.worker.advance(&processes, |id| ready.contains(id) || on_host.contains(id), now()) {
             let done = match &todo {
                 Todo::Start(id) => self.start(id),
                 Todo::Term(id) => self.executor.signal(id, Signal::SIGTERM),
@@ -214,144 +229,320 @@ impl Actor {
             }
         }
         let running = processes.values().filter(|p| matches!(p, TaskProcess::Running { .. })).count() as u32;
-        if self.status.borrow().running != running {
-            self.status.send_modify(|s| s.running = running);
-        }
-        self.wanted_sandboxes() != before
+        self.status.send_if_modified(|s| std::mem::replace(&mut s.running, running) != running);
+        self.keep();
+        self.in_sandbox() != before
     }
 
-    fn wanted_sandboxes(&self) -> BTreeSet<TaskId> {
-        self.worker.tasks.iter().filter(|(_, l)| l.needs_sandbox()).map(|(id, _)| id.clone()).collect()
+    /// Writes down how workloads are, for the daemon that comes after this one.
+    fn keep(&self) {
+        let host = self.host.borrow().clone();
+        let changed = |id: &TaskId, kept: &heddle_model::workload::Workload| {
+            let local = self.worker.tasks.get(id).filter(|l| l.job.runs() == kept.runs)?;
+            (local.status != kept.status).then(|| (id.clone(), kept.runs, local.status.clone()))
+        };
+        let changes: Vec<_> = host.workloads.iter().filter_map(|(id, kept)| changed(id, kept)).collect();
+        if changes.is_empty() {
+            return;
+        }
+        let kept = self.store.update(|state| {
+            for (id, runs, status) in changes {
+                if let Some(workload) = state.workloads.get_mut(&id).filter(|w| w.runs == runs) {
+                    workload.wanted &= !status.state.is_terminal();
+                    workload.status = status;
+                }
+            }
+            Ok::<_, crate::local::store::StoreError>(())
+        });
+        if let Err(error) = kept {
+            tracing::warn!(error = chain(&error), "cannot keep the state of workloads");
+        }
+    }
+
+    /// Jobs in the host's own network namespace.
+    fn on_host(&self) -> BTreeSet<TaskId> {
+        let host = self.host.borrow();
+        let is = |(id, local): (&TaskId, &crate::worker::Local)| match &local.job {
+            Job::Task(task) => on_host(task).then(|| id.clone()),
+            Job::Workload(_) => host.on_host(id).then(|| id.clone()),
+        };
+        self.worker.tasks.iter().filter_map(is).collect()
+    }
+
+    /// Jobs that need a network namespace of their own now.
+    fn in_sandbox(&self) -> BTreeSet<TaskId> {
+        let on_host = self.on_host();
+        let needs = self.worker.tasks.iter().filter(|(id, l)| l.needs_sandbox() && !on_host.contains(*id));
+        needs.map(|(id, _)| id.clone()).collect()
     }
 
     fn start(&self, id: &TaskId) -> io::Result<()> {
         let Some(local) = self.worker.tasks.get(id) else { return Ok(()) };
-        let task = &local.task;
-        let Runtime::Process(process) = &task.spec.runtime;
-        let hostname = process.hostname.clone().unwrap_or_else(|| task.id.short().to_owned());
-        let Space::Named(netns) = names::task_space(id) else { return Ok(()) };
-        let variables = [
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
-            ("HOME", "/root".to_owned()),
-            ("HOSTNAME", hostname.clone()),
-            ("HEDDLE_TASK", task.name()),
-            ("HEDDLE_SERVICE", task.service_name.clone()),
-            ("HEDDLE_SLOT", task.slot.to_string()),
-            ("HEDDLE_NODE", nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()),
-        ];
-        let env = variables.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
-        for addr in task.attachments.iter().flat_map(|a| a.addr.addrs()) {
-            hosts.push_str(&format!("{addr} {hostname}\n"));
-        }
-        let files =
-            [("/etc/resolv.conf", "nameserver 127.0.0.11\noptions ndots:0\n".to_owned()), ("/etc/hosts", hosts)];
-        let files = files.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        tracing::info!(task = task.name(), "starting");
-        self.executor.start(id, process, &hostname, &space::path(&netns), env, files)
+        let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        let sandboxes = self.picture.borrow().sandboxes.clone();
+        let sandbox = sandboxes.get(id);
+        let launch = launch(&local.job, sandbox, &host);
+        let netns = match names::task_space(id) {
+            Space::Named(name) if sandbox.is_some() => space::path(&name),
+            _ => Path::new(HOST_NETNS).to_owned(),
+        };
+        tracing::info!(task = local.job.name(), "starting");
+        self.executor.start(id, local.job.process(), &launch.hostname, &netns, launch.env, launch.files)
     }
 
-    /// Brings the kernel and the resolvers to what is wanted.
-    async fn pass(&mut self) -> anyhow::Result<()> {
-        let Some(view) = &self.view else { return Ok(()) };
-        let wanted = self.wanted_sandboxes();
-        let outward =
-            wanted.iter().filter(|id| self.worker.tasks.get(*id).is_some_and(|l| addresses::wanted(view, &l.task)));
-        let outward: BTreeSet<TaskId> = outward.cloned().collect();
-        self.gateways = addresses::assign(&self.local.gateway, &outward, &self.gateways);
-        let sandbox = |id: &TaskId| {
-            let task = self.worker.tasks.get(id)?.task.clone();
-            Some((id.clone(), Sandbox { task, gateway_addr: self.gateways.get(id).copied() }))
+    /// The sandboxes that should exist, and those of them that wait for a network to be known.
+    fn sandboxes(&mut self) -> (BTreeMap<TaskId, Sandbox>, BTreeSet<TaskId>) {
+        let wanted = self.in_sandbox();
+        let host = self.host.borrow().clone();
+        let view = self.member.as_ref().and_then(|m| m.view.clone());
+        let overlay = |id: &NetworkId| view.as_ref().and_then(|v| v.networks.get(id));
+        let jobs: Vec<Job> = wanted.iter().filter_map(|id| self.worker.tasks.get(id)).map(|l| l.job.clone()).collect();
+        let outward = |job: &&Job| match job {
+            // Unless every network it is in is internal.
+            Job::Task(task) => {
+                let internal = |a: &heddle_model::endpoint::Attachment| overlay(&a.network).is_some_and(|n| n.internal);
+                task.attachments.is_empty() || !task.attachments.iter().all(internal)
+            }
+            // When nothing else leads out of it.
+            Job::Workload(workload) => {
+                let endpoints = host.endpoints_of(&workload.id);
+                let leads = |e: &heddle_model::workload::HostEndpoint| {
+                    host.networks.get(&e.network).is_some_and(|n| !ways_out(n).is_empty())
+                };
+                let outside =
+                    |e: &heddle_model::workload::HostEndpoint| overlay(&e.network).is_some_and(|n| !n.internal);
+                endpoints.iter().any(outside) && !endpoints.iter().any(leads)
+            }
         };
-        let sandboxes: BTreeMap<TaskId, Sandbox> = wanted.iter().filter_map(sandbox).collect();
-        let revision = self.revision;
+        if let Some(member) = &self.member {
+            let outward = jobs.iter().filter(outward).map(|j| j.id().clone()).collect();
+            self.gateways = addresses::assign(&member.local.gateway, &outward, &self.gateways);
+        } else {
+            self.gateways.clear();
+        }
+        let mut waiting = BTreeSet::new();
+        let mut out = BTreeMap::new();
+        for job in jobs {
+            let id = job.id();
+            let (gateway, more) = (self.gateways.get(id).copied(), host.endpoints_of(id));
+            let sandbox = match &job {
+                Job::Task(task) => Sandbox::of_task(task, gateway, more),
+                Job::Workload(workload) => {
+                    let legs: Vec<Leg> = more.iter().filter(|e| host.is_joined(e)).map(Leg::of_endpoint).collect();
+                    let gateway = gateway.map(|addr| (names::workload_gateway(), addr));
+                    Sandbox { id: id.clone(), name: job.name(), legs, gateway, ports: workload.ports.clone() }
+                }
+            };
+            if sandbox.legs.iter().any(|l| overlay(&l.network).is_none() && !host.networks.contains_key(&l.network)) {
+                waiting.insert(id.clone());
+            }
+            out.insert(id.clone(), sandbox);
+        }
+        (out, waiting)
+    }
+
+    fn desired(&self, sandboxes: &BTreeMap<TaskId, Sandbox>) -> KernelState {
+        let host = self.host.borrow().clone();
+        let member = self.member.as_ref().and_then(|m| Some((m.view.as_deref()?, &m.local)));
+        let member = member.map(|(view, local)| Member { view, local });
+        desired(&Wanted { member, networks: &host.networks, sandboxes })
+    }
+
+    /// Brings the kernel and the resolvers to what is wanted. False: something is missing still.
+    async fn pass(&mut self) -> bool {
+        if self.member.as_ref().is_some_and(|m| m.view.is_none() && !m.fresh) {
+            // What the managers want is not known: nothing may be taken away.
+            return true;
+        }
+        let host_revision = self.host.borrow().revision;
+        let revision = self.member.as_ref().map_or(0, |m| m.revision);
+        let (sandboxes, waiting) = self.sandboxes();
         // Sockets of a resolver would keep a namespace alive.
-        self.resolvers.retain(|id, _| wanted.contains(id));
-        self.zones.retain(|id, _| wanted.contains(id));
-        let state = desired(view, &sandboxes, &self.local);
-        let steps = self.reconciler.reconcile(&state).await?;
-        for (id, sandbox) in &sandboxes {
-            if !self.resolvers.contains_key(id) {
-                let resolver = Resolver::start(&names::task_space(id), Upstream::default()).await?;
-                self.resolvers.insert(id.clone(), resolver);
-                self.zones.remove(id);
+        self.resolvers.retain(|id, _| sandboxes.contains_key(id));
+        self.zones.retain(|id, _| sandboxes.contains_key(id));
+        let state = self.desired(&sandboxes);
+        let outcome = self.reconciler.reconcile(&state).await;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.fail(vec![chain(&error)]);
+                return false;
             }
-            let zone = Zone::of(view, &sandbox.task);
-            if let Some(resolver) = self.resolvers.get(id).filter(|_| self.zones.get(id) != Some(&zone)) {
-                resolver.set(zone.clone());
-                self.zones.insert(id.clone(), zone);
+        };
+        if outcome.steps > 0 {
+            tracing::debug!(steps = outcome.steps, revision, host_revision, "the kernel follows");
+        }
+        let mut failures = failures(&outcome, &sandboxes);
+        for (id, sandbox) in sandboxes.iter().filter(|(id, _)| !failures.contains_key(*id)).collect::<Vec<_>>() {
+            if let Err(error) = self.resolve(id, sandbox, &sandboxes).await {
+                failures.insert(id.clone(), chain(&error));
             }
         }
-        if steps > 0 {
-            tracing::debug!(steps, revision, "the kernel follows");
-        }
-        self.sandboxes = wanted;
-        self.status.send_modify(|s| {
-            s.applied_revision = revision;
-            s.errors.clear();
+        self.ready =
+            sandboxes.keys().filter(|id| !failures.contains_key(*id) && !waiting.contains(*id)).cloned().collect();
+        let hurts_cluster = self.hurts_cluster(&outcome, &failures);
+        let errors: Vec<String> = outcome.failures.iter().map(|f| chain(&f.error)).collect();
+        let done = errors.is_empty() && failures.is_empty();
+        let sandboxes = Arc::new(sandboxes);
+        self.picture.send_modify(|p| {
+            p.host_revision = host_revision;
+            p.sandboxes = sandboxes;
+            p.failures = failures;
         });
+        if !hurts_cluster {
+            self.status.send_modify(|s| s.applied_revision = revision);
+        }
+        if done {
+            self.status.send_if_modified(|s| !std::mem::take(&mut s.errors).is_empty());
+        } else {
+            self.fail(errors);
+        }
         let worker = &self.worker;
-        self.executor.prune(|id| worker.tasks.contains_key(id))?;
+        if let Err(error) = self.executor.prune(|id| worker.tasks.contains_key(id)) {
+            tracing::warn!(%error, "cannot forget ended tasks");
+        }
+        done
+    }
+
+    fn fail(&mut self, errors: Vec<String>) {
+        tracing::warn!(error = errors.first().map_or("", String::as_str), "the data plane is behind");
+        self.reconciler.distrust();
+        self.status.send_modify(|s| s.errors = errors);
+    }
+
+    /// Whether something that the managers wait for is missing. Networks of this host alone are not their business.
+    fn hurts_cluster(&self, outcome: &Outcome, failures: &BTreeMap<TaskId, String>) -> bool {
+        let is_task = |id: &TaskId| self.worker.tasks.get(id).is_some_and(|l| l.job.task().is_some());
+        let workloads: BTreeSet<Space> =
+            self.worker.tasks.keys().filter(|id| !is_task(id)).map(names::task_space).collect();
+        let of_cluster = |space: &Space| *space != Space::Host && !workloads.contains(space);
+        failures.keys().any(is_task) || outcome.failures.iter().flat_map(|f| &f.concerns).any(of_cluster)
+    }
+
+    async fn resolve(
+        &mut self,
+        id: &TaskId,
+        sandbox: &Sandbox,
+        everybody: &BTreeMap<TaskId, Sandbox>,
+    ) -> io::Result<()> {
+        if sandbox.legs.is_empty() && sandbox.gateway.is_none() {
+            self.resolvers.remove(id);
+            return Ok(());
+        }
+        let space = names::task_space(id);
+        if !self.resolvers.contains_key(id) {
+            let upstream = self.upstream(id, &space);
+            self.resolvers.insert(id.clone(), Resolver::start(&space, upstream).await?);
+            self.zones.remove(id);
+        }
+        let host = self.host.borrow().clone();
+        let view = self.member.as_ref().and_then(|m| m.view.as_deref());
+        let zone = Zone::of(view, &host.networks, everybody, sandbox);
+        if let Some(resolver) = self.resolvers.get(id).filter(|_| self.zones.get(id) != Some(&zone)) {
+            resolver.set(zone.clone());
+            self.zones.insert(id.clone(), zone);
+        }
         Ok(())
     }
 
-    /// Tells the leader what it does not know yet.
-    async fn report(&mut self) {
-        let Some(speak) = self.spoken.borrow().clone() else { return };
-        let mut updates = Vec::new();
-        for (id, local) in &self.worker.tasks {
-            if self.reported.get(id) != Some(&local.status) {
-                self.reported.insert(id.clone(), local.status.clone());
-                let status = Some(local.status.clone().into());
-                updates.push(v1::TaskReport { task: id.to_string(), status });
-            }
-        }
-        self.reported.retain(|id, _| self.worker.tasks.contains_key(id));
-        if !updates.is_empty() {
-            let _ = speak.send(FromAgent::Status(v1::TaskStatusUpdate { tasks: updates })).await;
-        }
-        let acked = self.status.borrow().applied_revision;
-        if acked > 0 && self.acked != acked {
-            self.acked = acked;
-            let _ = speak.send(FromAgent::Ack(v1::Ack { revision: acked })).await;
-        }
-    }
-
-    fn publish_logs(&mut self, request: v1::LogRequest) {
-        let Some(channel) = self.leader.borrow().clone() else { return };
-        let source = |id: &String| {
-            let task: TaskId = id.parse().ok()?;
-            let local = self.worker.tasks.get(&task);
-            let name = local.map_or_else(|| task.short().to_owned(), |l| l.task.name());
-            let dir = self.executor.log_dir(&task);
-            Some(logs::Source { name, node: self.node.to_string(), dir, task })
+    /// The servers that a workload named are asked from inside it, where it can reach them.
+    fn upstream(&self, id: &TaskId, space: &Space) -> Upstream {
+        let servers = match self.worker.tasks.get(id).map(|l| &l.job) {
+            Some(Job::Workload(workload)) => workload.spec.dns.servers.clone(),
+            _ => Vec::new(),
         };
-        let sources = request.tasks.iter().filter_map(source).collect();
-        let id = request.id.clone();
-        self.followers.retain(|_, f| !f.is_finished());
-        self.followers.insert(id, tokio::spawn(logs::publish(channel, request, sources)).abort_handle());
+        if servers.is_empty() {
+            return Upstream::default();
+        }
+        let servers = servers.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect();
+        Upstream { servers: Some(servers), from: Some(space.clone()) }
     }
 
+    /// Publishes what runs here, if it changed.
+    fn show(&mut self) {
+        let member = self.member.as_ref().map(|m| MemberPicture {
+            node: m.local.node.clone(),
+            view: m.view.clone(),
+            gateway: m.local.gateway,
+        });
+        self.picture.send_if_modified(|picture| {
+            let same_view = match (&picture.member, &member) {
+                (Some(MemberPicture { view: Some(a), .. }), Some(MemberPicture { view: Some(b), .. })) => {
+                    Arc::ptr_eq(a, b)
+                }
+                (Some(a), Some(b)) => a.view.is_none() && b.view.is_none(),
+                (None, None) => true,
+                _ => false,
+            };
+            picture.member = member;
+            picture.see(&self.worker) || !same_view
+        });
+    }
+
+    /// Nothing of the cluster is left in the kernel and among the processes when this returns.
     async fn purge(&mut self) {
-        for id in self.executor.list().unwrap_or_default() {
-            let _ = self.executor.signal(&id, Signal::SIGKILL);
+        let Some(member) = self.member.take() else { return };
+        member.session.abort();
+        let tasks: Vec<TaskId> =
+            self.worker.tasks.iter().filter(|(_, l)| l.job.task().is_some()).map(|(id, _)| id.clone()).collect();
+        for id in &tasks {
+            let _ = self.executor.signal(id, Signal::SIGKILL);
+            self.worker.tasks.remove(id);
+            self.resolvers.remove(id);
         }
-        self.resolvers.clear();
-        let nothing = KernelState { spaces: BTreeMap::from([(Space::Host, SpaceState::default())]) };
+        let left = self.store.update(|state| {
+            let (networks, workloads) = (&state.networks, &state.workloads);
+            // Places on overlays, and those of tasks, end with the cluster.
+            state.endpoints.retain(|id, list| {
+                list.retain(|e| networks.contains_key(&e.network));
+                workloads.contains_key(id)
+            });
+            Ok::<_, crate::local::store::StoreError>(())
+        });
+        if let Err(error) = left {
+            tracing::warn!(error = chain(&error), "cannot forget the cluster's networks");
+        }
+        self.host.borrow_and_update();
+        self.assign();
         for _ in 0..20 {
             self.reconciler.distrust();
-            match self.reconciler.reconcile(&nothing).await {
-                Ok(_) => break,
-                Err(error) => tracing::warn!(%error, "cannot take everything away yet"),
+            if self.pass().await {
+                break;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
         // What the kernel still does in its own time must not meet a cluster that is joined next.
-        self.memory.forget();
+        member.memory.forget();
+        for id in &tasks {
+            self.executor.forget(id);
+        }
+        self.status.send_replace(Status::default());
+        self.leader.send_replace(None);
+        self.show();
     }
 }
 
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+/// Whether a task runs in the host's own network namespace.
+pub fn on_host(task: &Task) -> bool {
+    task.spec.networks.iter().any(|t| t.target == heddle_model::network::HOST)
+}
+
+/// Which workloads miss something, and what.
+fn failures(outcome: &Outcome, sandboxes: &BTreeMap<TaskId, Sandbox>) -> BTreeMap<TaskId, String> {
+    let incomplete = outcome.incomplete();
+    let mut out = BTreeMap::new();
+    for id in sandboxes.keys() {
+        let space = names::task_space(id);
+        if !incomplete.contains(&space) {
+            continue;
+        }
+        let first = outcome.failures.iter().find(|f| f.concerns.contains(&space));
+        out.insert(id.clone(), first.map_or_else(String::new, |f| chain(&f.error)));
+    }
+    out
+}
+
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

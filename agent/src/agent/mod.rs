@@ -1,29 +1,49 @@
-//! The agent put together.
+//! The agent put together. It is there from the daemon's start to its end; being in a cluster is something that comes and goes.
 //!
 //! ```text
-//! actor    one loop: what the managers say, what runs, what the kernel has     memory  what is kept on disk
+//! actor       one loop: what is wanted, what runs, what the kernel has
+//! membership  what the managers say, what they are told     memory   what of it is kept on disk
+//! launch      what a program is started with                picture  what others see of all this
 //! ```
 
 mod actor;
+mod launch;
+mod membership;
 mod memory;
+mod picture;
+
+pub use actor::{Command, chain, now, on_host};
+pub use picture::{JobPicture, MemberPicture, Picture, Status};
 
 use crate::{
-    dataplane::desired::LocalHost, executor::ProcessExecutor, host, kernel::linux::LinuxKernel, reconciler::Reconciler,
-    session::Session, worker::Worker,
+    dataplane::desired::LocalHost,
+    executor::ProcessExecutor,
+    host,
+    kernel::linux::LinuxKernel,
+    local::{HostService, network, ports::Ports, state::HostState, store::Store},
+    reconciler::Reconciler,
+    session::Session,
+    worker::Worker,
 };
 use actor::Actor;
-use heddle_model::net::Mtu;
+use heddle_model::{
+    NetworkId,
+    net::{DualSubnet, Mtu},
+};
 use heddle_plumbing::tls::Credentials;
+use ipnet::{IpNet, Ipv6Net};
+use membership::Membership;
 use memory::Memory;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::AbortHandle,
 };
 use tonic::transport::Channel;
@@ -33,100 +53,165 @@ pub struct Config {
     pub dir: PathBuf,
     /// The program that has `task-shim` as a verb.
     pub shim: PathBuf,
+}
+
+/// A place in a cluster.
+pub struct ClusterConfig {
     pub credentials: Credentials,
     /// Where to look for the leader first.
     pub managers: Vec<SocketAddr>,
     pub data_path_addr: IpAddr,
+    /// It is entered now, not taken up again after a restart.
+    pub fresh: bool,
 }
 
-/// What the agent says of itself.
-#[derive(Debug, Clone, Default)]
-pub struct Status {
-    pub connected: bool,
-    pub managers: Vec<String>,
-    pub assigned_revision: u64,
-    pub applied_revision: u64,
-    pub errors: Vec<String>,
-    pub running: u32,
-    pub removed: bool,
-}
-
-/// The running agent. Its tasks and its kernel objects stay when it is dropped.
+/// The running agent. What runs here and its kernel objects stay when it is dropped.
 pub struct Agent {
     pub status: watch::Receiver<Status>,
     /// The channel to the leader, while there is a session.
     pub leader: watch::Receiver<Option<Channel>>,
-    stop: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
-    tasks: Vec<AbortHandle>,
+    /// Answers `heddle.v1.Host`.
+    pub host: HostService,
+    store: Arc<Store>,
+    ports: Arc<Ports>,
+    dir: PathBuf,
+    commands: mpsc::Sender<Command>,
+    task: AbortHandle,
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+        self.task.abort();
     }
 }
 
+/// A unique local prefix (RFC 4193, section 3.2.2).
+fn random_ula() -> Ipv6Net {
+    let global: u64 = rand::random::<u64>() & 0xff_ffff_ffff;
+    Ipv6Net::new_assert(Ipv6Addr::from_bits(0xfd << 120 | u128::from(global) << 80), 48)
+}
+
+/// What a host has before anybody asked it for anything.
+fn first_state() -> HostState {
+    let mut state = HostState {
+        revision: 0,
+        ula: random_ula(),
+        networks: BTreeMap::new(),
+        workloads: BTreeMap::new(),
+        endpoints: BTreeMap::new(),
+    };
+    let id = || NetworkId::from_random(rand::random());
+    let builtin = network::builtin(&state, &host::surroundings(), id, now());
+    state.networks.extend(builtin.into_iter().map(|n| (n.id.clone(), n)));
+    state
+}
+
 impl Agent {
-    pub fn start(config: Config) -> io::Result<Self> {
+    pub async fn start(config: Config) -> io::Result<Self> {
         fs::create_dir_all(&config.dir)?;
         host::keep_router_advertisements()?;
-        let mut memory = Memory::open(&config.dir);
-        let gateway = host::gateway_subnet(memory.gateway)?;
+        let store = Store::open(&config.dir, || Ok(first_state())).map_err(|e| io::Error::other(chain(&e)))?;
+        let store = Arc::new(store);
+        let executor = Arc::new(ProcessExecutor::new(config.dir.join("tasks"), config.shim)?);
+        let (status_send, status) = watch::channel(Status::default());
+        let (picture_send, picture) = watch::channel(Picture::default());
+        let (leader_send, leader) = watch::channel(None);
+        let (commands, obeyed) = mpsc::channel(8);
+        let connected = Arc::new(Notify::new());
+        let actor = Actor {
+            executor: executor.clone(),
+            reconciler: Reconciler::new(LinuxKernel::new()),
+            worker: Worker::default(),
+            store: store.clone(),
+            host: store.watch(),
+            member: None,
+            gateways: BTreeMap::new(),
+            resolvers: BTreeMap::new(),
+            zones: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            retry: Duration::from_millis(200),
+            picture: picture_send,
+            status: status_send,
+            leader: leader_send,
+            connected: connected.clone(),
+        };
+        let ports = Arc::new(Ports::default());
+        let host = HostService::new(store.clone(), ports.clone(), picture, leader.clone(), executor, commands.clone());
+        host.resume(connected);
+        let task = tokio::spawn(actor.run(obeyed)).abort_handle();
+        Ok(Self { status, leader, host, store, ports, dir: config.dir, commands, task })
+    }
+
+    async fn tell(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+        let (done, wait) = oneshot::channel();
+        if self.commands.send(command(done)).await.is_ok() {
+            let _ = wait.await;
+        }
+    }
+
+    /// Takes up a place in a cluster.
+    pub async fn join(&self, config: ClusterConfig) -> io::Result<()> {
+        let dir = self.dir.join("cluster");
+        fs::create_dir_all(&dir)?;
+        let mut memory = Memory::open(&dir);
+        let own: Vec<IpNet> =
+            self.store.snapshot().networks.values().flat_map(|n| n.pools.iter().map(|p| p.subnet)).collect();
+        let gateway: DualSubnet = host::gateway_subnet(memory.gateway, &own)?;
         memory.gateway = Some(gateway.v4);
         let managers: BTreeSet<_> = config.managers.iter().chain(&memory.managers).copied().collect();
         let (events, heard) = mpsc::channel(64);
         let (speak, spoken) = watch::channel(None);
         let anew = Arc::new(Notify::new());
+        let (store, ports) = (self.store.clone(), self.ports.clone());
+        let describe = move |data_path| {
+            let mut description = host::describe(data_path);
+            let own = store.snapshot();
+            description.host_subnets.extend(own.networks.values().flat_map(|n| n.pools.iter().map(|p| p.subnet)));
+            description.listening.extend(ports.held());
+            description.host_subnets.sort();
+            description.host_subnets.dedup();
+            description.listening.sort();
+            description.listening.dedup();
+            description
+        };
+        let node = config.credentials.identity().node;
         let session = Session {
-            credentials: config.credentials.clone(),
+            credentials: config.credentials,
             managers: managers.into_iter().collect(),
             data_path_addr: config.data_path_addr,
-            describe: host::describe,
+            describe: Box::new(describe),
             events,
             speak,
             anew: anew.clone(),
         };
-        let (status_send, status) = watch::channel(Status::default());
-        let (leader_send, leader) = watch::channel(None);
-        let (stop, stopped) = mpsc::channel(1);
-        let node = config.credentials.identity().node;
-        let actor = Actor {
-            local: LocalHost {
-                node: node.clone(),
-                data_path_addr: config.data_path_addr,
-                gateway,
-                gateway_mtu: Mtu::ETHERNET,
-                balancer: Default::default(),
-            },
+        let local = LocalHost {
             node,
-            executor: ProcessExecutor::new(config.dir.join("tasks"), config.shim)?,
-            reconciler: Reconciler::new(LinuxKernel::new()),
-            worker: Worker::default(),
+            data_path_addr: config.data_path_addr,
+            gateway,
+            gateway_mtu: Mtu::ETHERNET,
+            balancer: Default::default(),
+        };
+        let session = tokio::spawn(session.run()).abort_handle();
+        let membership = Membership {
+            local,
             view: None,
             revision: 0,
+            fresh: config.fresh,
             acked: 0,
-            gateways: BTreeMap::new(),
-            resolvers: BTreeMap::new(),
-            zones: BTreeMap::new(),
-            sandboxes: BTreeSet::new(),
             reported: BTreeMap::new(),
             followers: HashMap::new(),
             memory,
+            heard,
             spoken,
             anew,
-            status: status_send,
-            leader: leader_send,
+            session,
         };
-        let tasks =
-            vec![tokio::spawn(session.run()).abort_handle(), tokio::spawn(actor.run(heard, stopped)).abort_handle()];
-        Ok(Self { status, leader, stop, tasks })
+        self.tell(|done| Command::Join(Box::new(membership), done)).await;
+        Ok(())
     }
 
-    /// Ends every task and takes away everything of ours in the kernel: for leaving the cluster.
-    pub async fn purge(&self) {
-        let (done, wait) = tokio::sync::oneshot::channel();
-        if self.stop.send(done).await.is_ok() {
-            let _ = wait.await;
-        }
+    /// Ends every task and takes away everything of the cluster's in the kernel. Networks and workloads of this host stay.
+    pub async fn leave(&self) {
+        self.tell(Command::Leave).await;
     }
 }

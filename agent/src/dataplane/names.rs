@@ -16,6 +16,8 @@ pub(super) const TASK_SPACE: &str = "hd-t-";
 pub(super) const NETWORK_SPACE: &str = "hd-n-";
 pub(super) const INGRESS_SPACE: &str = "hd-ingress";
 pub(super) const GATEWAY: &str = "heddle_gw";
+pub(super) const DEFAULT_BRIDGE: &str = "heddle0";
+pub(super) const HOST_BRIDGE: &str = "hdb-";
 pub(super) const INGRESS_LEG: &str = "hdgw-ingress";
 pub(super) const VXLAN_STAGING: &str = "hdvx";
 
@@ -74,6 +76,16 @@ pub fn gateway_bridge() -> IfName {
     fixed(GATEWAY)
 }
 
+/// The bridge of the default network, in the host's namespace.
+pub fn default_bridge() -> IfName {
+    fixed(DEFAULT_BRIDGE)
+}
+
+/// The bridge of a network of this host that names none itself.
+pub fn host_bridge(network: &NetworkId) -> IfName {
+    fixed(&format!("{HOST_BRIDGE}{}", &network.as_str()[..ID_PART]))
+}
+
 /// The host's end of its link to the ingress namespace.
 pub fn ingress_leg_outer() -> IfName {
     fixed(INGRESS_LEG)
@@ -87,6 +99,11 @@ pub fn ingress_leg() -> IfName {
 /// `ethN` in a workload.
 pub fn task_link(index: usize) -> IfName {
     fixed(&format!("eth{index}"))
+}
+
+/// The leg on the gateway bridge of a workload whose `ethN` are all an operator's choice.
+pub fn workload_gateway() -> IfName {
+    fixed("gw0")
 }
 
 /// The outer end of a workload's leg in a network.
@@ -115,6 +132,11 @@ pub fn underlay_table() -> TableId {
 /// Translation and filter of the gateway bridge, in the host's namespace.
 pub fn gateway_table() -> TableId {
     TableId { family: Family::Inet, name: "heddle_gateway".to_owned() }
+}
+
+/// Translation and filter of this host's own bridge networks, in the host's namespace.
+pub fn bridge_table() -> TableId {
+    TableId { family: Family::Inet, name: "heddle_bridge".to_owned() }
 }
 
 /// What else a namespace needs of one family.

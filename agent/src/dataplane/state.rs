@@ -71,11 +71,13 @@ pub struct PortFlags {
     /// Only source MACs with a static entry may enter.
     pub locked: bool,
     pub learning: bool,
+    /// Frames may leave by the port that they came in by.
+    pub hairpin: bool,
 }
 
 impl Default for PortFlags {
     fn default() -> Self {
-        Self { isolated: false, locked: false, learning: true }
+        Self { isolated: false, locked: false, learning: true, hairpin: false }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One change to the kernel. Steps carry all that is needed; applying one makes no choice.
 
 use super::state::{
-    FdbKey, FdbTarget, IpvsKey, IpvsService, Link, PolicyRule, PortFlags, Route, Space, Table, TableId,
+    FdbKey, FdbTarget, IpvsKey, IpvsService, Link, LinkKind, PolicyRule, PortFlags, Route, Space, Table, TableId,
 };
 use heddle_model::net::{IfName, Mac, Mtu};
 use ipnet::IpNet;
@@ -126,4 +126,38 @@ pub enum Step {
         key: String,
         value: String,
     },
+}
+
+impl Step {
+    /// The namespaces that miss something if the step fails.
+    pub fn concerns(&self) -> Vec<Space> {
+        match self {
+            Step::AddSpace(name) | Step::RemoveSpace(name) => vec![Space::Named(name.clone())],
+            Step::AddLink { space, link: Link { kind: LinkKind::Veth { peer: (other, _) }, .. }, .. } => {
+                vec![space.clone(), other.clone()]
+            }
+            Step::AddLink { space, .. }
+            | Step::RemoveLink { space, .. }
+            | Step::SetMac { space, .. }
+            | Step::SetMtu { space, .. }
+            | Step::SetUp { space, .. }
+            | Step::SetMaster { space, .. }
+            | Step::SetPort { space, .. }
+            | Step::AddAddress { space, .. }
+            | Step::RemoveAddress { space, .. }
+            | Step::AddRoute { space, .. }
+            | Step::RemoveRoute { space, .. }
+            | Step::AddRule { space, .. }
+            | Step::RemoveRule { space, .. }
+            | Step::SetNeighbour { space, .. }
+            | Step::RemoveNeighbour { space, .. }
+            | Step::SetFdb { space, .. }
+            | Step::RemoveFdb { space, .. }
+            | Step::SetTable { space, .. }
+            | Step::RemoveTable { space, .. }
+            | Step::SetIpvs { space, .. }
+            | Step::RemoveIpvs { space, .. }
+            | Step::SetSysctl { space, .. } => vec![space.clone()],
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Properties of `desired` and `diff` over random clusters.
 
 use super::{
-    desired::{Balancer, LocalHost, Sandbox, addresses, desired},
+    desired::{Balancer, LocalHost, Member, Sandbox, Wanted, addresses, desired},
     diff::diff,
     own,
     state::{KernelState, LinkKind, Space},
@@ -156,12 +156,10 @@ fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port:
     }
     let ids = view.tasks.keys().cloned().collect();
     let given = addresses::assign(&local.gateway, &ids, &BTreeMap::new());
-    let sandboxes = view
-        .tasks
-        .values()
-        .map(|t| (t.id.clone(), Sandbox { task: t.clone(), gateway_addr: given.get(&t.id).copied() }))
-        .collect();
-    desired(&view, &sandboxes, &local)
+    let sandboxes =
+        view.tasks.values().map(|t| (t.id.clone(), Sandbox::of_task(t, given.get(&t.id).copied(), &[]))).collect();
+    let member = Some(Member { view: &view, local: &local });
+    desired(&Wanted { member, networks: &BTreeMap::new(), sandboxes: &sandboxes })
 }
 
 fn states() -> impl Strategy<Value = KernelState> {

@@ -1,5 +1,6 @@
 //! Questions that are not ours go to the host's own resolvers, byte for byte.
 
+use crate::{dataplane::state::Space, kernel::linux::space};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -7,7 +8,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::{TcpSocket, UdpSocket},
 };
 
 const LIMIT: Duration = Duration::from_secs(2);
@@ -18,6 +19,8 @@ const CONFIG: &str = "/etc/resolv.conf";
 pub struct Upstream {
     /// Instead of the host's list.
     pub servers: Option<Vec<SocketAddr>>,
+    /// The namespace that they are asked from; None: the host's.
+    pub from: Option<Space>,
 }
 
 impl Upstream {
@@ -36,11 +39,11 @@ impl Upstream {
         for server in self.servers() {
             let answer = async {
                 if tcp {
-                    return over_tcp(server, question).await;
+                    return over_tcp(self.from.as_ref(), server, question).await;
                 }
-                let answer = over_udp(server, question).await?;
+                let answer = over_udp(self.from.as_ref(), server, question).await?;
                 let truncated = answer.get(2).is_some_and(|flags| flags & 2 != 0);
-                if truncated { over_tcp(server, question).await } else { Ok(answer) }
+                if truncated { over_tcp(self.from.as_ref(), server, question).await } else { Ok(answer) }
             };
             match tokio::time::timeout(LIMIT, answer).await {
                 Ok(Ok(answer)) => return Ok(answer),
@@ -52,9 +55,19 @@ impl Upstream {
     }
 }
 
-async fn over_udp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
+async fn over_udp(from: Option<&Space>, server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
     let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any).await?;
+    let socket = match from {
+        None => UdpSocket::bind(any).await?,
+        Some(space) => {
+            space::inside(space, move || {
+                let socket = std::net::UdpSocket::bind(any)?;
+                socket.set_nonblocking(true)?;
+                UdpSocket::from_std(socket)
+            })
+            .await?
+        }
+    };
     socket.connect(server).await?;
     socket.send(question).await?;
     let mut buffer = vec![0; 65535];
@@ -68,8 +81,13 @@ async fn over_udp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-async fn over_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
+async fn over_tcp(from: Option<&Space>, server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
+    let socket = move || if server.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = match from {
+        None => socket()?,
+        Some(space) => space::inside(space, socket).await?,
+    };
+    let mut stream = socket.connect(server).await?;
     let length = u16::try_from(question.len()).map_err(io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes(), question].concat()).await?;
     let mut answer = vec![0; stream.read_u16().await?.into()];

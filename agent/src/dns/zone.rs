@@ -1,20 +1,21 @@
 //! What one workload may ask for: the names on its networks.
 
+use crate::{dataplane::desired::Sandbox, local::network::HostNetwork};
 use heddle_model::{
+    NetworkId, TaskId,
     assignment::{EndpointView, NodeView},
     endpoint::EndpointMode,
     net::DualAddr,
-    task::Task,
 };
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
 /// Names in lower case without the final dot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Zone {
-    names: HashMap<String, BTreeSet<DualAddr>>,
+    names: HashMap<String, BTreeSet<IpAddr>>,
     pointers: HashMap<IpAddr, String>,
 }
 
@@ -38,26 +39,68 @@ pub enum Question {
 }
 
 impl Zone {
-    pub fn of(view: &NodeView, task: &Task) -> Self {
+    /// `everybody` are the workloads of this host, the one that asks among them.
+    pub fn of(
+        view: Option<&NodeView>,
+        networks: &BTreeMap<NetworkId, HostNetwork>,
+        everybody: &BTreeMap<TaskId, Sandbox>,
+        asks: &Sandbox,
+    ) -> Self {
         let mut zone = Zone::default();
-        let own = |n: &heddle_model::NetworkId| task.attachments.iter().any(|a| a.network == *n);
-        let named = |n: &heddle_model::NetworkId| view.networks.get(n).filter(|v| !v.ingress && own(n));
+        zone.on_host(networks, everybody, asks);
+        if let Some(view) = view {
+            zone.on_overlays(view, asks);
+        }
+        zone
+    }
+
+    /// Neighbours on networks of this host: each alone, by its name, its id and its aliases.
+    fn on_host(
+        &mut self,
+        networks: &BTreeMap<NetworkId, HostNetwork>,
+        everybody: &BTreeMap<TaskId, Sandbox>,
+        asks: &Sandbox,
+    ) {
+        for network in networks.values().filter(|n| n.resolves() && asks.leg(&n.id).is_some()) {
+            for (sandbox, leg) in everybody.values().filter_map(|s| Some((s, s.leg(&network.id)?))) {
+                let names = [sandbox.name.as_str(), sandbox.id.short()].into_iter();
+                for name in names.chain(leg.aliases.iter().map(String::as_str)) {
+                    self.add(name, network.name(), &leg.addrs);
+                }
+                self.point(&leg.addrs, &format!("{}.{}", sandbox.name, network.name()));
+            }
+        }
+    }
+
+    fn on_overlays(&mut self, view: &NodeView, asks: &Sandbox) {
+        let named = |n: &NetworkId| view.networks.get(n).filter(|v| !v.ingress && asks.leg(n).is_some());
         for service in view.services.values() {
             for vip in service.virtual_ips.iter().filter(|_| service.mode == EndpointMode::Vip) {
                 if let Some(network) = named(&vip.network) {
-                    zone.add(&service.name, &network.name, vip.addr);
-                    zone.point(vip.addr, &format!("{}.{}", service.name, network.name));
+                    self.add(&service.name, &network.name, &vip.addr.addrs());
+                    self.point(&vip.addr.addrs(), &format!("{}.{}", service.name, network.name));
                 }
             }
         }
-        for endpoint in view.endpoints.values().filter(|e| e.in_service || e.task == task.id) {
+        for endpoint in view.endpoints.values().filter(|e| e.in_service || e.task == asks.id) {
             let Some(network) = named(&endpoint.network) else { continue };
-            let service = endpoint.service.as_ref().map(|id| view.services.get(id));
-            let Some(service) = service.unwrap_or_default() else { continue };
+            let Some(service) = &endpoint.service else {
+                self.alone(endpoint, &network.name);
+                continue;
+            };
+            let Some(service) = view.services.get(service) else { continue };
             let vip = service.virtual_ips.iter().find(|v| v.network == endpoint.network).map(|v| v.addr);
-            zone.endpoint(endpoint, &service.name, service.mode, vip, &network.name);
+            self.endpoint(endpoint, &service.name, service.mode, vip, &network.name);
         }
-        zone
+    }
+
+    /// A standalone workload on an overlay: its name and aliases stand for it alone.
+    fn alone(&mut self, endpoint: &EndpointView, network: &str) {
+        let names = [endpoint.task_name.as_str(), endpoint.task.short()].into_iter();
+        for name in names.chain(endpoint.aliases.iter().map(String::as_str)) {
+            self.add(name, network, &endpoint.addr.addrs());
+        }
+        self.point(&endpoint.addr.addrs(), &format!("{}.{network}", endpoint.task_name));
     }
 
     fn endpoint(
@@ -68,30 +111,31 @@ impl Zone {
         vip: Option<DualAddr>,
         network: &str,
     ) {
-        self.add(&endpoint.task_name, network, endpoint.addr);
-        self.add(&format!("{service}.{}", endpoint.slot), network, endpoint.addr);
-        self.point(endpoint.addr, &format!("{}.{network}", endpoint.task_name));
+        let addrs = endpoint.addr.addrs();
+        self.add(&endpoint.task_name, network, &addrs);
+        self.add(&format!("{service}.{}", endpoint.slot), network, &addrs);
+        self.point(&addrs, &format!("{}.{network}", endpoint.task_name));
         if endpoint.in_service {
-            self.add(&format!("tasks.{service}"), network, endpoint.addr);
+            self.add(&format!("tasks.{service}"), network, &addrs);
             // An alias stands for the service, as docker has it.
-            let vip = vip.unwrap_or(endpoint.addr);
-            endpoint.aliases.iter().for_each(|alias| self.add(alias, network, vip));
+            let vip = vip.unwrap_or(endpoint.addr).addrs();
+            endpoint.aliases.iter().for_each(|alias| self.add(alias, network, &vip));
             if mode == EndpointMode::DnsRr {
-                self.add(service, network, endpoint.addr);
+                self.add(service, network, &addrs);
             }
         }
     }
 
     /// As NAME and as NAME.NETWORK.
-    fn add(&mut self, name: &str, network: &str, addr: DualAddr) {
+    fn add(&mut self, name: &str, network: &str, addrs: &[IpAddr]) {
         for name in [name.to_owned(), format!("{name}.{network}")] {
-            self.names.entry(name.to_ascii_lowercase()).or_default().insert(addr);
+            self.names.entry(name.to_ascii_lowercase()).or_default().extend(addrs);
         }
     }
 
-    fn point(&mut self, addr: DualAddr, name: &str) {
-        for addr in addr.addrs() {
-            self.pointers.insert(addr, name.to_owned());
+    fn point(&mut self, addrs: &[IpAddr], name: &str) {
+        for addr in addrs {
+            self.pointers.insert(*addr, name.to_owned());
         }
     }
 
@@ -102,8 +146,13 @@ impl Zone {
             return known.map_or(Answer::Elsewhere, |name| Answer::Name(name.clone()));
         }
         match (self.names.get(name), question) {
-            (Some(addrs), Question::A) => Answer::Addresses(addrs.iter().map(|a| a.v4.into()).collect()),
-            (Some(addrs), Question::Aaaa) => Answer::Addresses(addrs.iter().map(|a| a.v6.into()).collect()),
+            (Some(addrs), Question::A | Question::Aaaa) => {
+                let of_type = |a: &&IpAddr| a.is_ipv4() == (question == Question::A);
+                match addrs.iter().filter(of_type).copied().collect::<Vec<_>>() {
+                    none if none.is_empty() => Answer::Nothing,
+                    addrs => Answer::Addresses(addrs),
+                }
+            }
             (Some(_), _) => Answer::Nothing,
             // Single labels, and what stands for tasks, are names of services: nobody else is told of them.
             (None, _) if !name.contains('.') || name.starts_with("tasks.") => Answer::NoSuchName,
@@ -139,11 +188,13 @@ mod tests {
     #[test]
     fn answers_by_type_and_leaves_the_rest_to_others() {
         let mut zone = Zone::default();
-        zone.add("Web", "front", addr(2));
-        zone.point(addr(2), "web.front");
+        zone.add("Web", "front", &addr(2).addrs());
+        zone.point(&addr(2).addrs(), "web.front");
         assert_eq!(zone.answer("web", Question::A), Answer::Addresses(vec![addr(2).v4.into()]));
         assert_eq!(zone.answer("web.front", Question::Aaaa), Answer::Addresses(vec![addr(2).v6.into()]));
         assert_eq!(zone.answer("web", Question::Other), Answer::Nothing);
+        zone.add("four", "front", &[addr(3).v4.into()]);
+        assert_eq!(zone.answer("four", Question::Aaaa), Answer::Nothing, "it exists, but not with this type");
         assert_eq!(zone.answer("db", Question::A), Answer::NoSuchName);
         assert_eq!(zone.answer("tasks.db", Question::A), Answer::NoSuchName);
         assert_eq!(zone.answer("example.org", Question::A), Answer::Elsewhere);
@@ -152,7 +203,7 @@ mod tests {
     #[test]
     fn pointers_of_both_families() {
         let mut zone = Zone::default();
-        zone.point(addr(2), "web.front");
+        zone.point(&addr(2).addrs(), "web.front");
         let v6 = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa";
         for name in ["2.1.0.10.in-addr.arpa", v6] {
             assert_eq!(zone.answer(name, Question::Ptr), Answer::Name("web.front".into()), "{name}");

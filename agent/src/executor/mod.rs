@@ -79,9 +79,7 @@ impl ProcessExecutor {
     ) -> io::Result<()> {
         let dir = self.task_dir(task);
         fs::create_dir_all(&dir)?;
-        for stale in [EXIT, TASK] {
-            let _ = fs::remove_file(dir.join(stale));
-        }
+        self.reset(task);
         let spec = ShimSpec {
             command: process.command.clone(),
             env: env.into_iter().chain(process.env.clone()).collect(),
@@ -106,6 +104,23 @@ impl ProcessExecutor {
         }
         let text = fs::read_to_string(dir.join("shim.log")).unwrap_or_default();
         Err(io::Error::other(text.lines().last().unwrap_or("the shim did not start").to_owned()))
+    }
+
+    /// What a task's program was started with.
+    pub fn environment(&self, task: &TaskId) -> io::Result<BTreeMap<String, String>> {
+        Ok(record::read::<ShimSpec>(&self.task_dir(task).join(SPEC))?.map(|s| s.env).unwrap_or_default())
+    }
+
+    /// Forgets how the task ended, so that it can run once more. What it printed stays.
+    pub fn reset(&self, task: &TaskId) {
+        for stale in [EXIT, TASK] {
+            let _ = fs::remove_file(self.task_dir(task).join(stale));
+        }
+    }
+
+    /// Forgets a task that has ended, with what it printed.
+    pub fn forget(&self, task: &TaskId) {
+        let _ = fs::remove_dir_all(self.task_dir(task));
     }
 
     pub fn state(&self, task: &TaskId) -> io::Result<TaskProcess> {

@@ -1,7 +1,21 @@
-//! A network of this host.
+//! A network of this host: making and removing one, decided from what there is.
 
-use heddle_model::{NetworkId, Timestamp, net::Pool, network::NetworkSpec};
+use super::{
+    driver::{self, OptionError, bridge},
+    state::HostState,
+    subnets,
+};
+use heddle_model::{
+    Annotations, NetworkId, Timestamp,
+    net::{Mtu, Pool, PoolError},
+    network::{self, Driver, NetworkSpec, Scope},
+};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// As kept on disk. What the spec left open is chosen when it is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,4 +34,202 @@ impl HostNetwork {
     pub fn name(&self) -> &str {
         &self.spec.annotations.name
     }
+
+    /// Made with the host, not by anybody.
+    pub fn is_builtin(&self) -> bool {
+        [network::DEFAULT, network::HOST, network::NONE].contains(&self.name())
+    }
+
+    /// Whether its members find each other by name: on docker's default bridge they do not.
+    pub fn resolves(&self) -> bool {
+        !self.is_builtin()
+    }
+
+    pub fn pool(&self, v4: bool) -> Option<&Pool> {
+        self.pools.iter().find(|p| matches!(p.subnet, IpNet::V4(_)) == v4)
+    }
+
+    pub fn pool_of(&self, addr: IpAddr) -> Option<&Pool> {
+        self.pool(addr.is_ipv4())
+    }
+
+    /// With the prefix length of its subnet.
+    pub fn with_prefix(&self, addr: IpAddr) -> Option<IpNet> {
+        IpNet::new(addr, self.pool_of(addr)?.subnet.prefix_len()).ok()
+    }
+}
+
+/// What of the host a new network must fit beside.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Subnets in use that are not of this host's own networks, each with a word about whose they are.
+    pub taken: Vec<(IpNet, String)>,
+    /// The kernel has IPv6 and it is not turned off.
+    pub ipv6: bool,
+    /// Names of all links of the host.
+    pub links: BTreeSet<String>,
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    #[error("network name {0:?}: use 1 to 63 of a-z, A-Z, 0-9, '_', '.' and '-', beginning with a letter or digit")]
+    Name(String),
+    #[error("network {0:?} exists already: choose another name")]
+    Exists(String),
+    #[error("driver {0} makes a network of the cluster, not of one host")]
+    NotOfHosts(Driver),
+    #[error("--attachable and --ingress are for overlay networks")]
+    ClusterOnly,
+    #[error("more than one {family} subnet: a network has one of each family")]
+    Family { family: &'static str },
+    #[error("an {family} subnet with {family} switched off: leave one of the two out")]
+    Contradiction { family: &'static str },
+    #[error("a network needs IPv4, IPv6 or both: --ipv4=false and --ipv6=false leave nothing")]
+    NoFamily,
+    #[error("subnet {0} has no room: use at most /30, or /126 for IPv6")]
+    TooSmall(IpNet),
+    #[error("subnet {subnet} overlaps with {with}: choose one that is free")]
+    Overlap { subnet: IpNet, with: String },
+    #[error("every subnet of the default pools is in use on this host: give a free one with --subnet")]
+    Exhausted,
+    #[error(
+        "IPv6 is turned off in this host's kernel (net.ipv6.conf.all.disable_ipv6): turn it on or leave --ipv6 out"
+    )]
+    NoIpv6,
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    #[error("MTU {0} is out of range: use {min} to 65535", min = 68)]
+    Mtu(Mtu),
+    #[error("bridge name {0:?} is in use by a link of this host: choose another")]
+    LinkExists(String),
+    #[error("network {0} is one of every host's own: it cannot be removed")]
+    Builtin(String),
+    #[error("network {name} is used by {by}: disconnect or remove it first")]
+    InUse { name: String, by: String },
+}
+
+/// docker's rule for names.
+fn check_name(name: &str) -> Result<(), NetworkError> {
+    let edge = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let good = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if edge && good && name.len() <= 63 { Ok(()) } else { Err(NetworkError::Name(name.to_owned())) }
+}
+
+/// Every subnet in use, with whose it is.
+fn taken(state: &HostState, around: &Surroundings) -> Vec<(IpNet, String)> {
+    let own = state.networks.values().flat_map(|n| n.pools.iter().map(|p| (p.subnet, format!("network {}", n.name()))));
+    own.chain(around.taken.iter().cloned()).collect()
+}
+
+/// The pools of a new network: what the spec names, checked, and what it leaves open, chosen.
+fn pools(state: &HostState, spec: &NetworkSpec, around: &Surroundings) -> Result<Vec<Pool>, NetworkError> {
+    let taken = taken(state, around);
+    let nets: Vec<IpNet> = taken.iter().map(|(net, _)| *net).collect();
+    let mut out = Vec::new();
+    for (family, v4, asked) in [("IPv4", true, spec.ipv4), ("IPv6", false, spec.ipv6)] {
+        let named: Vec<&Pool> = spec.pools.iter().filter(|p| matches!(p.subnet, IpNet::V4(_)) == v4).collect();
+        let wanted = asked.unwrap_or(v4 || around.ipv6 || !named.is_empty());
+        match named.as_slice() {
+            [_, _, ..] => return Err(NetworkError::Family { family }),
+            [_] if !wanted => return Err(NetworkError::Contradiction { family }),
+            _ if !wanted => continue,
+            _ if !v4 && !around.ipv6 => return Err(NetworkError::NoIpv6),
+            [pool] => {
+                pool.check()?;
+                if pool.subnet.max_prefix_len() - pool.subnet.prefix_len() < 2 {
+                    return Err(NetworkError::TooSmall(pool.subnet));
+                }
+                if let Some((net, who)) = taken.iter().find(|(net, _)| subnets::overlaps(net, &pool.subnet)) {
+                    return Err(NetworkError::Overlap { subnet: pool.subnet, with: format!("{who} ({net})") });
+                }
+                out.push(Pool { gateway: Some(pool.gateway()), ..(*pool).clone() });
+            }
+            [] => {
+                let free = if v4 { subnets::free_v4(&nets) } else { subnets::free_v6(state.ula, &nets) };
+                let pool = Pool::new(free.ok_or(NetworkError::Exhausted)?);
+                out.push(Pool { gateway: Some(pool.gateway()), ..pool });
+            }
+        }
+    }
+    if out.is_empty() { Err(NetworkError::NoFamily) } else { Ok(out) }
+}
+
+/// A new network as the spec wants it, or what is wrong. Nothing of it is in the kernel yet.
+pub fn create(
+    state: &HostState,
+    spec: NetworkSpec,
+    around: &Surroundings,
+    id: NetworkId,
+    now: Timestamp,
+) -> Result<HostNetwork, NetworkError> {
+    check_name(&spec.annotations.name)?;
+    if spec.driver.scope() != Scope::Host {
+        return Err(NetworkError::NotOfHosts(spec.driver));
+    }
+    if spec.attachable || spec.ingress {
+        return Err(NetworkError::ClusterOnly);
+    }
+    let name = spec.annotations.name.clone();
+    if state.network_named(&name).is_some() || name == network::GATEWAY || name == network::INGRESS {
+        return Err(NetworkError::Exists(name));
+    }
+    if let Some(mtu) = driver::mtu(&spec)?.filter(|m| m.0 < 68) {
+        return Err(NetworkError::Mtu(mtu));
+    }
+    if spec.driver == Driver::Bridge {
+        let name = bridge::Options::parse(&spec.options)?.name;
+        if let Some(name) = name.filter(|n| around.links.contains(n.as_str())) {
+            return Err(NetworkError::LinkExists(name.to_string()));
+        }
+    }
+    let pools = pools(state, &spec, around)?;
+    Ok(HostNetwork { id, created_at: now, spec, pools, owns_parent: false })
+}
+
+/// Whether a network may go.
+pub fn removal(state: &HostState, network: &HostNetwork) -> Result<(), NetworkError> {
+    let name = network.name().to_owned();
+    if network.is_builtin() {
+        return Err(NetworkError::Builtin(name));
+    }
+    let mut users = state.on_network(&network.id).map(|(id, _)| match state.workloads.get(id) {
+        Some(workload) => format!("workload {}", workload.spec.annotations.name),
+        None => format!("task {}", id.short()),
+    });
+    match users.next() {
+        None => Ok(()),
+        Some(first) => {
+            let more = users.count();
+            let by = if more == 0 { first } else { format!("{first} and {more} more") };
+            Err(NetworkError::InUse { name, by })
+        }
+    }
+}
+
+/// The networks that every host has from the start.
+pub fn builtin(
+    state: &HostState,
+    around: &Surroundings,
+    mut id: impl FnMut() -> NetworkId,
+    now: Timestamp,
+) -> Vec<HostNetwork> {
+    let mut out = Vec::new();
+    for (name, driver) in
+        [(network::DEFAULT, Driver::Bridge), (network::HOST, Driver::Host), (network::NONE, Driver::Null)]
+    {
+        if state.network_named(name).is_some() {
+            continue;
+        }
+        let annotations = Annotations { name: name.into(), labels: BTreeMap::new() };
+        let spec = NetworkSpec { annotations, driver, ..NetworkSpec::default() };
+        let pools = match driver {
+            // A host whose pools are used up has no default network with addresses, and says so when it is joined.
+            Driver::Bridge => pools(state, &spec, around).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        out.push(HostNetwork { id: id(), created_at: now, spec, pools, owns_parent: false });
+    }
+    out
 }

@@ -35,11 +35,14 @@ pub enum Event {
 /// What the agent says. Dropped while there is no session: a new session starts with everything anew.
 pub type Sender = mpsc::Sender<FromAgent>;
 
+/// Says what this host is now, given its tunnel end point.
+pub type Describe = Box<dyn Fn(std::net::IpAddr) -> NodeDescription + Send + Sync>;
+
 pub struct Session {
     pub credentials: Credentials,
     pub managers: Vec<SocketAddr>,
     pub data_path_addr: std::net::IpAddr,
-    pub describe: fn(std::net::IpAddr) -> NodeDescription,
+    pub describe: Describe,
     pub events: mpsc::Sender<Event>,
     /// The way to say something in the session that is open.
     pub speak: watch::Sender<Option<Sender>>,

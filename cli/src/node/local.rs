@@ -47,11 +47,17 @@ impl local_server::Local for LocalService {
         let hostname = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let member = self.daemon.member.lock().await;
+        let status = self.daemon.agent.status.borrow().clone();
         let Some(member) = member.as_ref() else {
-            return Ok(Response::new(v1::InfoResponse { hostname, version, ..v1::InfoResponse::default() }));
+            return Ok(Response::new(v1::InfoResponse {
+                hostname,
+                version,
+                data_plane_errors: status.errors,
+                tasks_running: status.running,
+                ..v1::InfoResponse::default()
+            }));
         };
         let identity = member.credentials.identity();
-        let status = member.agent.status.borrow().clone();
         Ok(Response::new(v1::InfoResponse {
             in_cluster: true,
             node: identity.node.to_string(),

@@ -7,7 +7,7 @@ use super::{
     state::{NodeState, Paths},
 };
 use anyhow::{Context, Result, anyhow, bail};
-use heddle_agent::agent::{Agent, Config as AgentConfig};
+use heddle_agent::agent::{Agent, ClusterConfig, Config as AgentConfig};
 use heddle_manager::{ca, control::ControlService, manager::Manager};
 use heddle_model::{ClusterId, NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
@@ -21,7 +21,6 @@ pub struct Member {
     pub state: NodeState,
     pub credentials: Credentials,
     pub manager: Option<Manager>,
-    pub agent: Agent,
     servers: Vec<AbortHandle>,
 }
 
@@ -33,6 +32,8 @@ impl Drop for Member {
 
 pub struct Daemon {
     paths: Paths,
+    /// There in a cluster and out of one.
+    pub agent: Agent,
     /// Held while the host enters or leaves.
     pub member: Mutex<Option<Member>>,
 }
@@ -41,6 +42,8 @@ impl Daemon {
     pub async fn open(root: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let paths = Paths { root };
+        let shim = std::env::current_exe().context("cannot find this program")?;
+        let agent = Agent::start(AgentConfig { dir: paths.agent(), shim }).await.context("the agent cannot start")?;
         let member = match paths.load()? {
             None => None,
             Some(state) => {
@@ -49,10 +52,10 @@ impl Daemon {
                     Role::Manager => Some(Manager::start(&paths.raft(), &credentials).await?),
                     Role::Worker => None,
                 };
-                Some(start(&paths, state, credentials, manager).await?)
+                Some(start(&agent, state, credentials, manager, false).await?)
             }
         };
-        Ok(Self { paths, member: Mutex::new(member) })
+        Ok(Self { paths, agent, member: Mutex::new(member) })
     }
 
     pub async fn stop(&self) {
@@ -103,13 +106,14 @@ impl Daemon {
             credentials.save(&self.paths.certificates())?;
             let manager = Manager::start(&self.paths.raft(), &credentials).await?;
             manager.bootstrap(cluster, object, ingress).await?;
-            let started = start(&self.paths, state.clone(), credentials, Some(manager)).await?;
+            let started = start(&self.agent, state.clone(), credentials, Some(manager), true).await?;
             self.paths.save(&state)?;
             anyhow::Ok(started)
         };
         match made.await {
             Ok(started) => *member = Some(started),
             Err(e) => {
+                self.agent.leave().await;
                 self.paths.clear()?;
                 return Err(e);
             }
@@ -143,7 +147,7 @@ impl Daemon {
                 Role::Manager => Some(Manager::start(&self.paths.raft(), &credentials).await?),
                 Role::Worker => None,
             };
-            let started = start(&self.paths, state.clone(), credentials.clone(), manager).await?;
+            let started = start(&self.agent, state.clone(), credentials.clone(), manager, true).await?;
             if let Some(manager) = &started.manager {
                 let others: Vec<_> = state.managers.iter().filter(|m| **m != advertise).copied().collect();
                 manager.join(advertise, &others).await?;
@@ -155,6 +159,7 @@ impl Daemon {
             Ok(started) => *member = Some(started),
             Err(e) => {
                 let _ = remote::leave_cluster(&state.managers, &credentials).await;
+                self.agent.leave().await;
                 self.paths.clear()?;
                 return Err(e);
             }
@@ -172,7 +177,7 @@ impl Daemon {
             return Err(e);
         }
         // Nothing is left of us in the kernel before the host counts as out.
-        member.agent.purge().await;
+        self.agent.leave().await;
         if let Some(manager) = &member.manager {
             manager.shutdown().await;
         }
@@ -183,7 +188,7 @@ impl Daemon {
     }
 
     async fn say_goodbye(&self, member: &Member) -> Result<()> {
-        if member.agent.status.borrow().removed {
+        if self.agent.status.borrow().removed {
             return Ok(());
         }
         let own = member.state.advertise;
@@ -197,7 +202,7 @@ impl Daemon {
             }
             manager.leave().await?;
         } else {
-            managers.extend(member.agent.status.borrow().managers.iter().filter_map(|m| m.parse::<SocketAddr>().ok()));
+            managers.extend(self.agent.status.borrow().managers.iter().filter_map(|m| m.parse::<SocketAddr>().ok()));
             managers.extend(&member.state.managers);
         }
         remote::leave_cluster(&managers, &member.credentials).await
@@ -214,7 +219,13 @@ fn not_in_cluster(member: &Option<Member>) -> Result<()> {
 }
 
 /// Opens the port and starts the halves.
-async fn start(paths: &Paths, state: NodeState, credentials: Credentials, manager: Option<Manager>) -> Result<Member> {
+async fn start(
+    agent: &Agent,
+    state: NodeState,
+    credentials: Credentials,
+    manager: Option<Manager>,
+    fresh: bool,
+) -> Result<Member> {
     let mut servers = Vec::new();
     if let Some(manager) = &manager {
         let listener = listen(&state.listen).await?;
@@ -222,14 +233,14 @@ async fn start(paths: &Paths, state: NodeState, credentials: Credentials, manage
         let server = Server::builder().add_routes(manager.routes()).serve_with_incoming(incoming);
         servers.push(tokio::spawn(async move { drop(server.await) }).abort_handle());
     }
-    let agent = Agent::start(AgentConfig {
-        dir: paths.agent(),
-        shim: std::env::current_exe().context("cannot find this program")?,
+    let config = ClusterConfig {
         credentials: credentials.clone(),
         managers: state.managers.clone(),
         data_path_addr: state.data_path,
-    })?;
-    Ok(Member { state, credentials, manager, agent, servers })
+        fresh,
+    };
+    agent.join(config).await?;
+    Ok(Member { state, credentials, manager, servers })
 }
 
 /// The first address that can be listened at: a host without IPv6 has no `[::]`.

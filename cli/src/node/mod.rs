@@ -18,7 +18,7 @@ mod state;
 
 use anyhow::{Context, Result};
 use heddle_plumbing::tls;
-use heddle_proto::v1::local_server::LocalServer;
+use heddle_proto::v1::{host_server::HostServer, local_server::LocalServer};
 use local::LocalService;
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 use tokio::net::UnixListener;
@@ -43,6 +43,7 @@ pub async fn run(config: Config) -> Result<()> {
         UnixListener::bind(&config.socket).with_context(|| format!("cannot listen at {}", config.socket.display()))?;
     let server = Server::builder()
         .add_service(LocalServer::new(LocalService { daemon: daemon.clone() }))
+        .add_service(HostServer::new(daemon.agent.host.clone()))
         .add_service(control::Dynamic { daemon: daemon.clone() })
         .serve_with_incoming(tls::incoming_unix(listener));
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

@@ -35,6 +35,7 @@ impl Paths {
         self.root.join("raft")
     }
 
+    /// The agent's own: what it keeps of a cluster it forgets by itself, the rest stays.
     pub fn agent(&self) -> PathBuf {
         self.root.join("agent")
     }
@@ -59,7 +60,7 @@ impl Paths {
 
     /// Forgets the cluster, first of all that there was one.
     pub fn clear(&self) -> Result<()> {
-        for path in [self.node(), self.certificates(), self.raft(), self.agent()] {
+        for path in [self.node(), self.certificates(), self.raft()] {
             remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())

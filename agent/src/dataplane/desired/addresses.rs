@@ -1,12 +1,9 @@
-//! Who has which address around the gateway bridge, and the routes that lead there.
+//! Who has which address around the gateway bridge.
 
 use super::super::names;
-use crate::dataplane::state::{Route, SpaceState};
 use heddle_model::{
     TaskId,
-    assignment::NodeView,
-    net::{DualAddr, DualSubnet, IfName},
-    task::Task,
+    net::{DualAddr, DualSubnet},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
@@ -54,12 +51,6 @@ pub fn ingress_addr(subnet: &DualSubnet) -> DualAddr {
     nth(&link_subnet(subnet), 2)
 }
 
-/// Whether a task has a way out: unless every network it is in is internal.
-pub fn wanted(view: &NodeView, task: &Task) -> bool {
-    let internal = |id| view.networks.get(id).is_some_and(|n| n.internal);
-    task.attachments.is_empty() || task.attachments.iter().any(|a| !internal(&a.network))
-}
-
 /// Gives every task in `tasks` an address, keeping those that were given before. A task that finds the subnet full is left
 /// out. Where a task looks first comes from its id, so that an address just released is not the next one given.
 pub fn assign(
@@ -97,18 +88,6 @@ pub fn assign(
 /// An address with the prefix length of its subnet.
 pub fn with_prefix(addr: IpAddr, net: IpNet) -> IpNet {
     IpNet::new(addr, net.prefix_len()).unwrap_or(net)
-}
-
-/// The default routes by way of `via`, and the sources that they prefer.
-pub fn default_routes(space: &mut SpaceState, dev: &IfName, via: DualAddr, prefer: Option<DualAddr>) {
-    let prefer = prefer.map_or([None, None], |a| a.addrs().map(Some));
-    for (via, src) in via.addrs().into_iter().zip(prefer) {
-        let dst = match via {
-            IpAddr::V4(_) => IpNet::V4(Default::default()),
-            IpAddr::V6(_) => IpNet::V6(Default::default()),
-        };
-        space.routes.insert(Route { dst, via: Some(via), dev: dev.clone(), table: 254, src });
-    }
 }
 
 #[cfg(test)]

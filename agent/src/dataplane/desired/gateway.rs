@@ -2,16 +2,16 @@
 
 use super::{
     super::names,
-    LocalHost, Sandbox,
+    LocalHost, Wanted,
     addresses::{bridge_addr, ingress_addr, with_prefix},
-    ingress,
+    bridge, ingress,
 };
 use crate::dataplane::state::{KernelState, Link, LinkKind, PortFlags, Space, Table, TableBody};
-use heddle_model::{TaskId, assignment::NodeView};
-use std::collections::BTreeMap;
+use heddle_model::assignment::NodeView;
+use std::net::IpAddr;
 
 /// The bridge itself, in the host's namespace.
-pub fn add(state: &mut KernelState, view: &NodeView, sandboxes: &BTreeMap<TaskId, Sandbox>, local: &LocalHost) {
+pub fn add(state: &mut KernelState, view: &NodeView, wanted: &Wanted<'_>, local: &LocalHost) {
     let host = state.spaces.entry(Space::Host).or_default();
     let bridge = names::gateway_bridge();
     let link = Link {
@@ -29,10 +29,10 @@ pub fn add(state: &mut KernelState, view: &NodeView, sandboxes: &BTreeMap<TaskId
     host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into());
     host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
     host.sysctls.insert(format!("net.ipv4.conf.{bridge}.route_localnet"), "1".into());
-    host.tables.insert(names::gateway_table(), Table::new(table(view, sandboxes, local)));
+    host.tables.insert(names::gateway_table(), Table::new(table(view, wanted, local)));
 }
 
-fn table(view: &NodeView, sandboxes: &BTreeMap<TaskId, Sandbox>, local: &LocalHost) -> TableBody {
+fn table(view: &NodeView, wanted: &Wanted<'_>, local: &LocalHost) -> TableBody {
     let mut table = TableBody::default();
     let bridge = names::gateway_bridge();
     let (v4, v6) = (local.gateway.v4, local.gateway.v6);
@@ -43,13 +43,18 @@ fn table(view: &NodeView, sandboxes: &BTreeMap<TaskId, Sandbox>, local: &LocalHo
         format!("meta nfproto ipv4 meta l4proto . th dport @published dnat ip to {}", entry.v4),
         format!("meta nfproto ipv6 meta l4proto . th dport @published dnat ip6 to {}", entry.v6),
     ];
-    for sandbox in sandboxes.values().filter(|s| s.task.in_service()) {
-        let Some(to) = sandbox.gateway_addr else { continue };
-        for port in &sandbox.task.host_ports {
-            let (protocol, target) = (port.protocol, port.target);
-            let outer = port.published.unwrap_or(target);
-            publish.push(format!("meta nfproto ipv4 {protocol} dport {outer} dnat ip to {}:{target}", to.v4));
-            publish.push(format!("meta nfproto ipv6 {protocol} dport {outer} dnat ip6 to [{}]:{target}", to.v6));
+    for sandbox in wanted.sandboxes.values().filter(|s| !bridge::publishes(wanted.networks, s)) {
+        let Some((_, to)) = &sandbox.gateway else { continue };
+        for port in &sandbox.ports {
+            let (protocol, outer, target) = (port.protocol, port.host, port.target);
+            if !matches!(port.host_ip, Some(IpAddr::V6(_))) {
+                let at = port.host_ip.map_or_else(|| "meta nfproto ipv4".into(), |a| format!("ip daddr {a}"));
+                publish.push(format!("{at} {protocol} dport {outer} dnat ip to {}:{target}", to.v4));
+            }
+            if !matches!(port.host_ip, Some(IpAddr::V4(_))) {
+                let at = port.host_ip.map_or_else(|| "meta nfproto ipv6".into(), |a| format!("ip6 daddr {a}"));
+                publish.push(format!("{at} {protocol} dport {outer} dnat ip6 to [{}]:{target}", to.v6));
+            }
         }
     }
     table.chain("publish", None, publish);

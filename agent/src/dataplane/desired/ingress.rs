@@ -10,6 +10,7 @@ use heddle_model::{
     net::{DualAddr, Port},
     node::IngressLeg,
 };
+use ipnet::IpNet;
 
 /// On top of what `overlay` made of the network: the host's leg in it, the link to the host, the balancer.
 pub fn add(state: &mut KernelState, network: &NetworkView, view: &NodeView, local: &LocalHost) {
@@ -29,7 +30,10 @@ pub fn add(state: &mut KernelState, network: &NetworkView, view: &NodeView, loca
     for (addr, net) in addresses::ingress_addr(&local.gateway).addrs().into_iter().zip(link_nets) {
         space.addresses.insert((inner.clone(), addresses::with_prefix(addr, net)));
     }
-    addresses::default_routes(space, &inner, addresses::entry_addr(&local.gateway), None);
+    for via in addresses::entry_addr(&local.gateway).addrs() {
+        let dst = if via.is_ipv4() { IpNet::V4(Default::default()) } else { IpNet::V6(Default::default()) };
+        space.routes.insert(Route { dst, via: Some(via), dev: inner.clone(), table: 254, src: None });
+    }
     for (addr, net) in leg.addr.addrs().into_iter().zip(network.service_subnet.nets()) {
         space.addresses.insert((names::bridge(), addresses::with_prefix(addr, net)));
     }

@@ -1,37 +1,39 @@
-//! The kernel as it should be, from what the managers say and the workloads that exist here.
+//! The kernel as it should be, from what the managers say, what this host has by itself and the workloads that exist here.
 //!
 //! ```text
-//! host         underlay (who may send VXLAN), gateway (bridge to the world, published ports come in)
+//! host         underlay (who may send VXLAN), gateway (overlays' way to the world, published ports come in),
+//!              bridge (networks of this host, their published ports)
 //! hd-ingress   overlay + ingress (published port -> backend)
 //! hd-n-...     overlay (bridge, tunnel, forwarding entries)
-//! hd-t-...     workload (legs, resolver, replies) + vip (virtual address -> backend)
+//! hd-t-...     workload (resolver, replies, way out) + a leg per network: overlay, bridge, macvlan, ipvlan
+//!              + vip (virtual address -> backend)
 //! ```
+//!
+//! A driver is one file with one function; none of them knows of another.
 
 pub mod addresses;
+mod bridge;
 mod gateway;
 mod ingress;
 mod overlay;
 pub mod sandbox;
 mod underlay;
 mod vip;
+mod way;
 mod workload;
 
+pub use bridge::{link_name as link_of, publishing};
+pub use sandbox::{Leg, Sandbox};
+pub use way::offered as ways_out;
+
 use super::state::KernelState;
+use crate::local::network::HostNetwork;
 use heddle_model::{
-    NodeId, TaskId,
+    NetworkId, NodeId, TaskId,
     assignment::NodeView,
-    net::{DualAddr, DualSubnet, Mtu},
-    task::Task,
+    net::{DualSubnet, Mtu},
 };
 use std::{collections::BTreeMap, net::IpAddr};
-
-/// A workload's namespace that should exist.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sandbox {
-    pub task: Task,
-    /// On the gateway bridge, as `addresses::assign` decided; None: no way out.
-    pub gateway_addr: Option<DualAddr>,
-}
 
 /// What turns a virtual address into a backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub enum Balancer {
     Ipvs,
 }
 
-/// What only this host knows of itself.
+/// What only a member of a cluster knows of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalHost {
     pub node: NodeId,
@@ -54,19 +56,39 @@ pub struct LocalHost {
     pub balancer: Balancer,
 }
 
+/// A host's part in a cluster.
+#[derive(Clone, Copy)]
+pub struct Member<'a> {
+    pub view: &'a NodeView,
+    pub local: &'a LocalHost,
+}
+
+/// All that decides what the kernel should have.
+pub struct Wanted<'a> {
+    /// None: this host is in no cluster.
+    pub member: Option<Member<'a>>,
+    pub networks: &'a BTreeMap<NetworkId, HostNetwork>,
+    pub sandboxes: &'a BTreeMap<TaskId, Sandbox>,
+}
+
 /// Everything of ours that this host's kernel should have.
-pub fn desired(view: &NodeView, sandboxes: &BTreeMap<TaskId, Sandbox>, local: &LocalHost) -> KernelState {
+pub fn desired(wanted: &Wanted<'_>) -> KernelState {
     let mut state = KernelState::default();
-    underlay::add(&mut state, view, local);
-    gateway::add(&mut state, view, sandboxes, local);
-    for network in view.networks.values() {
-        overlay::add(&mut state, network, view, sandboxes, local);
-        if network.ingress {
-            ingress::add(&mut state, network, view, local);
-        }
-    }
+    state.spaces.entry(super::state::Space::Host).or_default();
+    let sandboxes = wanted.sandboxes;
     for sandbox in sandboxes.values() {
-        workload::add(&mut state, sandbox, view, local);
+        workload::add(&mut state, sandbox, wanted);
+    }
+    bridge::add(&mut state, wanted.networks, sandboxes);
+    if let Some(Member { view, local }) = wanted.member {
+        underlay::add(&mut state, view, wanted.networks, local);
+        gateway::add(&mut state, view, wanted, local);
+        for network in view.networks.values() {
+            overlay::add(&mut state, network, view, sandboxes, local);
+            if network.ingress {
+                ingress::add(&mut state, network, view, local);
+            }
+        }
     }
     state
 }

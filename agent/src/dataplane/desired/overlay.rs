@@ -1,14 +1,15 @@
 //! The namespace of an overlay on this host: bridge, tunnel, forwarding entries, the ports of local workloads.
 
-use super::{super::names, LocalHost, Sandbox};
+use super::{super::names, Leg, LocalHost, Sandbox, sandbox::link_sysctls, workload::veth};
 use crate::dataplane::state::{
-    FdbKey, FdbOn, FdbTarget, KernelState, Link, LinkKind, PortFlags, Space, SpaceState, Vxlan,
+    FdbKey, FdbOn, FdbTarget, KernelState, Link, LinkKind, PortFlags, Route, Space, SpaceState, Vxlan,
 };
 use heddle_model::{
     TaskId,
     assignment::{NetworkView, NodeView},
-    net::{IfName, Mac},
+    net::Mac,
 };
+use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr};
 
 /// Where an overlay lives on this host.
@@ -17,7 +18,7 @@ pub fn space_of(network: &NetworkView) -> Space {
 }
 
 /// Nobody may enter with a MAC that has no static entry, and nothing is learned.
-const GUARDED: PortFlags = PortFlags { isolated: false, locked: true, learning: false };
+const GUARDED: PortFlags = PortFlags { isolated: false, locked: true, learning: false, hairpin: false };
 
 pub fn add(
     state: &mut KernelState,
@@ -52,10 +53,13 @@ pub fn add(
         space.sysctls.insert(format!("net.bridge.bridge-nf-call-{key}"), "0".into());
     }
     remote(space, network, view, local);
-    for sandbox in sandboxes.values() {
-        if let Some(attachment) = sandbox.task.attachments.iter().find(|a| a.network == network.id) {
-            port(space, sandbox, network, attachment.mac);
-        }
+    let legs = || sandboxes.values().filter_map(|s| Some((s, s.leg(&network.id)?)));
+    for (sandbox, leg) in legs() {
+        port(space, sandbox, network, leg);
+    }
+    for (sandbox, leg) in legs() {
+        let inside = state.spaces.entry(names::task_space(&sandbox.id)).or_default();
+        inner(inside, sandbox, network, leg);
     }
 }
 
@@ -85,23 +89,27 @@ fn remote(space: &mut SpaceState, network: &NetworkView, view: &NodeView, local:
     }
 }
 
-fn port(space: &mut SpaceState, sandbox: &Sandbox, network: &NetworkView, mac: Mac) {
-    let name = names::task_port(&sandbox.task.id, &network.id);
-    let inner = inner_link(sandbox, network);
-    let link = Link {
-        kind: LinkKind::Veth { peer: (names::task_space(&sandbox.task.id), inner) },
-        mac: None,
-        mtu: network.mtu,
-        up: true,
-        master: Some(names::bridge()),
-        port: GUARDED,
-    };
-    space.links.insert(name.clone(), link);
-    space.fdb.insert(FdbKey { dev: name, mac, on: FdbOn::Bridge }, FdbTarget { dst: None });
+/// The outer end of a workload's leg.
+fn port(space: &mut SpaceState, sandbox: &Sandbox, network: &NetworkView, leg: &Leg) {
+    let name = names::task_port(&sandbox.id, &network.id);
+    let pair = veth(leg.dev.clone(), names::task_space(&sandbox.id), network.mtu);
+    space.links.insert(name.clone(), Link { master: Some(names::bridge()), port: GUARDED, ..pair });
+    space.fdb.insert(FdbKey { dev: name, mac: leg.mac, on: FdbOn::Bridge }, FdbTarget { dst: None });
 }
 
-/// The workload's end of its leg in a network.
-pub fn inner_link(sandbox: &Sandbox, network: &NetworkView) -> IfName {
-    let index = sandbox.task.attachments.iter().position(|a| a.network == network.id).unwrap_or_default();
-    names::task_link(index)
+/// The end in the workload, and the way to the network's virtual addresses.
+fn inner(space: &mut SpaceState, sandbox: &Sandbox, network: &NetworkView, leg: &Leg) {
+    let pair = veth(names::task_port(&sandbox.id, &network.id), space_of(network), network.mtu);
+    space.links.insert(leg.dev.clone(), Link { mac: Some(leg.mac), ..pair });
+    link_sysctls(space, &leg.dev);
+    for addr in &leg.addrs {
+        let subnet = network.subnet.nets().into_iter().find(|n| n.contains(addr));
+        let prefix = subnet.map_or(IpNet::from(*addr).prefix_len(), |n| n.prefix_len());
+        space.addresses.extend(IpNet::new(*addr, prefix).ok().map(|net| (leg.dev.clone(), net)));
+    }
+    if !network.ingress {
+        for dst in network.service_subnet.nets() {
+            space.routes.insert(Route { dst, via: None, dev: leg.dev.clone(), table: 254, src: None });
+        }
+    }
 }

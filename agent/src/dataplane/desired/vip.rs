@@ -31,7 +31,7 @@ fn vips(sandbox: &Sandbox, view: &NodeView) -> Vec<Vip> {
     let mut out = Vec::new();
     for service in view.services.values().filter(|s| s.mode == EndpointMode::Vip) {
         for vip in &service.virtual_ips {
-            let leg = sandbox.task.attachments.iter().position(|a| a.network == vip.network);
+            let leg = sandbox.legs.iter().position(|l| l.network == vip.network);
             let Some((leg, network)) = leg.zip(view.networks.get(&vip.network)) else { continue };
             let number = vip.addr.v4.to_bits().wrapping_sub(network.service_subnet.v4.network().to_bits());
             out.push(Vip {

@@ -1,48 +1,35 @@
-//! The namespace of a workload: its legs, routes, and the tables that make virtual addresses, the resolver and replies to
-//! published ports work.
+//! The namespace of a workload: the resolver, virtual addresses, replies to published ports, the way out. Its legs are made
+//! by the drivers of their networks.
 
-use super::{super::names, LocalHost, Sandbox, addresses, overlay, vip};
+use super::{super::names, Leg, Sandbox, Wanted, addresses, sandbox::link_sysctls, vip, way};
 use crate::dataplane::state::{
-    Family, KernelState, Link, LinkKind, PolicyRule, PortFlags, Route, SpaceState, Table, TableBody,
+    Family, KernelState, Link, LinkKind, PolicyRule, PortFlags, Route, Space, SpaceState, Table, TableBody,
 };
 use heddle_model::{
     assignment::{NetworkView, NodeView},
-    endpoint::Attachment,
-    net::{IfName, Mtu},
+    net::{DualAddr, IfName, Mtu},
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
 
 const RESOLVER: &str = "127.0.0.11";
 
-pub fn add(state: &mut KernelState, sandbox: &Sandbox, view: &NodeView, local: &LocalHost) {
-    let task = &sandbox.task;
+pub fn add(state: &mut KernelState, sandbox: &Sandbox, wanted: &Wanted<'_>) {
     let mut space = SpaceState::default();
     let mut table = TableBody::default();
+    let mut output = Vec::new();
     space.sysctls.insert("net.ipv4.conf.all.rp_filter".into(), "0".into());
-    for (index, attachment) in task.attachments.iter().enumerate() {
-        let Some(network) = view.networks.get(&attachment.network) else { continue };
-        let dev = names::task_link(index);
-        leg(&mut space, sandbox, network, attachment, &dev);
-        if network.ingress {
-            replies(&mut space, &mut table, network, view, &dev);
-        } else {
-            for net in network.service_subnet.nets() {
-                space.routes.insert(Route { dst: net, via: None, dev: dev.clone(), table: 254, src: None });
-            }
-        }
+    let entry = wanted.member.and_then(|member| ingress(sandbox, member.view));
+    if let Some((network, leg)) = entry
+        && let Some(member) = wanted.member
+    {
+        replies(&mut space, &mut table, network, member.view, &leg.dev);
     }
-    if let Some(addr) = sandbox.gateway_addr {
-        let dev = names::task_link(task.attachments.len());
-        let inner = veth(names::gateway_port(&task.id), crate::dataplane::state::Space::Host, local.gateway_mtu);
-        space.links.insert(dev.clone(), inner);
-        for (addr, net) in addr.addrs().into_iter().zip(local.gateway.nets()) {
-            space.addresses.insert((dev.clone(), addresses::with_prefix(addr, net)));
-        }
-        // A UDP server that is bound to no address answers from the one that the route prefers: it must be the one that
-        // published ports lead to. What leaves by the gateway then gets the address that is known there.
-        let entry = ingress(sandbox, view).map(|a| a.addr);
-        addresses::default_routes(&mut space, &dev, addresses::bridge_addr(&local.gateway), entry);
+    // A UDP server that is bound to no address answers from the one that the route prefers: it must be the one that
+    // published ports lead to. What leaves by the gateway then gets the address that is known there.
+    let entry = entry.and_then(|(_, leg)| dual(&leg.addrs));
+    if let Some((dev, addr)) = &sandbox.gateway {
+        gateway_leg(state, &mut space, sandbox, wanted, (dev, *addr));
         if let Some(entry) = entry {
             let rules = vec![
                 format!("oifname \"{dev}\" ip saddr {} snat ip to {}", entry.v4, addr.v4),
@@ -50,53 +37,65 @@ pub fn add(state: &mut KernelState, sandbox: &Sandbox, view: &NodeView, local: &
             ];
             table.chain("leave", Some("type nat hook postrouting priority srcnat; policy accept;"), rules);
         }
-        let outer = Link {
-            kind: LinkKind::Veth { peer: (names::task_space(&task.id), dev.clone()) },
-            mac: None,
-            mtu: local.gateway_mtu,
-            up: true,
-            master: Some(names::gateway_bridge()),
-            port: PortFlags { isolated: true, ..PortFlags::default() },
-        };
-        let host = state.spaces.entry(crate::dataplane::state::Space::Host).or_default();
-        host.links.insert(names::gateway_port(&task.id), outer);
     }
-    link_sysctls(&mut space);
-    let mut rules = vec![
-        format!("ip daddr {RESOLVER} udp dport 53 dnat ip to {RESOLVER}:{}", names::DNS_PORT),
-        format!("ip daddr {RESOLVER} tcp dport 53 dnat ip to {RESOLVER}:{}", names::DNS_PORT),
-    ];
-    rules.extend(vip::add(&mut space, &mut table, sandbox, view, local.balancer));
-    table.chain("output", Some("type nat hook output priority -100; policy accept;"), rules);
-    space.tables.insert(names::table(Family::Inet), Table::new(table));
-    state.spaces.insert(names::task_space(&task.id), space);
-}
-
-/// The attachment that published ports lead to.
-fn ingress<'a>(sandbox: &'a Sandbox, view: &NodeView) -> Option<&'a Attachment> {
-    sandbox.task.attachments.iter().find(|a| view.networks.get(&a.network).is_some_and(|n| n.ingress))
-}
-
-/// A packet may come in by another leg than its answer leaves by.
-pub fn link_sysctls(space: &mut SpaceState) {
-    for name in space.links.keys() {
-        space.sysctls.insert(format!("net.ipv4.conf.{name}.rp_filter"), "0".into());
-        space.sysctls.insert(format!("net.ipv6.conf.{name}.accept_ra"), "0".into());
+    way::add(&mut space, sandbox, wanted, entry);
+    // Who is on no network asks nobody.
+    if !sandbox.legs.is_empty() || sandbox.gateway.is_some() {
+        for protocol in ["udp", "tcp"] {
+            let to = format!("{RESOLVER}:{}", names::DNS_PORT);
+            output.push(format!("ip daddr {RESOLVER} {protocol} dport 53 dnat ip to {to}"));
+        }
     }
+    if let Some(member) = wanted.member {
+        output.extend(vip::add(&mut space, &mut table, sandbox, member.view, member.local.balancer));
+    }
+    if !output.is_empty() {
+        table.chain("output", Some("type nat hook output priority -100; policy accept;"), output);
+        space.tables.insert(names::table(Family::Inet), Table::new(table));
+    }
+    state.spaces.insert(names::task_space(&sandbox.id), space);
 }
 
-fn veth(peer: IfName, space: crate::dataplane::state::Space, mtu: Mtu) -> Link {
-    let kind = LinkKind::Veth { peer: (space, peer) };
-    Link { kind, mac: None, mtu, up: true, master: None, port: PortFlags::default() }
+/// One address of each family, where there are both.
+fn dual(addrs: &[IpAddr]) -> Option<DualAddr> {
+    let v4 = addrs.iter().find_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None })?;
+    let v6 = addrs.iter().find_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None })?;
+    Some(DualAddr { v4, v6 })
 }
 
-fn leg(space: &mut SpaceState, sandbox: &Sandbox, network: &NetworkView, attachment: &Attachment, dev: &IfName) {
-    let outer = names::task_port(&sandbox.task.id, &network.id);
-    let link = Link { mac: Some(attachment.mac), ..veth(outer, overlay::space_of(network), network.mtu) };
-    space.links.insert(dev.clone(), link);
-    for (addr, net) in attachment.addr.addrs().into_iter().zip(network.subnet.nets()) {
+/// The leg that published ports lead to.
+fn ingress<'a>(sandbox: &'a Sandbox, view: &'a NodeView) -> Option<(&'a NetworkView, &'a Leg)> {
+    let on = |leg: &'a Leg| Some((view.networks.get(&leg.network).filter(|n| n.ingress)?, leg));
+    sandbox.legs.iter().find_map(on)
+}
+
+fn gateway_leg(
+    state: &mut KernelState,
+    space: &mut SpaceState,
+    sandbox: &Sandbox,
+    wanted: &Wanted<'_>,
+    (dev, addr): (&IfName, DualAddr),
+) {
+    let Some(member) = wanted.member else { return };
+    let local = member.local;
+    let outer = names::gateway_port(&sandbox.id);
+    space.links.insert(dev.clone(), veth(outer.clone(), Space::Host, local.gateway_mtu));
+    link_sysctls(space, dev);
+    for (addr, net) in addr.addrs().into_iter().zip(local.gateway.nets()) {
         space.addresses.insert((dev.clone(), addresses::with_prefix(addr, net)));
     }
+    let port = Link {
+        master: Some(names::gateway_bridge()),
+        port: PortFlags { isolated: true, ..PortFlags::default() },
+        ..veth(dev.clone(), names::task_space(&sandbox.id), local.gateway_mtu)
+    };
+    state.spaces.entry(Space::Host).or_default().links.insert(outer, port);
+}
+
+/// One end of a pair whose other end is `peer` in `space`.
+pub fn veth(peer: IfName, space: Space, mtu: Mtu) -> Link {
+    let kind = LinkKind::Veth { peer: (space, peer) };
+    Link { kind, mac: None, mtu, up: true, master: None, port: PortFlags::default() }
 }
 
 /// Answers to published ports go back to the host they entered by, known by the MAC of its leg. Learned anew from every

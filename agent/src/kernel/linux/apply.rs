@@ -168,6 +168,7 @@ impl LinuxKernel {
             .isolated(port.isolated)
             .locked(port.locked)
             .learning(port.learning)
+            .hairpin(port.hairpin)
             .build();
         socket.handle.link().set_port(message).execute().await.map_err(io_error)
     }

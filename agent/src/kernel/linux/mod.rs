@@ -15,6 +15,8 @@ pub mod space;
 #[cfg(test)]
 mod tests;
 
+pub use apply::describe;
+
 use super::{Kernel, KernelError};
 use crate::dataplane::{
     state::{KernelState, Space},

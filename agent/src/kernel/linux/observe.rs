@@ -127,6 +127,7 @@ fn port_flags(infos: &[InfoBridgePort]) -> PortFlags {
             InfoBridgePort::Isolated(on) => flags.isolated = *on,
             InfoBridgePort::Locked(on) => flags.locked = *on,
             InfoBridgePort::Learning(on) => flags.learning = *on,
+            InfoBridgePort::HairpinMode(on) => flags.hairpin = *on,
             _ => {}
         }
     }

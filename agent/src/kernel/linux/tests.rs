@@ -85,7 +85,7 @@ async fn drift_is_repaired() {
     let goal = wanted(3, &[(vec![0, 1], 0, true), (vec![0, 1], 1, true)], 8080);
     let mut reconciler = Reconciler::new(LinuxKernel::new());
     reconciler.reconcile(&goal).await.unwrap();
-    assert_eq!(reconciler.reconcile(&goal).await.unwrap(), 0);
+    assert_eq!(reconciler.reconcile(&goal).await.unwrap().steps, 0);
     run("ip link del heddle_gw");
     run("nft flush ruleset");
     run("ip -n hd-ingress link set vxlan0 down");

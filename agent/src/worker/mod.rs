@@ -1,20 +1,24 @@
 //! What to do next for each task of this host, decided from what is wanted, what runs and what is ready. Pure.
 
+mod job;
+
+pub use job::Job;
+
 use crate::executor::{Exit, TaskProcess};
 use heddle_model::{
     TaskId, Timestamp,
-    task::{Task, TaskState, TaskStatus},
+    task::{TaskState, TaskStatus},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-/// Between being taken out of rotation and being asked to stop: others need a moment to hear of it.
-const DRAIN: Duration = Duration::from_millis(300);
+/// The message of what could not be started at all.
+pub const NOT_STARTED: &str = "could not be started";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Local {
-    /// As last assigned.
-    pub task: Task,
-    /// What the manager should know.
+    /// As last given.
+    pub job: Job,
+    /// What whoever gave it should know.
     pub status: TaskStatus,
     stopping: Option<Stopping>,
 }
@@ -72,26 +76,24 @@ impl Local {
 impl Worker {
     /// Takes over what is wanted now. A task that is here and not wanted any more is stopped; what has ended and is not
     /// wanted is forgotten.
-    pub fn assign(&mut self, wanted: &BTreeMap<TaskId, Task>, running: &[TaskId], now: Timestamp) {
-        for (id, task) in wanted {
-            let local = self.tasks.entry(id.clone()).or_insert_with(|| Local {
-                task: task.clone(),
-                status: task.status.clone(),
-                stopping: None,
-            });
-            local.task = Task { status: local.task.status.clone(), ..task.clone() };
-            // In rotation or not is the managers' word.
-            local.task.status = task.status.clone();
+    pub fn assign(&mut self, wanted: &BTreeMap<TaskId, Job>, running: &[TaskId], now: Timestamp) {
+        for (id, job) in wanted {
+            let fresh = || Local { job: job.clone(), status: job.status().clone(), stopping: None };
+            let local = self.tasks.entry(id.clone()).or_insert_with(fresh);
+            if job.runs() > local.job.runs() {
+                *local = fresh();
+            }
+            local.job = job.clone();
             if !running.contains(id) && local.status.state >= TaskState::Starting && !local.status.state.is_terminal() {
                 local.end(&Exit::lost());
             }
         }
         self.tasks.retain(|id, local| wanted.contains_key(id) || local.needs_sandbox());
         for (id, local) in &mut self.tasks {
-            let stop = wanted.get(id).is_none_or(|t| t.desired > TaskState::Running);
+            let stop = wanted.get(id).is_none_or(|job| !job.is_wanted());
             if stop && local.stopping.is_none() && local.needs_sandbox() {
-                let term_at = now.plus(DRAIN);
-                let kill_at = term_at.plus(local.task.spec.stop_grace);
+                let term_at = now.plus(local.job.drain());
+                let kill_at = term_at.plus(local.job.stop_grace());
                 local.stopping = Some(Stopping { term_at, kill_at, termed: false });
             }
         }
@@ -144,6 +146,7 @@ impl Worker {
     pub fn reject(&mut self, id: &TaskId, error: String, now: Timestamp) {
         if let Some(local) = self.tasks.get_mut(id) {
             local.end(&Exit { code: 127, error: Some(error), at_ms: now.0 });
+            local.status.message = NOT_STARTED.into();
         }
     }
 }
@@ -154,7 +157,9 @@ mod tests {
     use heddle_model::{
         Meta, NodeId, ServiceId, Version,
         service::{Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
+        task::Task,
     };
+    use std::time::Duration;
 
     fn task(state: TaskState, desired: TaskState) -> Task {
         Task {
@@ -196,7 +201,7 @@ mod tests {
         fn want(&mut self, task: Option<Task>, now: u64) {
             let known = TaskId::from_random([1; 16]);
             let running: &[TaskId] = if self.process == TaskProcess::Absent { &[] } else { &[known] };
-            let wanted = task.into_iter().map(|t| (t.id.clone(), t)).collect();
+            let wanted = task.into_iter().map(|t| (t.id.clone(), Job::Task(Box::new(t)))).collect();
             self.worker.assign(&wanted, running, Timestamp(now));
         }
 

@@ -1,0 +1,122 @@
+//! What a program is started with: its environment, and files of its own in its view of the host.
+
+use crate::{dataplane::desired::Sandbox, worker::Job};
+use heddle_model::{task::Task, workload::Workload};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
+
+const RESOLVER: &str = "127.0.0.11";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// All that the executor needs beside the program.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Launch {
+    pub hostname: String,
+    pub env: BTreeMap<String, String>,
+    /// Path to content.
+    pub files: BTreeMap<String, String>,
+}
+
+/// `host` is the host's own name; None as `sandbox`: the program runs in the host's network namespace.
+pub fn launch(job: &Job, sandbox: Option<&Sandbox>, host: &str) -> Launch {
+    let own = || job.id().short().to_owned();
+    let default = if sandbox.is_some() { own() } else { host.to_owned() };
+    let hostname = job.process().hostname.clone().unwrap_or(default);
+    let mut env = BTreeMap::from([
+        ("PATH".to_owned(), PATH.to_owned()),
+        ("HOME".into(), "/root".into()),
+        ("HOSTNAME".into(), hostname.clone()),
+        ("HEDDLE_TASK".into(), job.name()),
+        ("HEDDLE_NODE".into(), host.to_owned()),
+    ]);
+    if let Some(task) = job.task() {
+        env.extend(of_service(task));
+    }
+    let files = sandbox.map(|sandbox| files(job, sandbox, &hostname)).unwrap_or_default();
+    Launch { hostname, env, files }
+}
+
+fn of_service(task: &Task) -> [(String, String); 2] {
+    [("HEDDLE_SERVICE".into(), task.service_name.clone()), ("HEDDLE_SLOT".into(), task.slot.to_string())]
+}
+
+fn files(job: &Job, sandbox: &Sandbox, hostname: &str) -> BTreeMap<String, String> {
+    let workload = match job {
+        Job::Workload(workload) => Some(workload),
+        Job::Task(_) => None,
+    };
+    let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+    for addr in sandbox.legs.iter().flat_map(|l| &l.addrs) {
+        line(&mut hosts, *addr, hostname);
+    }
+    for (name, addr) in workload.iter().flat_map(|w| &w.spec.extra_hosts) {
+        line(&mut hosts, *addr, name);
+    }
+    let mut files = BTreeMap::from([("/etc/hosts".to_owned(), hosts)]);
+    // Who is on no network has no resolver either, and keeps the host's list as docker has it.
+    if !sandbox.legs.is_empty() || sandbox.gateway.is_some() {
+        files.insert("/etc/resolv.conf".into(), resolv_conf(workload.map(|w| &**w)));
+    }
+    files
+}
+
+fn line(hosts: &mut String, addr: IpAddr, name: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(hosts, "{addr} {name}");
+}
+
+fn resolv_conf(workload: Option<&Workload>) -> String {
+    let mut text = format!("nameserver {RESOLVER}\n");
+    let dns = workload.map(|w| &w.spec.dns);
+    if let Some(search) = dns.map(|d| &d.search).filter(|s| !s.is_empty()) {
+        text.push_str(&format!("search {}\n", search.join(" ")));
+    }
+    let own = dns.map(|d| d.options.join(" ")).filter(|o| !o.is_empty());
+    text.push_str(&format!("options {}\n", own.unwrap_or_else(|| "ndots:0".into())));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heddle_model::{
+        Annotations, TaskId, Timestamp,
+        service::ProcessSpec,
+        task::TaskStatus,
+        workload::{DnsConfig, WorkloadSpec},
+    };
+
+    fn workload(process: ProcessSpec, dns: DnsConfig) -> Job {
+        let annotations = Annotations { name: "db".into(), ..Annotations::default() };
+        let extra_hosts = vec![("outside".to_owned(), IpAddr::from([192, 0, 2, 9]))];
+        Job::Workload(Box::new(Workload {
+            id: TaskId::from_random([1; 16]),
+            created_at: Timestamp(0),
+            spec: WorkloadSpec { annotations, process, dns, extra_hosts, ..WorkloadSpec::default() },
+            ports: vec![],
+            wanted: true,
+            runs: 0,
+            stop_grace: None,
+            status: TaskStatus::default(),
+        }))
+    }
+
+    #[test]
+    fn a_workload_has_files_of_its_own_and_the_host_keeps_its_own() {
+        let dns = DnsConfig { search: vec!["example.org".into()], options: vec!["ndots:2".into()], servers: vec![] };
+        let job = workload(ProcessSpec { hostname: Some("h".into()), ..ProcessSpec::default() }, dns);
+        let mut sandbox =
+            Sandbox { id: job.id().clone(), name: job.name(), legs: vec![], gateway: None, ports: vec![] };
+        let none = launch(&job, Some(&sandbox), "host");
+        assert!(!none.files.contains_key("/etc/resolv.conf") && none.hostname == "h");
+        sandbox.gateway = Some((
+            "eth0".parse().unwrap(),
+            heddle_model::net::DualAddr { v4: [172, 18, 0, 2].into(), v6: std::net::Ipv6Addr::LOCALHOST },
+        ));
+        let some = launch(&job, Some(&sandbox), "host");
+        let want = "nameserver 127.0.0.11\nsearch example.org\noptions ndots:2\n";
+        assert_eq!(some.files["/etc/resolv.conf"], want);
+        assert!(some.files["/etc/hosts"].ends_with("192.0.2.9 outside\n"));
+        let on_host = launch(&workload(ProcessSpec::default(), DnsConfig::default()), None, "host");
+        assert_eq!((on_host.hostname.as_str(), on_host.files.len()), ("host", 0));
+    }
+}

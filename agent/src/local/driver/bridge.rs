@@ -1,0 +1,115 @@
+//! Options of the bridge driver.
+
+use super::{MTU, OptionError, boolean, check_names, parsed};
+use heddle_model::net::IfName;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+const NAME: &str = "com.docker.network.bridge.name";
+const ICC: &str = "com.docker.network.bridge.enable_icc";
+const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+const BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
+const MODE_V4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+const MODE_V6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
+const SOURCE_V4: &str = "com.docker.network.host_ipv4";
+const SOURCE_V6: &str = "com.docker.network.host_ipv6";
+const KNOWN: &[&str] = &[NAME, ICC, MASQUERADE, BINDING, MODE_V4, MODE_V6, SOURCE_V4, SOURCE_V6, MTU];
+
+/// How a network's members are reached from outside (docker's gateway modes).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GatewayMode {
+    /// Published ports are translated; what leaves has the host's address.
+    #[default]
+    Nat,
+    /// As `Nat`, and every port is open to who has a route.
+    NatUnprotected,
+    /// No translation: published ports are open at the members' own addresses.
+    Routed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The link's; derived from the network's id when absent.
+    pub name: Option<IfName>,
+    /// Members reach each other.
+    pub icc: bool,
+    pub masquerade: bool,
+    /// Where ports are published that name no address.
+    pub binding: Option<Ipv4Addr>,
+    pub mode_v4: GatewayMode,
+    pub mode_v6: GatewayMode,
+    /// What leaves has this source instead of the outgoing link's address.
+    pub source_v4: Option<Ipv4Addr>,
+    pub source_v6: Option<Ipv6Addr>,
+}
+
+fn mode(options: &BTreeMap<String, String>, name: &'static str) -> Result<GatewayMode, OptionError> {
+    match options.get(name).map(String::as_str) {
+        None | Some("nat" | "") => Ok(GatewayMode::Nat),
+        Some("nat-unprotected") => Ok(GatewayMode::NatUnprotected),
+        Some("routed") => Ok(GatewayMode::Routed),
+        Some(value) => {
+            Err(OptionError::Value { name, value: value.to_owned(), wanted: "nat, nat-unprotected or routed".into() })
+        }
+    }
+}
+
+impl Options {
+    pub fn parse(options: &BTreeMap<String, String>) -> Result<Self, OptionError> {
+        check_names("bridge", options, KNOWN)?;
+        let binding: Option<Ipv4Addr> = parsed(options, BINDING, "an IPv4 address")?;
+        Ok(Self {
+            name: parsed(options, NAME, "an interface name of 1 to 15 characters")?,
+            icc: boolean(options, ICC, true)?,
+            masquerade: boolean(options, MASQUERADE, true)?,
+            binding: binding.filter(|a| !a.is_unspecified()),
+            mode_v4: mode(options, MODE_V4)?,
+            mode_v6: mode(options, MODE_V6)?,
+            source_v4: parsed(options, SOURCE_V4, "an IPv4 address")?,
+            source_v6: parsed(options, SOURCE_V6, "an IPv6 address")?,
+        })
+    }
+
+    pub fn mode(&self, v4: bool) -> GatewayMode {
+        if v4 { self.mode_v4 } else { self.mode_v6 }
+    }
+
+    pub fn source(&self, v4: bool) -> Option<IpAddr> {
+        if v4 { self.source_v4.map(IpAddr::V4) } else { self.source_v6.map(IpAddr::V6) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Options, OptionError> {
+        Options::parse(&pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
+    }
+
+    #[test]
+    fn dockers_names_and_defaults() {
+        let plain = parse(&[]).unwrap();
+        assert!(plain.icc && plain.masquerade && plain.name.is_none() && plain.mode_v4 == GatewayMode::Nat);
+        let set = parse(&[(NAME, "br9"), (ICC, "false"), (MODE_V6, "routed"), (BINDING, "127.0.0.1")]).unwrap();
+        assert_eq!(set.name.as_ref().map(IfName::as_str), Some("br9"));
+        assert!(!set.icc && set.mode_v6 == GatewayMode::Routed && set.binding == Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(parse(&[(BINDING, "0.0.0.0")]).unwrap().binding, None);
+    }
+
+    #[test]
+    fn what_is_wrong_names_what_would_be_right() {
+        for (name, value, part) in [
+            ("com.docker.network.bridge.nome", "x", "com.docker.network.bridge.name"),
+            (ICC, "maybe", "true or false"),
+            (NAME, "a-name-that-is-too-long", "1 to 15"),
+            (MODE_V4, "bridged", "nat-unprotected"),
+            (BINDING, "::1", "an IPv4 address"),
+        ] {
+            let said = parse(&[(name, value)]).unwrap_err().to_string();
+            assert!(said.contains(part) && said.contains(name), "{said}");
+        }
+    }
+}

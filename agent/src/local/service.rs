@@ -1,0 +1,317 @@
+//! Answers `heddle.v1.Host` on the daemon's root-only socket.
+
+use super::{
+    document,
+    operations::{OperationError, Operations, Target},
+    ports::Ports,
+    rules,
+    store::Store,
+};
+use crate::{
+    agent::{Command, JobPicture, Picture, now},
+    executor::{self, ProcessExecutor},
+};
+use heddle_model::{TaskId, find::FindError, network, task::TaskStatus};
+use heddle_plumbing::caller::{Access, Caller, require};
+use heddle_proto::v1::{self, host_server};
+use serde_json::Value;
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, transport::Channel};
+
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+const LOGS_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Clone)]
+pub struct HostService {
+    operations: Arc<Operations>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn refused(error: OperationError) -> Status {
+    let text = crate::agent::chain(&error);
+    match error {
+        OperationError::Find(FindError::None { .. }) => Status::not_found(text),
+        OperationError::Find(_) => Status::invalid_argument(text),
+        _ => Status::failed_precondition(text),
+    }
+}
+
+fn local<T>(request: Request<T>) -> Result<T, Status> {
+    match require(&request, Access::LocalOrManager)? {
+        Caller::Local => Ok(request.into_inner()),
+        _ => Err(Status::permission_denied("this call is for the local socket")),
+    }
+}
+
+impl HostService {
+    pub fn new(
+        store: Arc<Store>,
+        ports: Arc<Ports>,
+        picture: watch::Receiver<Picture>,
+        leader: watch::Receiver<Option<Channel>>,
+        executor: Arc<ProcessExecutor>,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        let busy = Mutex::default();
+        Self { operations: Arc::new(Operations { store, ports, picture, leader, executor, commands, busy }) }
+    }
+
+    /// Takes up what an earlier daemon left, and tidies up from now on.
+    pub fn resume(&self, connected: Arc<Notify>) {
+        self.operations.hold_again();
+        let operations = Arc::downgrade(&self.operations);
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(TIDY_EVERY);
+            loop {
+                let met = tokio::select! {
+                    _ = tick.tick() => false,
+                    () = connected.notified() => true,
+                };
+                let Some(operations) = operations.upgrade() else { return };
+                if met {
+                    operations.agree().await;
+                } else {
+                    operations.tidy().await;
+                }
+            }
+        });
+    }
+
+    /// Runs to its end, although the caller may hang up.
+    async fn whole<T, F>(&self, work: impl FnOnce(Arc<Operations>) -> F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, OperationError>> + Send + 'static,
+    {
+        let done = tokio::spawn(work(self.operations.clone())).await;
+        done.map_err(|e| Status::internal(e.to_string()))?.map_err(refused)
+    }
+
+    fn seen(&self, reference: &str) -> Result<JobPicture, Status> {
+        let (id, _, _) = self.operations.job(reference).map_err(refused)?;
+        let picture = self.operations.picture.borrow();
+        picture.jobs.get(&id).cloned().ok_or_else(|| Status::not_found(format!("no workload is called {reference:?}")))
+    }
+
+    fn documents(&self) -> Vec<Value> {
+        let (state, picture) = (self.operations.store.snapshot(), self.operations.picture.borrow().clone());
+        let host = |n: &super::network::HostNetwork| {
+            let mut document = document::host_network(n, &picture);
+            document::add_unlinked(&mut document, n, &state, &picture);
+            document
+        };
+        let mut out: Vec<Value> = state.networks.values().map(host).collect();
+        if let Some(member) = &picture.member {
+            out.push(document::gateway(member, &picture));
+            for overlay in member.view.iter().flat_map(|v| v.networks.values()) {
+                out.push(document::overlay(overlay, member, &picture));
+            }
+        }
+        out
+    }
+}
+
+#[tonic::async_trait]
+impl host_server::Host for HostService {
+    async fn create_network(
+        &self,
+        request: Request<v1::CreateNetworkRequest>,
+    ) -> Answer<v1::CreateHostNetworkResponse> {
+        let spec = local(request)?.spec.ok_or_else(|| Status::invalid_argument("field spec: is missing"))?;
+        let spec = spec.try_into()?;
+        let made = self.whole(|o| async move { o.create_network(spec).await }).await?;
+        Ok(Response::new(v1::CreateHostNetworkResponse { id: made.id.to_string(), warnings: Vec::new() }))
+    }
+
+    async fn list_networks(&self, request: Request<v1::ListHostNetworksRequest>) -> Answer<v1::Documents> {
+        local(request)?;
+        let json = self.documents().iter().map(Value::to_string).collect();
+        Ok(Response::new(v1::Documents { json }))
+    }
+
+    async fn inspect_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::Document> {
+        let reference = local(request)?.r#ref;
+        let documents = self.documents();
+        let text = |d: &'_ Value, key: &str| d[key].as_str().unwrap_or_default().to_owned();
+        let all: Vec<(String, String, &Value)> =
+            documents.iter().map(|d| (text(d, "Id"), text(d, "Name"), d)).collect();
+        let all = all.iter().map(|(id, name, d)| (id.as_str(), name.as_str(), *d));
+        let found = heddle_model::find::find("network", &reference, all).map_err(|e| refused(e.into()))?;
+        Ok(Response::new(v1::Document { json: found.to_string() }))
+    }
+
+    async fn remove_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveResponse> {
+        let reference = local(request)?.r#ref;
+        if reference == network::GATEWAY && self.operations.picture.borrow().member.is_some() {
+            return Err(Status::failed_precondition(format!(
+                "network {reference} is used by the cluster: it goes when this host leaves"
+            )));
+        }
+        if let Ok(Target::Overlay) = self.operations.target(&reference) {
+            let error = FindError::None { kind: "network", reference };
+            return Err(refused(error.into()));
+        }
+        let id = self.whole(|o| async move { o.remove_network(&reference).await }).await?;
+        Ok(Response::new(v1::RemoveResponse { id: id.to_string() }))
+    }
+
+    async fn connect_network(&self, request: Request<v1::ConnectNetworkRequest>) -> Answer<v1::ConnectNetworkResponse> {
+        let request = local(request)?;
+        let wish = request.wish.ok_or_else(|| Status::invalid_argument("field wish: is missing"))?.try_into()?;
+        self.whole(|o| async move { o.connect(&request.target, wish).await }).await?;
+        Ok(Response::new(v1::ConnectNetworkResponse {}))
+    }
+
+    async fn disconnect_network(
+        &self,
+        request: Request<v1::DisconnectNetworkRequest>,
+    ) -> Answer<v1::DisconnectNetworkResponse> {
+        let r = local(request)?;
+        self.whole(|o| async move { o.disconnect(&r.target, &r.network, r.force).await }).await?;
+        Ok(Response::new(v1::DisconnectNetworkResponse {}))
+    }
+
+    async fn get_network_rules(&self, request: Request<v1::GetNetworkRulesRequest>) -> Answer<v1::NetworkRules> {
+        local(request)?;
+        let (ask, answer) = oneshot::channel();
+        let gone = || Status::unavailable("the agent is ending");
+        self.operations.commands.send(Command::Drift(ask)).await.map_err(|_| gone())?;
+        let drift = answer.await.map_err(|_| gone())?.unwrap_or_else(|error| vec![error]);
+        let rules = rules::rules(&self.operations.store.snapshot(), &self.operations.picture.borrow());
+        Ok(Response::new(v1::NetworkRules { rules, drift }))
+    }
+
+    async fn run_workload(&self, request: Request<v1::RunWorkloadRequest>) -> Answer<v1::RunWorkloadResponse> {
+        let spec = local(request)?.spec.ok_or_else(|| Status::invalid_argument("field spec: is missing"))?;
+        let spec = spec.try_into()?;
+        let (made, warnings) = self.whole(|o| async move { o.run(spec).await }).await?;
+        let name = made.spec.annotations.name;
+        Ok(Response::new(v1::RunWorkloadResponse { id: made.id.to_string(), name, warnings }))
+    }
+
+    async fn list_workloads(&self, request: Request<v1::ListWorkloadsRequest>) -> Answer<v1::Documents> {
+        let all = local(request)?.all;
+        let (state, picture) = (self.operations.store.snapshot(), self.operations.picture.borrow().clone());
+        let shown = |p: &&JobPicture| all || !p.status.state.is_terminal();
+        let json = picture.jobs.values().filter(shown);
+        let json = json.map(|p| document::summary(p, &state, &picture, now()).to_string()).collect();
+        Ok(Response::new(v1::Documents { json }))
+    }
+
+    async fn inspect_workload(&self, request: Request<v1::RefRequest>) -> Answer<v1::Document> {
+        let seen = self.seen(&local(request)?.r#ref)?;
+        let (state, picture) = (self.operations.store.snapshot(), self.operations.picture.borrow().clone());
+        Ok(Response::new(v1::Document { json: document::whole(&seen, &state, &picture).to_string() }))
+    }
+
+    async fn start_workload(&self, request: Request<v1::RefRequest>) -> Answer<v1::StartWorkloadResponse> {
+        let reference = local(request)?.r#ref;
+        self.whole(|o| async move { o.start(&reference).await }).await?;
+        Ok(Response::new(v1::StartWorkloadResponse {}))
+    }
+
+    async fn stop_workload(&self, request: Request<v1::StopWorkloadRequest>) -> Answer<v1::StopWorkloadResponse> {
+        let r = local(request)?;
+        let grace = r.grace_ms.map(Duration::from_millis);
+        self.whole(|o| async move { o.stop(&r.r#ref, grace).await }).await?;
+        Ok(Response::new(v1::StopWorkloadResponse {}))
+    }
+
+    async fn remove_workload(&self, request: Request<v1::RemoveWorkloadRequest>) -> Answer<v1::RemoveResponse> {
+        let r = local(request)?;
+        let id = self.whole(|o| async move { o.remove(&r.r#ref, r.force).await }).await?;
+        Ok(Response::new(v1::RemoveResponse { id: id.to_string() }))
+    }
+
+    async fn wait_workload(&self, request: Request<v1::RefRequest>) -> Answer<v1::WaitWorkloadResponse> {
+        let seen = self.seen(&local(request)?.r#ref)?;
+        let id = seen.job.id().clone();
+        let mut picture = self.operations.picture.clone();
+        let mut last: TaskStatus = seen.status;
+        while !last.state.is_terminal() {
+            if picture.changed().await.is_err() {
+                return Err(Status::unavailable("the agent is ending"));
+            }
+            match picture.borrow_and_update().jobs.get(&id) {
+                Some(seen) => last = seen.status.clone(),
+                None => break,
+            }
+        }
+        let exit_code = last.exit_code.unwrap_or(137);
+        Ok(Response::new(v1::WaitWorkloadResponse { exit_code, error: last.error }))
+    }
+
+    type WorkloadLogsStream = Pin<Box<dyn Stream<Item = Result<v1::LogLine, Status>> + Send>>;
+
+    async fn workload_logs(&self, request: Request<v1::ServiceLogsRequest>) -> Answer<Self::WorkloadLogsStream> {
+        let request = local(request)?;
+        let seen = self.seen(&request.r#ref)?;
+        let (send, lines) = mpsc::channel(256);
+        let (id, name) = (seen.job.id().clone(), seen.job.name());
+        let (dir, picture) = (self.operations.executor.log_dir(&id), self.operations.picture.clone());
+        tokio::spawn(follow(Log { id, name, dir, request }, picture, send));
+        Ok(Response::new(Box::pin(ReceiverStream::new(lines))))
+    }
+
+    async fn get_exec_target(&self, request: Request<v1::RefRequest>) -> Answer<v1::ExecTarget> {
+        let reference = local(request)?.r#ref;
+        let seen = self.seen(&reference)?;
+        let running = seen.status.state == heddle_model::task::TaskState::Running;
+        let pid = seen.status.pid.filter(|_| running);
+        let pid = pid.ok_or_else(|| refused(OperationError::NotRunning(seen.job.name())))?;
+        let id = seen.job.id();
+        let env = self.operations.executor.environment(id).unwrap_or_default().into_iter().collect();
+        let dir = seen.job.process().dir.clone().unwrap_or_else(|| "/".into());
+        Ok(Response::new(v1::ExecTarget { id: id.to_string(), pid, env, dir }))
+    }
+}
+
+struct Log {
+    id: TaskId,
+    name: String,
+    dir: std::path::PathBuf,
+    request: v1::ServiceLogsRequest,
+}
+
+/// Sends what was printed; following, until the workload has ended and all is sent, or nobody reads.
+async fn follow(log: Log, picture: watch::Receiver<Picture>, send: mpsc::Sender<Result<v1::LogLine, Status>>) {
+    let mut from = 0;
+    let mut tail = log.request.tail;
+    loop {
+        // Looked at before the log is read: what ended has printed all it will.
+        let ended = picture.borrow().jobs.get(&log.id).is_none_or(|p| p.status.state.is_terminal());
+        let (mut lines, at) = executor::read(&log.dir, log.request.since_ms, from).unwrap_or_default();
+        from = at;
+        if let Some(tail) = tail.take() {
+            lines.drain(..lines.len().saturating_sub(tail as usize));
+        }
+        for line in lines {
+            let line = v1::LogLine {
+                task: log.id.to_string(),
+                task_name: log.name.clone(),
+                node: String::new(),
+                at_ms: line.at_ms,
+                stream: match line.stream {
+                    executor::Stream::Stdout => v1::LogStream::Stdout,
+                    executor::Stream::Stderr => v1::LogStream::Stderr,
+                }
+                .into(),
+                line: line.text.into_bytes(),
+            };
+            if send.send(Ok(line)).await.is_err() {
+                return;
+            }
+        }
+        if !log.request.follow || ended {
+            return;
+        }
+        tokio::time::sleep(LOGS_EVERY).await;
+    }
+}

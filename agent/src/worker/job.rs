@@ -1,0 +1,89 @@
+//! What runs on this host: a task that the managers assigned, or a standalone workload.
+
+use heddle_model::{
+    TaskId,
+    service::{ProcessSpec, Runtime},
+    task::{Task, TaskState, TaskStatus},
+    workload::Workload,
+};
+use std::time::Duration;
+
+/// Between being taken out of rotation and being asked to stop: others need a moment to hear of it.
+const DRAIN: Duration = Duration::from_millis(300);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Job {
+    Task(Box<Task>),
+    Workload(Box<Workload>),
+}
+
+impl Job {
+    pub fn id(&self) -> &TaskId {
+        match self {
+            Job::Task(task) => &task.id,
+            Job::Workload(workload) => &workload.id,
+        }
+    }
+
+    pub fn name(&self) -> String {
+        match self {
+            Job::Task(task) => task.name(),
+            Job::Workload(workload) => workload.spec.annotations.name.clone(),
+        }
+    }
+
+    pub fn process(&self) -> &ProcessSpec {
+        match self {
+            Job::Task(task) => {
+                let Runtime::Process(process) = &task.spec.runtime;
+                process
+            }
+            Job::Workload(workload) => &workload.spec.process,
+        }
+    }
+
+    pub fn stop_grace(&self) -> Duration {
+        match self {
+            Job::Task(task) => task.spec.stop_grace,
+            Job::Workload(workload) => workload.stop_grace.unwrap_or(workload.spec.stop_grace),
+        }
+    }
+
+    /// How long it goes on after it is not wanted any more.
+    pub fn drain(&self) -> Duration {
+        match self {
+            Job::Task(_) => DRAIN,
+            Job::Workload(_) => Duration::ZERO,
+        }
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        match self {
+            Job::Task(task) => task.desired <= TaskState::Running,
+            Job::Workload(workload) => workload.wanted,
+        }
+    }
+
+    /// Grows when what has ended is to run once more.
+    pub fn runs(&self) -> u64 {
+        match self {
+            Job::Task(_) => 0,
+            Job::Workload(workload) => workload.runs,
+        }
+    }
+
+    /// As it was known when the job was given.
+    pub fn status(&self) -> &TaskStatus {
+        match self {
+            Job::Task(task) => &task.status,
+            Job::Workload(workload) => &workload.status,
+        }
+    }
+
+    pub fn task(&self) -> Option<&Task> {
+        match self {
+            Job::Task(task) => Some(task),
+            Job::Workload(_) => None,
+        }
+    }
+}

@@ -47,6 +47,30 @@ fn the_kernel_is_debians_and_lacks_nothing() {
 }
 
 #[test]
+fn what_a_program_writes_and_how_it_ends_come_back() {
+    if vm::skipped() {
+        return;
+    }
+    let run = |name: &str, command: &[&str], limit: u64| {
+        vm::Vm::new(name).command(command).env("ANSWER", "42").timeout(Duration::from_secs(limit)).run()
+    };
+    // It writes more than pipes hold, leaves somebody behind who keeps them open, and sleeps for longer than the limit.
+    let script = "sleep 100000 & seq 100000; echo $ANSWER >/dev/stderr; sleep 1000; exit 3";
+    let output = run("vm-exit", &["sh", "-c", script], 60).unwrap();
+    assert_eq!((output.ended, output.stderr.as_str()), (vm::Ended::Exit(3), "42\n"));
+    assert_eq!(output.stdout, (1..=100_000).map(|n| format!("{n}\n")).collect::<String>());
+    let output = run("vm-signal", &["sh", "-c", "kill -9 $$"], 60).unwrap();
+    assert_eq!((output.ended, output.stdout.as_str()), (vm::Ended::Signal(9), ""));
+
+    let said = run("vm-late", &["sh", "-c", "echo begun; while :; do :; done"], 15).unwrap_err().to_string();
+    assert!(said.contains("not done after 15s\nbegun\n"), "{said}");
+    let said = run("vm-nothing", &["no-such-program"], 60).unwrap_err().to_string();
+    assert!(said.contains("without a report") && said.contains("init: no-such-program: No such file"), "{said}");
+    let said = vm::Vm::new("vm-module").modules(&["nonsense"]).run().unwrap_err().to_string();
+    assert!(said.ends_with("has no module nonsense"), "{said}");
+}
+
+#[test]
 fn a_cluster_answers_on_every_host() {
     let test = "a_cluster_answers_on_every_host";
     let machine = |vm: vm::Vm| vm.modules(&vm::DATA_PLANE).tools(&vm::TOOLS).timeout(Duration::from_secs(240));
@@ -83,8 +107,8 @@ fn row(kind: &'static str, mode: &'static str, to_sibling: Option<bool>) -> Row 
 
 const HOST: &str = "10.0.0.1";
 const OUTSIDE: &str = "10.0.0.254";
-/// Outside as well, with another VLAN's tag.
-const STRANGER: &str = "10.0.0.253";
+/// Somebody else outside, behind another VLAN's tag: in the children's subnet, and in one that the host has there too.
+const STRANGER: [&str; 2] = ["10.0.0.253", "10.0.11.253"];
 
 impl Row {
     /// In l3 and l3s the outside has to route to the children: they have a subnet of their own.
@@ -106,9 +130,18 @@ impl Row {
         if let Some(vlan) = self.vlan {
             ip(&format!("-n {host} link add link p0 name p0.{vlan} type vlan id {vlan}"));
             ip(&format!("-n {out} link add link o0 name o0.{vlan} type vlan id {vlan}"));
-            ip(&format!("-n {out} link add link o0 name strange type vlan id {}", vlan + 1));
-            ip(&format!("-n {out} address add {STRANGER}/32 dev strange"));
-            ip(&format!("-n {out} link set strange up"));
+            let strange = format!("strange{n}");
+            ip(&format!("netns add {strange}"));
+            ip(&format!("-n {host} link add link p0 name other type vlan id {}", vlan + 1));
+            ip(&format!("-n {host} address add 10.0.11.1/24 dev other"));
+            ip(&format!("-n {out} link add link o0 name other type vlan id {}", vlan + 1));
+            ip(&format!("-n {out} link set other netns {strange}"));
+            for address in STRANGER {
+                ip(&format!("-n {strange} address add {address}/24 dev other"));
+            }
+            for space in [&host, &strange] {
+                ip(&format!("-n {space} link set other up"));
+            }
             (parent, peer) = (format!("p0.{vlan}"), format!("o0.{vlan}"));
         }
         for (space, link, address) in [(&host, &parent, HOST), (&out, &peer, OUTSIDE)] {
@@ -135,7 +168,7 @@ impl Row {
             ip(&format!("netns add {space}"));
             ip(&format!("-n {host} link set dev {child} netns {space}"));
             ip(&format!("-n {space} address add {}/24 dev {child}", self.address(child)));
-            ip(&format!("-n {space} link set {child} up"));
+            ip(&format!("-n {space} link set dev {child} up"));
             if !self.arp {
                 ip(&format!("-n {space} route add default dev {child}"));
             }
@@ -143,8 +176,8 @@ impl Row {
     }
 
     fn remove(&self, n: usize) {
-        for space in ["a", "b", "host", "out"] {
-            // There may be no b.
+        for space in ["a", "b", "host", "out", "strange"] {
+            // There may be no b, and nobody strange.
             let _ = try_ip(&format!("netns del {space}{n}"));
         }
     }
@@ -160,7 +193,8 @@ impl Row {
             asked.push(("a -> b", ping(&format!("a{n}"), &self.address("b"))));
         }
         if self.vlan.is_some() {
-            asked.push(("a -> other VLAN", ping(&format!("a{n}"), STRANGER)));
+            asked.push(("a -> other VLAN", ping(&format!("a{n}"), STRANGER[0])));
+            asked.push(("host -> other VLAN", ping(&format!("host{n}"), STRANGER[1])));
         }
         let mut seen: BTreeMap<_, _> =
             asked.into_iter().map(|(column, mut ping)| (column, ping.wait().unwrap().success())).collect();
@@ -169,10 +203,16 @@ impl Row {
     }
 
     fn expected(&self) -> BTreeMap<&'static str, bool> {
-        let mut wanted =
-            BTreeMap::from([("a -> outside", true), ("outside -> a", true), ("a -> own host", false), ("ARP", self.arp)]);
+        let mut wanted = BTreeMap::from([
+            ("a -> outside", true),
+            ("outside -> a", true),
+            ("a -> own host", false),
+            ("ARP", self.arp),
+        ]);
         wanted.extend(self.to_sibling.map(|yes| ("a -> b", yes)));
-        wanted.extend(self.vlan.map(|_| ("a -> other VLAN", false)));
+        if self.vlan.is_some() {
+            wanted.extend([("a -> other VLAN", false), ("host -> other VLAN", true)]);
+        }
         wanted
     }
 }
@@ -213,8 +253,9 @@ fn children_of_a_link_reach_whom_they_should() {
     for (kind, mode) in [("macvlan", "bridge"), ("ipvlan", "l2 bridge"), ("ipvlan", "l3 bridge")] {
         rows.push(Row { vlan: Some(10), ..row(kind, mode, Some(true)) });
     }
-    const COLUMNS: [&str; 6] = ["a -> b", "a -> outside", "outside -> a", "a -> own host", "a -> other VLAN", "ARP"];
-    println!("{:28} {}", "", COLUMNS.map(|c| format!("{c:>15}")).concat());
+    const COLUMNS: [&str; 7] =
+        ["a -> b", "a -> outside", "outside -> a", "a -> own host", "a -> other VLAN", "host -> other VLAN", "ARP"];
+    println!("\n{:28}{}", "", COLUMNS.map(|c| format!("{c:>20}")).concat());
     let mut wrong = Vec::new();
     for (n, row) in rows.iter().enumerate() {
         row.make(n);
@@ -222,7 +263,7 @@ fn children_of_a_link_reach_whom_they_should() {
         row.remove(n);
         let name = format!("{} {}{}", row.kind, row.mode, row.vlan.map(|v| format!(", VLAN {v}")).unwrap_or_default());
         let word = |column| seen.get(column).map_or("-", |yes| if *yes { "yes" } else { "no" });
-        println!("{name:28} {}", COLUMNS.map(|c| format!("{:>15}", word(c))).concat());
+        println!("{name:28}{}", COLUMNS.map(|c| format!("{:>20}", word(c))).concat());
         if seen != expected {
             wrong.push(format!("{name}: {seen:?}, not {expected:?}"));
         }

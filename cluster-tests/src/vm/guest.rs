@@ -18,6 +18,7 @@ use std::{
     convert::Infallible,
     fs::{self, File},
     io::{self, Read, Write},
+    os::unix::fs::symlink,
     process::{Command, Stdio},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -97,6 +98,9 @@ fn mounts() -> Result<()> {
     ] {
         fs::create_dir_all(at)?;
         mount(Some(kind), at, Some(kind), MsFlags::empty(), NONE).with_context(|| at.to_owned())?;
+    }
+    for (link, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        symlink(format!("/proc/self/fd{target}"), format!("/dev/{link}"))?;
     }
     mount(NONE, "/", NONE, MsFlags::MS_SHARED | MsFlags::MS_REC, NONE)?;
     for folder in ["/var/lib", "/var/log", "/var/tmp", "/run/lock"] {

@@ -46,8 +46,7 @@ use std::{
 const INSIDE: &str = "HEDDLE_IN_VM";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What the harness itself calls.
-const PROGRAMS: [&str; 8] =
-    ["qemu-system-x86_64", "busybox", "depmod", "setpriv", "strip", "ldd", "dpkg", "apt-get"];
+const PROGRAMS: [&str; 8] = ["qemu-system-x86_64", "busybox", "depmod", "setpriv", "strip", "ldd", "dpkg", "apt-get"];
 /// The drivers of the ports.
 const PORTS: [&str; 2] = ["virtio_pci", "virtio_console"];
 
@@ -96,7 +95,6 @@ pub struct Vm {
     command: Vec<String>,
     env: BTreeMap<String, String>,
     memory_mib: u32,
-    processors: u32,
     limit: Duration,
 }
 
@@ -126,7 +124,6 @@ impl Vm {
             command: Vec::new(),
             env: BTreeMap::from([("PATH".into(), PATH.into()), ("HOME".into(), "/root".into())]),
             memory_mib: 768,
-            processors: 1,
             limit: Duration::from_secs(120),
         }
     }
@@ -171,12 +168,7 @@ impl Vm {
         self
     }
 
-    pub fn processors(mut self, count: u32) -> Self {
-        self.processors = count;
-        self
-    }
-
-    /// From qemu's start.
+    /// From qemu's start, on this machine's clock.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -189,12 +181,7 @@ impl Vm {
         let folder = cache::dir()?.join(&self.name);
         fs::create_dir_all(&folder)?;
         let initramfs = self.initramfs(&kernel, &folder)?;
-        let shape = Shape {
-            kernel: &kernel.image,
-            initramfs: &initramfs,
-            memory_mib: self.memory_mib,
-            processors: self.processors,
-        };
+        let shape = Shape { kernel: &kernel.image, initramfs: &initramfs, memory_mib: self.memory_mib };
         let start = Instant::now();
         let mut machine = Machine::boot(&shape, &folder)?;
         let ended = machine.wait(self.limit)?;

@@ -4,6 +4,8 @@
 //! Lab ── heddle lab up/exec/kill/... ─> hosts with daemons      wait: until a condition holds, or what was last seen
 //! ```
 
+pub mod vm;
+
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},

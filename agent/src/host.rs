@@ -1,6 +1,7 @@
 //! What this host is and has, read from the system.
 
-use crate::dataplane::own;
+pub mod links;
+
 use heddle_model::{
     net::{DualSubnet, Mtu, Port, Protocol},
     node::NodeDescription,
@@ -47,10 +48,11 @@ fn memory() -> u64 {
 /// IPv4 subnets that the host routes by way of links that are not ours, from /proc/net/route.
 fn subnets() -> BTreeSet<IpNet> {
     let text = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let ours = ours();
     let route = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
         let number = |i: usize| u32::from_str_radix(fields.get(i)?, 16).ok().map(u32::swap_bytes);
-        let foreign = !own::link(&crate::dataplane::state::Space::Host, fields.first()?);
+        let foreign = !ours.contains(*fields.first()?);
         let net = Ipv4Net::with_netmask(Ipv4Addr::from_bits(number(1)?), Ipv4Addr::from_bits(number(7)?)).ok()?;
         (foreign && net.prefix_len() > 0).then_some(IpNet::V4(net))
     };
@@ -81,9 +83,16 @@ pub fn addresses_of(interface: &str) -> Vec<IpAddr> {
 /// The interfaces that lead out of this host, with a global address, that are not ours.
 pub fn outward() -> BTreeSet<String> {
     let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let ours = ours();
     let outward = all.filter(|i| ip(i.address.as_ref()).is_some_and(|a| !a.is_loopback()));
     let names = outward.map(|i| i.interface_name);
-    names.filter(|n| !own::link(&crate::dataplane::state::Space::Host, n) && !addresses_of(n).is_empty()).collect()
+    names.filter(|n| !ours.contains(n) && !addresses_of(n).is_empty()).collect()
+}
+
+/// The links of this host that are ours.
+fn ours() -> BTreeSet<String> {
+    let links = links::read().inspect_err(|error| tracing::warn!(%error, "the links of this host cannot be read"));
+    links.into_iter().flatten().filter(|(_, l)| l.ours).map(|(name, _)| name.to_string()).collect()
 }
 
 fn mtu_of(addr: IpAddr) -> Option<Mtu> {

@@ -10,10 +10,14 @@
 pub mod addresses;
 mod gateway;
 mod ingress;
+pub mod ipvlan;
+pub mod macvlan;
 mod overlay;
+mod parent;
 pub mod sandbox;
 mod underlay;
 mod vip;
+pub mod way;
 mod workload;
 
 use super::state::KernelState;

@@ -146,7 +146,7 @@ fn view(services: u32) -> (NodeView, BTreeMap<TaskId, Sandbox>, LocalHost) {
 
 fn wanted(view: &NodeView, sandboxes: &BTreeMap<TaskId, Sandbox>, local: &LocalHost) -> KernelState {
     let member = Some(Member { view, local });
-    desired(&Wanted { member, networks: &BTreeMap::new(), sandboxes })
+    desired(&Wanted { member, networks: &BTreeMap::new(), parents: &BTreeMap::new(), sandboxes })
 }
 
 async fn rate(from: &Space, to: SocketAddr) -> f64 {

@@ -1,6 +1,8 @@
 //! What this host is and has, read from the system.
 
-use crate::{dataplane::own, local::network::Surroundings};
+pub mod links;
+
+use crate::local::network::Surroundings;
 use heddle_model::{
     net::{DualSubnet, Mtu, Port, Protocol},
     node::NodeDescription,
@@ -52,12 +54,13 @@ pub fn subnets() -> BTreeSet<IpNet> {
 /// From /proc/net/ipv6_route: destination, prefix length in hexadecimal, and the device last.
 fn subnets_v6() -> BTreeSet<IpNet> {
     let text = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    let ours = ours();
     let route = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
         let addr = u128::from_str_radix(fields.first()?, 16).ok().map(Ipv6Addr::from_bits)?;
         let len = u8::from_str_radix(fields.get(1)?, 16).ok()?;
         let dev = fields.last()?;
-        let foreign = *dev != "lo" && !own::link(&crate::dataplane::state::Space::Host, dev);
+        let foreign = *dev != "lo" && !ours.contains(*dev);
         // Link-local and multicast prefixes are on every link, host routes are somebody's address.
         let global = !addr.is_unicast_link_local() && !addr.is_multicast() && (1..128).contains(&len);
         Ipv6Net::new(addr, len).ok().filter(|_| foreign && global).map(IpNet::V6)
@@ -68,10 +71,11 @@ fn subnets_v6() -> BTreeSet<IpNet> {
 /// From /proc/net/route.
 fn subnets_v4() -> BTreeSet<IpNet> {
     let text = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let ours = ours();
     let route = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
         let number = |i: usize| u32::from_str_radix(fields.get(i)?, 16).ok().map(u32::swap_bytes);
-        let foreign = !own::link(&crate::dataplane::state::Space::Host, fields.first()?);
+        let foreign = !ours.contains(*fields.first()?);
         let net = Ipv4Net::with_netmask(Ipv4Addr::from_bits(number(1)?), Ipv4Addr::from_bits(number(7)?)).ok()?;
         (foreign && net.prefix_len() > 0).then_some(IpNet::V4(net))
     };
@@ -102,9 +106,16 @@ pub fn addresses_of(interface: &str) -> Vec<IpAddr> {
 /// The interfaces that lead out of this host, with a global address, that are not ours.
 pub fn outward() -> BTreeSet<String> {
     let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let ours = ours();
     let outward = all.filter(|i| ip(i.address.as_ref()).is_some_and(|a| !a.is_loopback()));
     let names = outward.map(|i| i.interface_name);
-    names.filter(|n| !own::link(&crate::dataplane::state::Space::Host, n) && !addresses_of(n).is_empty()).collect()
+    names.filter(|n| !ours.contains(n) && !addresses_of(n).is_empty()).collect()
+}
+
+/// The links of this host that are ours.
+fn ours() -> BTreeSet<String> {
+    let links = links::read().inspect_err(|error| tracing::warn!(%error, "the links of this host cannot be read"));
+    links.into_iter().flatten().filter(|(_, l)| l.ours).map(|(name, _)| name.to_string()).collect()
 }
 
 fn mtu_of(addr: IpAddr) -> Option<Mtu> {
@@ -140,7 +151,9 @@ pub fn listening() -> BTreeSet<(Protocol, Port)> {
 /// What a new network of this host must fit beside, the cluster's networks aside.
 pub fn surroundings() -> Surroundings {
     let taken = subnets().into_iter().map(|net| (net, "a route of this host".to_owned()));
-    Surroundings { taken: taken.collect(), ipv6: has_ipv6(), links: links() }
+    let facts = links::facts().inspect_err(|error| tracing::warn!(%error, "the links of this host cannot be read"));
+    let facts = facts.unwrap_or_default();
+    Surroundings { taken: taken.collect(), ipv6: has_ipv6(), links: link_names(), facts }
 }
 
 /// Whether the kernel has IPv6 and it is not turned off.
@@ -149,7 +162,7 @@ pub fn has_ipv6() -> bool {
 }
 
 /// Names of all links, from the first column of /proc/net/dev.
-pub fn links() -> BTreeSet<String> {
+fn link_names() -> BTreeSet<String> {
     let text = fs::read_to_string("/proc/net/dev").unwrap_or_default();
     text.lines().filter_map(|l| Some(l.split_once(':')?.0.trim().to_owned())).collect()
 }

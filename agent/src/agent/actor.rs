@@ -14,13 +14,19 @@ use crate::{
     },
     dns::{Resolver, Upstream, Zone},
     executor::{ProcessExecutor, TaskProcess},
+    host,
     kernel::linux::{LinuxKernel, describe, space},
-    local::{state::HostState, store::Store},
+    local::{driver::facts::HostFacts, state::HostState, store::Store},
     reconciler::{Outcome, Reconciler},
     session::Event,
     worker::{Job, Todo, Worker},
 };
-use heddle_model::{NetworkId, TaskId, Timestamp, net::DualAddr, task::Task};
+use heddle_model::{
+    NetworkId, TaskId, Timestamp,
+    net::{DualAddr, IfName, Mtu},
+    network::Driver,
+    task::Task,
+};
 use nix::sys::signal::Signal;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -345,7 +351,8 @@ impl Actor {
         let host = self.host.borrow().clone();
         let member = self.member.as_ref().and_then(|m| Some((m.view.as_deref()?, &m.local)));
         let member = member.map(|(view, local)| Member { view, local });
-        desired(&Wanted { member, networks: &host.networks, sandboxes })
+        let parents = parents(&host);
+        desired(&Wanted { member, networks: &host.networks, parents: &parents, sandboxes })
     }
 
     /// Brings the kernel and the resolvers to what is wanted. False: something is missing still.
@@ -519,6 +526,21 @@ impl Actor {
         self.status.send_replace(Status::default());
         self.leader.send_replace(None);
         self.show();
+    }
+}
+
+/// The links that others can lie on, if any network needs to know.
+fn parents(state: &HostState) -> BTreeMap<IfName, Mtu> {
+    let lies = |n: &crate::local::network::HostNetwork| matches!(n.spec.driver, Driver::Macvlan | Driver::Ipvlan);
+    if !state.networks.values().any(lies) {
+        return BTreeMap::new();
+    }
+    match host::links::read() {
+        Ok(links) => HostFacts { links, ..HostFacts::default() }.parents(),
+        Err(error) => {
+            tracing::warn!(%error, "the links of this host cannot be read");
+            BTreeMap::new()
+        }
     }
 }
 

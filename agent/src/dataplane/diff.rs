@@ -5,7 +5,7 @@
 //! is merely too much goes last. Stopping anywhere and starting anew ends in the same state.
 
 use super::{
-    nft,
+    names, nft,
     state::{Family, FdbKey, IpvsKey, KernelState, Link, LinkKind, Route, Space, SpaceState, Table, TableId},
     step::Step,
 };
@@ -35,7 +35,8 @@ pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Step> {
     steps
 }
 
-/// Whether the kernel cannot turn one into the other in place.
+/// Whether the link is made anew. The kernel changes some modes in place, but not to or from passthru, and an ipvlan's for
+/// all that share the parent: nothing is gained by telling them apart.
 fn must_be_remade(want: &Link, have: &Link) -> bool {
     want.kind != have.kind
 }
@@ -64,7 +65,8 @@ fn clear(desired: &KernelState, actual: &mut KernelState, steps: &mut Vec<Step>)
     }
 }
 
-/// What the kernel does when a link goes: its other end goes too, and all that lies on either. False: it was gone.
+/// What the kernel does when a link goes: its other end and the links that it is the parent of go too, in whichever space,
+/// and all that lies on any of them. False: it was gone.
 pub fn forget_link(state: &mut KernelState, space: &Space, name: &IfName) -> bool {
     let Some(link) = state.spaces.get_mut(space).and_then(|s| s.links.remove(name)) else { return false };
     if let Some(in_space) = state.spaces.get_mut(space) {
@@ -76,8 +78,31 @@ pub fn forget_link(state: &mut KernelState, space: &Space, name: &IfName) -> boo
         other.links.remove(&peer);
         forget_on(other, &peer);
     }
+    if *space == Space::Host {
+        let on_it = |l: &Link| l.kind.parent() == Some(name);
+        let children: Vec<_> = state
+            .spaces
+            .iter()
+            .flat_map(|(s, o)| o.links.iter().filter(|(_, l)| on_it(l)).map(|(n, _)| (s.clone(), n.clone())))
+            .collect();
+        for (space, child) in children {
+            forget_link(state, &space, &child);
+        }
+    }
     true
 }
+
+/// What must be made earlier comes first: a bridge before its ports, a parent before its children. A VLAN's parent is
+/// never a link of ours.
+const fn rank(kind: &LinkKind) -> u8 {
+    match kind {
+        LinkKind::Bridge => 0,
+        LinkKind::Vlan { .. } => 1,
+        LinkKind::Vxlan(_) | LinkKind::Veth { .. } => 2,
+        LinkKind::Macvlan { .. } | LinkKind::Ipvlan { .. } => 3,
+    }
+}
+const RANKS: std::ops::RangeInclusive<u8> = 0..=3;
 
 fn forget_on(space: &mut SpaceState, dev: &IfName) {
     space.addresses.retain(|(d, _)| d != dev);
@@ -87,7 +112,7 @@ fn forget_on(space: &mut SpaceState, dev: &IfName) {
     // The table stays, but its chain was bound to the link.
     let bound = space.tables.iter_mut().filter(|(id, _)| id.family == Family::Netdev);
     bound.for_each(|(_, table)| *table = Table { digest: String::new(), body: None });
-    let part = format!(".{dev}.");
+    let part = format!(".{}.", names::in_sysctl(dev));
     space.sysctls.retain(|k, _| !k.contains(&part));
     for link in space.links.values_mut().filter(|l| l.master.as_ref() == Some(dev)) {
         link.master = None;
@@ -98,10 +123,9 @@ fn forget_on(space: &mut SpaceState, dev: &IfName) {
 fn links(desired: &KernelState, actual: &KernelState, steps: &mut Vec<Step>) {
     let have = |space: &Space, name: &IfName| actual.spaces.get(space).and_then(|s| s.links.get(name));
     let mut made: BTreeSet<(Space, IfName)> = BTreeSet::new();
-    // Bridges before their ports.
-    for bridges in [true, false] {
+    for at in RANKS {
         for (space, want) in &desired.spaces {
-            for (name, link) in want.links.iter().filter(|(_, l)| (l.kind == LinkKind::Bridge) == bridges) {
+            for (name, link) in want.links.iter().filter(|(_, l)| rank(&l.kind) == at) {
                 let key = (space.clone(), name.clone());
                 match have(space, name) {
                     Some(have) => set_link(space, name, link, have, steps),
@@ -133,7 +157,8 @@ fn links(desired: &KernelState, actual: &KernelState, steps: &mut Vec<Step>) {
 /// Changes a link in place. What the link needs while it is down or without a master comes first.
 fn set_link(space: &Space, name: &IfName, want: &Link, have: &Link, steps: &mut Vec<Step>) {
     let (space, name) = (space.clone(), name.clone());
-    if let Some(mac) = want.mac.filter(|_| want.mac != have.mac) {
+    let own_mac = !matches!(want.kind, LinkKind::Ipvlan { .. });
+    if let Some(mac) = want.mac.filter(|_| own_mac && want.mac != have.mac) {
         steps.push(Step::SetMac { space: space.clone(), name: name.clone(), mac });
     }
     if want.mtu != have.mtu {

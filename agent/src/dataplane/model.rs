@@ -3,9 +3,11 @@
 
 use super::{
     diff::forget_link,
+    own,
     state::{KernelState, Link, LinkKind, PortFlags, Space, SpaceState},
     step::Step,
 };
+use heddle_model::net::IfName;
 
 /// Why the kernel would refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +21,7 @@ impl KernelState {
         self.spaces.get_mut(space).ok_or(Refused::NotFound)
     }
 
-    fn link(&mut self, space: &Space, name: &heddle_model::net::IfName) -> Result<&mut Link, Refused> {
+    fn link(&mut self, space: &Space, name: &IfName) -> Result<&mut Link, Refused> {
         self.space(space)?.links.get_mut(name).ok_or(Refused::NotFound)
     }
 
@@ -108,12 +110,17 @@ impl KernelState {
         Ok(())
     }
 
-    fn add_link(&mut self, space: &Space, name: &heddle_model::net::IfName, link: &Link) -> Result<(), Refused> {
+    fn add_link(&mut self, space: &Space, name: &IfName, link: &Link) -> Result<(), Refused> {
         if link.master.as_ref().is_some_and(|m| !self.spaces.get(space).is_some_and(|s| s.links.contains_key(m))) {
             return Err(Refused::NotFound);
         }
         if self.space(space)?.links.contains_key(name) {
             return Err(Refused::Exists);
+        }
+        // Whether a foreign parent is there is not known here.
+        let known = |parent: &IfName| self.spaces.get(&Space::Host).is_some_and(|s| s.links.contains_key(parent));
+        if link.kind.parent().is_some_and(|p| own::host_name(p.as_str()) && !known(p)) {
+            return Err(Refused::NotFound);
         }
         if let LinkKind::Veth { peer: (peer_space, peer) } = &link.kind {
             let other = Link {

@@ -8,7 +8,7 @@ use heddle_model::{
 use sha2::{Digest, Sha256};
 
 /// How much of an id goes into a namespace's name: 51 random bits.
-const ID_PART: usize = 10;
+pub(super) const ID_PART: usize = 10;
 /// Characters of hash in the name of a veth's outer end; with `hd` this fills the 15 that Linux allows.
 pub(super) const HASH_PART: usize = 13;
 
@@ -16,10 +16,14 @@ pub(super) const TASK_SPACE: &str = "hd-t-";
 pub(super) const NETWORK_SPACE: &str = "hd-n-";
 pub(super) const INGRESS_SPACE: &str = "hd-ingress";
 pub(super) const GATEWAY: &str = "heddle_gw";
-pub(super) const DEFAULT_BRIDGE: &str = "heddle0";
-pub(super) const HOST_BRIDGE: &str = "hdb-";
 pub(super) const INGRESS_LEG: &str = "hdgw-ingress";
 pub(super) const VXLAN_STAGING: &str = "hdvx";
+pub(super) const DEFAULT_BRIDGE: &str = "heddle0";
+pub(super) const HOST_BRIDGE: &str = "hdb-";
+pub(super) const DEAD_END: &str = "hdp-";
+
+/// Alias (IFLA_IFALIAS) of links in the host's namespace whose names an operator chose: what makes them ours.
+pub const ALIAS: &str = "heddle";
 
 /// `rtm_protocol` of every route that we make; unassigned in iproute2's rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 104;
@@ -76,16 +80,6 @@ pub fn gateway_bridge() -> IfName {
     fixed(GATEWAY)
 }
 
-/// The bridge of the default network, in the host's namespace.
-pub fn default_bridge() -> IfName {
-    fixed(DEFAULT_BRIDGE)
-}
-
-/// The bridge of a network of this host that names none itself.
-pub fn host_bridge(network: &NetworkId) -> IfName {
-    fixed(&format!("{HOST_BRIDGE}{}", &network.as_str()[..ID_PART]))
-}
-
 /// The host's end of its link to the ingress namespace.
 pub fn ingress_leg_outer() -> IfName {
     fixed(INGRESS_LEG)
@@ -109,6 +103,31 @@ pub fn workload_gateway() -> IfName {
 /// The outer end of a workload's leg in a network.
 pub fn task_port(task: &TaskId, network: &NetworkId) -> IfName {
     fixed(&format!("hd{}", hash36(&[b"port", task.as_str().as_bytes(), network.as_str().as_bytes()])))
+}
+
+/// The bridge of a network of this host, unless an operator named it.
+pub fn host_bridge(network: &NetworkId) -> IfName {
+    fixed(&format!("{HOST_BRIDGE}{}", &network.as_str()[..ID_PART]))
+}
+
+/// The bridge of the network that workloads join when they name none.
+pub fn default_bridge() -> IfName {
+    fixed(DEFAULT_BRIDGE)
+}
+
+/// The parent of a macvlan or ipvlan network that has none: a bridge without ports. Not every kernel has `dummy`.
+pub fn dead_end(network: &NetworkId) -> IfName {
+    fixed(&format!("{DEAD_END}{}", &network.as_str()[..ID_PART]))
+}
+
+/// What a link is called until it is finished and gets its own name. One that is still called so at a look is rubbish.
+pub fn staging(space: &Space, name: &IfName) -> IfName {
+    fixed(&format!("hd{}", hash36(&[b"staging", space.to_string().as_bytes(), name.as_str().as_bytes()])))
+}
+
+/// A link's name as a part of a sysctl's, whose parts are set apart by dots: as sysctl(8) writes it.
+pub fn in_sysctl(link: &IfName) -> String {
+    link.as_str().replace('.', "/")
 }
 
 /// The outer end of a workload's leg on the gateway bridge.

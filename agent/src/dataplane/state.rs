@@ -1,6 +1,7 @@
 //! Kernel objects as values: what is wanted and what is there, in the same type. Only objects of ours appear in it.
 //! Everything is keyed by (namespace, name), never by interface index.
 
+use super::mode::{IpvlanFlag, IpvlanMode, MacvlanMode};
 use heddle_model::net::{IfName, Mac, Mtu, Port, Protocol, Vni};
 use ipnet::IpNet;
 use std::{
@@ -54,7 +55,7 @@ pub struct SpaceState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     pub kind: LinkKind,
-    /// None: whatever the kernel chose.
+    /// None: whatever the kernel chose. An ipvlan has its parent's, whatever is said here.
     pub mac: Option<Mac>,
     pub mtu: Mtu,
     pub up: bool,
@@ -89,6 +90,34 @@ pub enum LinkKind {
     Veth {
         peer: (Space, IfName),
     },
+    /// In a workload's space, on a link of the host's. Goes with its parent.
+    Macvlan {
+        parent: IfName,
+        mode: MacvlanMode,
+    },
+    /// In a workload's space, on a link of the host's. Goes with its parent, to which mode and flag belong.
+    Ipvlan {
+        parent: IfName,
+        mode: IpvlanMode,
+        flag: IpvlanFlag,
+    },
+    /// An 802.1Q sub-interface, in the host's space like its parent. Goes with it.
+    Vlan {
+        parent: IfName,
+        id: u16,
+    },
+}
+
+impl LinkKind {
+    /// The link of the host's space that it is made on.
+    pub fn parent(&self) -> Option<&IfName> {
+        match self {
+            LinkKind::Macvlan { parent, .. } | LinkKind::Ipvlan { parent, .. } | LinkKind::Vlan { parent, .. } => {
+                Some(parent)
+            }
+            LinkKind::Bridge | LinkKind::Vxlan(_) | LinkKind::Veth { .. } => None,
+        }
+    }
 }
 
 /// Made in the host's space, so that its socket is there, then moved. Learning off, ARP/ND proxy on, DF set (on IPv4), no

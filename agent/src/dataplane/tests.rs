@@ -1,16 +1,19 @@
 //! Properties of `desired` and `diff` over random clusters.
 
 use super::{
-    desired::{Balancer, LocalHost, Member, Sandbox, Wanted, addresses, desired},
+    desired::{Balancer, LocalHost, Member, Sandbox, Wanted, addresses, desired, ipvlan, macvlan, sandbox},
     diff::diff,
-    own,
-    state::{KernelState, LinkKind, Space},
+    names, own,
+    state::{KernelState, Link, LinkKind, PortFlags, Space},
+    step::Step,
 };
+use crate::local::network::HostNetwork;
 use heddle_model::{
     ClusterId, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp, Version,
     assignment::{ClusterView, EndpointView, NetworkView, NodeView, PeerView, ServiceView},
     endpoint::{Attachment, EndpointMode, PortConfig, PublishMode, VirtualIp},
-    net::{DualAddr, DualSubnet, Mac, Mtu, Port, Protocol, Vni},
+    net::{DualAddr, DualSubnet, IfName, Mac, Mtu, Pool, Port, Protocol, Vni},
+    network::{Driver, NetworkSpec},
     node::IngressLeg,
     service::{Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
     task::{Task, TaskState, TaskStatus},
@@ -159,10 +162,84 @@ fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port:
     let sandboxes =
         view.tasks.values().map(|t| (t.id.clone(), Sandbox::of_task(t, given.get(&t.id).copied(), &[]))).collect();
     let member = Some(Member { view: &view, local: &local });
-    desired(&Wanted { member, networks: &BTreeMap::new(), sandboxes: &sandboxes })
+    desired(&Wanted { member, networks: &BTreeMap::new(), parents: &BTreeMap::new(), sandboxes: &sandboxes })
+}
+
+/// Links of the host's space whose names an operator chose.
+const CHOSEN: [&str; 2] = ["up9.10", "office.lan"];
+
+/// A network on a parent: its number, driver, options, whether the sub-interface is its own, and who is in it.
+pub(crate) type OnParent = (u8, Driver, Vec<(&'static str, &'static str)>, bool, Vec<u8>);
+
+/// Adds what such networks need, on a host whose own links are these.
+pub(crate) fn add_on_parents(state: &mut KernelState, networks: &[OnParent], present: &[&str]) {
+    let present: BTreeMap<IfName, Mtu> = present.iter().map(|p| (p.parse().unwrap(), Mtu(1500))).collect();
+    for (n, driver, options, owns_parent, members) in networks {
+        let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let network = HostNetwork {
+            id: NetworkId::from_random([100 + n; 16]),
+            created_at: Timestamp(0),
+            spec: NetworkSpec { driver: *driver, options, ..NetworkSpec::default() },
+            pools: subnet(200 + n).nets().map(Pool::new).to_vec(),
+            owns_parent: *owns_parent,
+        };
+        let sandbox = |m: &u8| {
+            let id = TaskId::from_random([*m; 16]);
+            let leg = sandbox::Leg {
+                network: network.id.clone(),
+                dev: format!("par{n}").parse().unwrap(),
+                addrs: addr(200 + n, m + 2).addrs().to_vec(),
+                mac: Mac::from_random([3, *m, *n, 1, 1, 1]),
+                aliases: vec![],
+                gateway_priority: 0,
+            };
+            let name = format!("w{m}");
+            (id.clone(), sandbox::Sandbox { id, name, legs: vec![leg], gateway: None, ports: vec![] })
+        };
+        let sandboxes = members.iter().map(sandbox).collect();
+        let add = if *driver == Driver::Macvlan { macvlan::add } else { ipvlan::add };
+        add(state, &network, &sandboxes, &present);
+    }
+}
+
+/// A bridge that an operator named.
+pub(crate) fn add_chosen_bridge(state: &mut KernelState, name: &str) {
+    let kind = LinkKind::Bridge;
+    let link = Link { kind, mac: None, mtu: Mtu(1400), up: true, master: None, port: PortFlags::default() };
+    let host = state.spaces.entry(Space::Host).or_default();
+    host.links.insert(name.parse().unwrap(), link);
+    host.addresses.insert((name.parse().unwrap(), "10.250.0.1/24".parse().unwrap()));
+}
+
+fn on_parents() -> impl Strategy<Value = Vec<OnParent>> {
+    let members = || prop::sample::subsequence(vec![0u8, 1, 2, 3], 0..=3);
+    let macvlan = (prop::sample::select(vec!["bridge", "vepa", "passthru", "private"]), any::<bool>(), members());
+    let ipvlan = (prop::sample::select(vec!["l2", "l3", "l3s"]), any::<bool>(), members());
+    (macvlan, members(), ipvlan, members()).prop_map(|((mode, vlan, m), dead, (ip, flag, i), none)| {
+        let parent = if vlan { "up9.10" } else { "up9" };
+        let flag = if flag { "private" } else { "bridge" };
+        [
+            (1, Driver::Macvlan, vec![("parent", parent), ("macvlan_mode", mode)], vlan, m),
+            (2, Driver::Macvlan, vec![("macvlan_mode", mode)], false, dead),
+            (3, Driver::Ipvlan, vec![("parent", "up8"), ("ipvlan_mode", ip), ("ipvlan_flag", flag)], false, i),
+            // Its parent is not there.
+            (4, Driver::Ipvlan, vec![("parent", "up7")], false, none),
+        ]
+        .to_vec()
+    })
 }
 
 fn states() -> impl Strategy<Value = KernelState> {
+    (cluster_states(), on_parents(), 0..5usize, any::<bool>()).prop_map(|(mut state, networks, some, chosen)| {
+        add_on_parents(&mut state, &networks[..some.min(networks.len())], &["up8", "up9"]);
+        if chosen {
+            add_chosen_bridge(&mut state, CHOSEN[1]);
+        }
+        state
+    })
+}
+
+fn cluster_states() -> impl Strategy<Value = KernelState> {
     let task = (prop::sample::subsequence(vec![0u8, 1, 2], 0..=3), 0..4u8, any::<bool>());
     let balancer = prop_oneof![3 => Just(Balancer::Nftables), 1 => Just(Balancer::Ipvs)];
     (balancer, 1..4u8, prop::collection::vec(task, 0..6), 8080..8082u16)
@@ -225,11 +302,48 @@ proptest! {
             if let Space::Named(name) = space {
                 prop_assert!(own::space(name));
             }
-            prop_assert!(objects.links.keys().all(|l| own::link(space, l.as_str())));
+            // What a foreign name carries is marked when it is made.
+            let chosen = |l: &IfName| CHOSEN.contains(&l.as_str()).then_some(names::ALIAS);
+            prop_assert!(objects.links.keys().all(|l| own::link(space, l.as_str(), chosen(l))));
             prop_assert!(objects.tables.keys().all(|t| own::table(&t.name)));
             let known = own::sysctls(space, objects.links.keys());
             prop_assert!(objects.sysctls.keys().all(|k| known.contains(k)));
         }
+    }
+
+    #[test]
+    fn parents_are_made_before_what_lies_on_them(from in states(), to in states()) {
+        let mut kernel = blank();
+        let steps: Vec<_> = diff(&from, &kernel.clone());
+        for step in &steps {
+            prop_assert_eq!(kernel.step(step), Ok(()));
+        }
+        for step in diff(&to, &kernel.clone()) {
+            if let Step::AddLink { link, .. } = &step && let Some(parent) = link.kind.parent() {
+                let wanted = to.spaces[&Space::Host].links.get(parent).map(|l| &l.kind);
+                let there = kernel.spaces[&Space::Host].links.get(parent).map(|l| &l.kind);
+                prop_assert_eq!(wanted, there, "{:?}", step);
+            }
+            prop_assert_eq!(kernel.step(&step), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_parent_takes_its_children_with_it(state in states(), which in 0..3usize) {
+        let mut kernel = state.clone();
+        let parents: Vec<_> = state.spaces[&Space::Host].links.iter().filter(|(n, l)| {
+            matches!(l.kind, LinkKind::Vlan { .. }) || n.as_str().starts_with("hdp-")
+        }).map(|(n, _)| n.clone()).collect();
+        let Some(parent) = parents.get(which) else { return Ok(()) };
+        prop_assert_eq!(kernel.step(&Step::RemoveLink { space: Space::Host, name: parent.clone() }), Ok(()));
+        for objects in kernel.spaces.values() {
+            prop_assert!(objects.links.values().all(|l| l.kind.parent() != Some(parent)));
+            prop_assert!(objects.addresses.iter().all(|(dev, _)| objects.links.contains_key(dev)));
+        }
+        for step in diff(&state, &kernel.clone()) {
+            prop_assert_eq!(kernel.step(&step), Ok(()), "{:?}", step);
+        }
+        same(&state, &kernel)?;
     }
 
     #[test]

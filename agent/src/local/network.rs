@@ -1,7 +1,7 @@
 //! A network of this host: making and removing one, decided from what there is.
 
 use super::{
-    driver::{self, OptionError, bridge},
+    driver::{self, OptionError, bridge, facts::HostFacts, ipvlan, macvlan, parent::Refusal},
     state::HostState,
     subnets,
 };
@@ -68,6 +68,8 @@ pub struct Surroundings {
     pub ipv6: bool,
     /// Names of all links of the host.
     pub links: BTreeSet<String>,
+    /// What links there are, for the drivers whose links lie on one.
+    pub facts: HostFacts,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +102,8 @@ pub enum NetworkError {
     Pool(#[from] PoolError),
     #[error(transparent)]
     Option(#[from] OptionError),
+    #[error(transparent)]
+    Parent(#[from] Refusal),
     #[error("MTU {0} is out of range: use {min} to 65535", min = 68)]
     Mtu(Mtu),
     #[error("bridge name {0:?} is in use by a link of this host: choose another")]
@@ -175,7 +179,7 @@ pub fn create(
     if state.network_named(&name).is_some() || name == network::GATEWAY || name == network::INGRESS {
         return Err(NetworkError::Exists(name));
     }
-    if let Some(mtu) = driver::mtu(&spec)?.filter(|m| m.0 < 68) {
+    if let Some(mtu) = driver::mtu_of(&spec)?.filter(|m| m.0 < 68) {
         return Err(NetworkError::Mtu(mtu));
     }
     if spec.driver == Driver::Bridge {
@@ -184,8 +188,16 @@ pub fn create(
             return Err(NetworkError::LinkExists(name.to_string()));
         }
     }
+    let others: Vec<&HostNetwork> = state.networks.values().collect();
+    let owns_parent = match spec.driver {
+        Driver::Macvlan => {
+            macvlan::check(&macvlan::Options::parse(&spec.options)?, &around.facts, &others)?.owns_parent()
+        }
+        Driver::Ipvlan => ipvlan::check(&ipvlan::Options::parse(&spec.options)?, &around.facts, &others)?.owns_parent(),
+        Driver::Bridge | Driver::Overlay | Driver::Host | Driver::Null => false,
+    };
     let pools = pools(state, &spec, around)?;
-    Ok(HostNetwork { id, created_at: now, spec, pools, owns_parent: false })
+    Ok(HostNetwork { id, created_at: now, spec, pools, owns_parent })
 }
 
 /// Whether a network may go.

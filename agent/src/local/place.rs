@@ -1,6 +1,10 @@
 //! A workload's place on a network of this host: which addresses it gets, or why it gets none.
 
-use super::{network::HostNetwork, state::HostState};
+use super::{
+    driver::{macvlan, parent::Refusal},
+    network::HostNetwork,
+    state::HostState,
+};
 use heddle_model::{
     TaskId,
     net::{Mac, PoolError},
@@ -28,6 +32,8 @@ pub enum PlaceError {
     Address { network: String, source: PoolError },
     #[error("network {network}: address {addr} is in use by {by}: use another")]
     InUse { network: String, addr: IpAddr, by: String },
+    #[error("network {network}: {source}")]
+    Parent { network: String, source: Refusal },
     #[error("network {network}: no free address in {subnet}")]
     Full { network: String, subnet: String },
     #[error("network {network}: MAC address {mac} is in use: use another")]
@@ -89,6 +95,12 @@ pub fn place(
         return Err(PlaceError::Default);
     }
     wish.aliases.iter().try_for_each(|alias| check_alias(alias))?;
+    if network.spec.driver == Driver::Macvlan
+        && let Ok(options) = macvlan::Options::parse(&network.spec.options)
+    {
+        let full = |source| PlaceError::Parent { network: name(), source };
+        macvlan::admit(&options, state.on_network(&network.id).count()).map_err(full)?;
+    }
     if network.spec.driver == Driver::Bridge && network.pools.is_empty() {
         return Err(PlaceError::NoSubnet(name()));
     }

@@ -5,10 +5,7 @@ use super::{super::names, Leg, Sandbox, sandbox::link_sysctls, way::Way, workloa
 use crate::{
     dataplane::state::{KernelState, Link, LinkKind, PortFlags, Space, Table, TableBody},
     local::{
-        driver::{
-            self,
-            bridge::{GatewayMode, Options},
-        },
+        driver::bridge::{GatewayMode, Options},
         network::HostNetwork,
     },
 };
@@ -39,7 +36,7 @@ fn read(network: &HostNetwork) -> Option<Bridge<'_>> {
         None if network.is_builtin() => names::default_bridge(),
         None => names::host_bridge(&network.id),
     };
-    let mtu = driver::mtu(&network.spec).ok()?.unwrap_or(Mtu::ETHERNET);
+    let mtu = network.spec.mtu.or(options.mtu).unwrap_or(Mtu::ETHERNET);
     Some(Bridge { network, options, link, mtu })
 }
 
@@ -53,8 +50,7 @@ pub fn way_out(network: &HostNetwork) -> Vec<Way> {
     if network.spec.internal {
         return Vec::new();
     }
-    let way = |p: &heddle_model::net::Pool| Way { v4: p.gateway().is_ipv4(), via: Some(p.gateway()) };
-    network.pools.iter().map(way).collect()
+    network.pools.iter().map(|p| Way::by(p.gateway())).collect()
 }
 
 /// The leg that a workload's published ports lead to: the first on a bridge that leads out.
@@ -109,7 +105,7 @@ fn link(state: &mut KernelState, bridge: &Bridge<'_>) {
         host.addresses.extend(bridge.network.with_prefix(pool.gateway()).map(|net| (name.clone(), net)));
     }
     // Published ports answer on 127.0.0.1 too.
-    host.sysctls.insert(format!("net.ipv4.conf.{name}.route_localnet"), "1".into());
+    host.sysctls.insert(format!("net.ipv4.conf.{}.route_localnet", names::in_sysctl(name)), "1".into());
 }
 
 fn member(state: &mut KernelState, bridge: &Bridge<'_>, sandbox: &Sandbox, leg: &Leg) {

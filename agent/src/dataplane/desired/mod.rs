@@ -15,7 +15,10 @@ pub mod addresses;
 mod bridge;
 mod gateway;
 mod ingress;
+pub mod ipvlan;
+pub mod macvlan;
 mod overlay;
+mod parent;
 pub mod sandbox;
 mod underlay;
 mod vip;
@@ -31,7 +34,8 @@ use crate::local::network::HostNetwork;
 use heddle_model::{
     NetworkId, NodeId, TaskId,
     assignment::NodeView,
-    net::{DualSubnet, Mtu},
+    net::{DualSubnet, IfName, Mtu},
+    network::Driver,
 };
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -68,6 +72,8 @@ pub struct Wanted<'a> {
     /// None: this host is in no cluster.
     pub member: Option<Member<'a>>,
     pub networks: &'a BTreeMap<NetworkId, HostNetwork>,
+    /// Links of the host that others can lie on, with their MTUs.
+    pub parents: &'a BTreeMap<IfName, Mtu>,
     pub sandboxes: &'a BTreeMap<TaskId, Sandbox>,
 }
 
@@ -80,6 +86,13 @@ pub fn desired(wanted: &Wanted<'_>) -> KernelState {
         workload::add(&mut state, sandbox, wanted);
     }
     bridge::add(&mut state, wanted.networks, sandboxes);
+    for network in wanted.networks.values() {
+        match network.spec.driver {
+            Driver::Macvlan => macvlan::add(&mut state, network, sandboxes, wanted.parents),
+            Driver::Ipvlan => ipvlan::add(&mut state, network, sandboxes, wanted.parents),
+            Driver::Bridge | Driver::Overlay | Driver::Host | Driver::Null => {}
+        }
+    }
     if let Some(Member { view, local }) = wanted.member {
         underlay::add(&mut state, view, wanted.networks, local);
         gateway::add(&mut state, view, wanted, local);

@@ -82,7 +82,7 @@ impl LinuxKernel {
             Step::RemoveLink { space, name } => unless(self.remove_link(space, name).await, GONE),
             Step::SetMac { space, name, mac } => self.set(space, name, |b| b.address(mac.0.to_vec())).await,
             Step::SetMtu { space, name, mtu } => self.set(space, name, |b| b.mtu(mtu.0.into())).await,
-            Step::SetUp { space, name, up } => self.set(space, name, |b| if *up { b.up() } else { b.down() }).await,
+            Step::SetUp { space, name, up } => self.set_up(space, name, *up).await,
             Step::SetMaster { space, name, master } => {
                 let index = match master {
                     Some(master) => self.socket(space).await?.index(master).await?,
@@ -297,8 +297,14 @@ fn rule_message(rule: &PolicyRule) -> RuleMessage {
     message
 }
 
+/// The separator is a dot, and a slash stands for a dot in a link's name, as in sysctl(8).
 fn sysctl_path(key: &str) -> String {
-    format!("/proc/sys/{}", key.replace('.', "/"))
+    let swapped = key.chars().map(|c| match c {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    });
+    format!("/proc/sys/{}", swapped.collect::<String>())
 }
 
 async fn set_sysctl(space: &Space, key: &str, value: &str) -> io::Result<()> {

@@ -1,11 +1,12 @@
 //! The Linux kernel through netlink, nft and /proc/sys.
 //!
 //! ```text
-//! observe  our objects as values      apply  steps as requests     links  making and removing them
+//! observe  our objects as values      apply  steps as requests     links  making and removing them     fault  why not
 //! netlink  a socket per namespace     space  namespaces     nft  tables     ipvs  virtual services
 //! ```
 
 mod apply;
+mod fault;
 pub mod ipvs;
 mod links;
 mod netlink;
@@ -16,6 +17,7 @@ pub mod space;
 mod tests;
 
 pub use apply::describe;
+pub use links::{ipvlan_flag_of, ipvlan_mode_of};
 
 use super::{Kernel, KernelError};
 use crate::dataplane::{
@@ -71,8 +73,9 @@ impl Kernel for LinuxKernel {
         for name in broken {
             space::remove(&name).await.map_err(|e| failed(&Space::Named(name), "remove broken", e))?;
         }
+        let host = self.socket(&Space::Host).await.map_err(|e| failed(&Space::Host, "look at", e))?;
         for space in std::iter::once(Space::Host).chain(whole.into_iter().map(Space::Named)) {
-            let found = self.observe_space(&space).await.map_err(|e| failed(&space, "look at", e))?;
+            let found = self.observe_space(&space, &host).await.map_err(|e| failed(&space, "look at", e))?;
             state.spaces.insert(space, found);
         }
         Ok(state)

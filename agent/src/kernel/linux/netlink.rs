@@ -68,6 +68,22 @@ impl Socket {
         found.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::ENODEV))
     }
 
+    /// The name of the link with this index, asked of the kernel if it is not known. None: there is none.
+    pub async fn name(&self, index: u32) -> io::Result<Option<IfName>> {
+        let known = self.indices.lock().ok().and_then(|m| Some(m.iter().find(|(_, i)| **i == index)?.0.clone()));
+        if known.is_some() {
+            return Ok(known);
+        }
+        let mut found = None;
+        for link in self.links().await? {
+            if let (Some(Ok(name)), Ok(mut indices)) = (name_of(&link).map(str::parse), self.indices.lock()) {
+                found = if link.header.index == index { Some(IfName::clone(&name)) } else { found };
+                indices.insert(name, link.header.index);
+            }
+        }
+        Ok(found)
+    }
+
     pub fn forget_indices(&self) {
         if let Ok(mut indices) = self.indices.lock() {
             indices.clear();
@@ -78,6 +94,14 @@ impl Socket {
 pub fn name_of(link: &LinkMessage) -> Option<&str> {
     link.attributes.iter().find_map(|a| match a {
         LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+/// IFLA_IFALIAS.
+pub fn alias_of(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::IfAlias(text) => Some(text.as_str()),
         _ => None,
     })
 }

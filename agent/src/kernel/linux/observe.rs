@@ -4,10 +4,11 @@ use super::{
     LinuxKernel, apply,
     ipvs::Ipvs,
     links,
-    netlink::{Socket, io_error, name_of},
+    netlink::{Socket, alias_of, io_error, name_of},
     nft,
 };
 use crate::dataplane::{
+    mode::{IpvlanFlag, IpvlanMode, MacvlanMode},
     own,
     state::{FdbKey, FdbOn, FdbTarget, Link, LinkKind, PolicyRule, PortFlags, Route, Space, SpaceState, Vxlan},
 };
@@ -20,8 +21,8 @@ use rtnetlink::{
         AddressFamily,
         address::AddressAttribute,
         link::{
-            InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
-            LinkMessage,
+            InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoPortData, InfoVlan, InfoVxlan,
+            LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteProtocol},
@@ -35,17 +36,16 @@ use std::{
 };
 
 impl LinuxKernel {
-    pub(super) async fn observe_space(&self, space: &Space) -> io::Result<SpaceState> {
+    pub(super) async fn observe_space(&self, space: &Space, host: &Socket) -> io::Result<SpaceState> {
         let socket = self.socket(space).await?;
         let messages = socket.links().await?;
         let indices: HashMap<u32, IfName> =
             messages.iter().filter_map(|m| Some((m.header.index, name_of(m)?.parse().ok()?))).collect();
         let mut state = SpaceState::default();
         for message in &messages {
-            let Some(name) = indices.get(&message.header.index).filter(|n| own::link(space, n.as_str())) else {
-                continue;
-            };
-            if let Some(link) = link(message, &indices) {
+            let ours = |n: &&IfName| own::link(space, n.as_str(), alias_of(message));
+            let Some(name) = indices.get(&message.header.index).filter(ours) else { continue };
+            if let Some(link) = link(message, &indices, &parent(space, message, &indices, host).await?) {
                 state.links.insert(name.clone(), link);
             }
         }
@@ -77,14 +77,38 @@ fn infos(message: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
     })
 }
 
-fn link(message: &LinkMessage, indices: &HashMap<u32, IfName>) -> Option<Link> {
-    let (mut mac, mut mtu, mut master, mut alias) = (None, Mtu(0), None, "");
+/// The parent of a link, if it is one of the host's: those that we make have no other.
+async fn parent(
+    space: &Space,
+    message: &LinkMessage,
+    indices: &HashMap<u32, IfName>,
+    host: &Socket,
+) -> io::Result<Option<IfName>> {
+    let (mut index, mut elsewhere) = (None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Link(n) => index = Some(*n),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            _ => {}
+        }
+    }
+    let on_parent =
+        infos(message).any(|i| matches!(i, LinkInfo::Kind(InfoKind::MacVlan | InfoKind::IpVlan | InfoKind::Vlan)));
+    match (index.filter(|_| on_parent), space) {
+        (Some(index), Space::Host) if !elsewhere => Ok(indices.get(&index).cloned()),
+        (Some(index), Space::Named(_)) if elsewhere => host.name(index).await,
+        _ => Ok(None),
+    }
+}
+
+fn link(message: &LinkMessage, indices: &HashMap<u32, IfName>, parent: &Option<IfName>) -> Option<Link> {
+    let (mut mac, mut mtu, mut master) = (None, Mtu(0), None);
+    let alias = alias_of(message).unwrap_or_default();
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Address(bytes) => mac = apply::mac(bytes),
             LinkAttribute::Mtu(n) => mtu = Mtu(u16::try_from(*n).unwrap_or(u16::MAX)),
             LinkAttribute::Controller(index) => master = indices.get(index).cloned(),
-            LinkAttribute::IfAlias(text) => alias = text,
             _ => {}
         }
     }
@@ -94,16 +118,59 @@ fn link(message: &LinkMessage, indices: &HashMap<u32, IfName>) -> Option<Link> {
             LinkInfo::Kind(InfoKind::Bridge) => kind = Some(LinkKind::Bridge),
             LinkInfo::Kind(InfoKind::Veth) => {
                 // Without a word about its other end it is one that was not made to the end: made anew.
-                let peer = links::peer_of(alias).or_else(|| Some((Space::Host, "unknown".parse().ok()?)))?;
+                let peer = links::peer_of(alias).or_else(|| Some((Space::Host, unknown()?)))?;
                 kind = Some(LinkKind::Veth { peer });
             }
             LinkInfo::Data(InfoData::Vxlan(data)) => kind = vxlan(data).map(LinkKind::Vxlan),
+            LinkInfo::Data(data @ (InfoData::MacVlan(_) | InfoData::IpVlan(_) | InfoData::Vlan(_))) => {
+                kind = child(data, parent.clone().or_else(unknown)?);
+            }
             LinkInfo::PortData(InfoPortData::BridgePort(flags)) => port = port_flags(flags),
             _ => {}
         }
     }
     let up = message.header.flags.contains(LinkFlags::Up);
     Some(Link { kind: kind?, mac, mtu, up, master, port })
+}
+
+/// A name that no link has that we want: what is said to lie on it is made anew.
+fn unknown() -> Option<IfName> {
+    "?".parse().ok()
+}
+
+/// One in a mode that we never make is as good as one on another parent.
+fn child(data: &InfoData, parent: IfName) -> Option<LinkKind> {
+    match data {
+        InfoData::MacVlan(infos) => {
+            let mode = infos.iter().find_map(|i| match i {
+                InfoMacVlan::Mode(mode) => Some(*mode),
+                _ => None,
+            });
+            Some(match mode.and_then(links::macvlan_mode_of) {
+                Some(mode) => LinkKind::Macvlan { parent, mode },
+                None => LinkKind::Macvlan { parent: unknown()?, mode: MacvlanMode::default() },
+            })
+        }
+        InfoData::IpVlan(infos) => {
+            let (mut mode, mut flag) = (None, None);
+            for info in infos {
+                match info {
+                    InfoIpVlan::Mode(m) => mode = links::ipvlan_mode_of(*m),
+                    InfoIpVlan::Flags(f) => flag = links::ipvlan_flag_of(*f),
+                    _ => {}
+                }
+            }
+            Some(match (mode, flag) {
+                (Some(mode), Some(flag)) => LinkKind::Ipvlan { parent, mode, flag },
+                _ => LinkKind::Ipvlan { parent: unknown()?, mode: IpvlanMode::default(), flag: IpvlanFlag::default() },
+            })
+        }
+        InfoData::Vlan(infos) => infos.iter().find_map(|i| match i {
+            InfoVlan::Id(id) => Some(LinkKind::Vlan { parent: parent.clone(), id: *id }),
+            _ => None,
+        }),
+        _ => None,
+    }
 }
 
 fn vxlan(data: &[InfoVxlan]) -> Option<Vxlan> {

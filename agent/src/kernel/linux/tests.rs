@@ -1,5 +1,7 @@
 //! The real kernel, in namespaces that end with the test. Needs root.
 
+mod parents;
+
 use super::LinuxKernel;
 use crate::{
     dataplane::{
@@ -15,7 +17,7 @@ use std::process::Command;
 const INSIDE: &str = "HEDDLE_TEST_INSIDE";
 
 /// Runs the named test again in network and mount namespaces of its own. False: this is that second run.
-fn isolate(test: &str) -> bool {
+pub(super) fn isolate(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         run("mount -t tmpfs none /run");
         run("ip link set lo up");
@@ -36,10 +38,20 @@ fn isolate(test: &str) -> bool {
     true
 }
 
-fn run(command: &str) -> String {
+pub(super) fn run(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether a part must be left out because the kernel lacks a feature; a failure where `REQUIRE` lists it.
+pub(super) fn skip(feature: &str, has: bool) -> bool {
+    let required = std::env::var("REQUIRE").unwrap_or_default();
+    assert!(has || !required.split(',').any(|r| r == feature), "REQUIRE lists {feature} and this kernel has none");
+    if !has {
+        println!("SKIPPED: {feature}");
+    }
+    !has
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! Options of the bridge driver.
 
-use super::{MTU, OptionError, boolean, check_names, parsed};
-use heddle_model::net::IfName;
+use super::{MTU, OptionError, boolean, mtu, one_of, parsed};
+use heddle_model::{
+    net::{IfName, Mtu},
+    network::Driver,
+};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -43,33 +46,62 @@ pub struct Options {
     /// What leaves has this source instead of the outgoing link's address.
     pub source_v4: Option<Ipv4Addr>,
     pub source_v6: Option<Ipv6Addr>,
+    pub mtu: Option<Mtu>,
 }
 
-fn mode(options: &BTreeMap<String, String>, name: &'static str) -> Result<GatewayMode, OptionError> {
-    match options.get(name).map(String::as_str) {
-        None | Some("nat" | "") => Ok(GatewayMode::Nat),
-        Some("nat-unprotected") => Ok(GatewayMode::NatUnprotected),
-        Some("routed") => Ok(GatewayMode::Routed),
-        Some(value) => {
-            Err(OptionError::Value { name, value: value.to_owned(), wanted: "nat, nat-unprotected or routed".into() })
+impl GatewayMode {
+    const ALL: [GatewayMode; 3] = [GatewayMode::Nat, GatewayMode::NatUnprotected, GatewayMode::Routed];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            GatewayMode::Nat => "nat",
+            GatewayMode::NatUnprotected => "nat-unprotected",
+            GatewayMode::Routed => "routed",
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: None,
+            icc: true,
+            masquerade: true,
+            binding: None,
+            mode_v4: GatewayMode::Nat,
+            mode_v6: GatewayMode::Nat,
+            source_v4: None,
+            source_v6: None,
+            mtu: None,
         }
     }
 }
 
 impl Options {
     pub fn parse(options: &BTreeMap<String, String>) -> Result<Self, OptionError> {
-        check_names("bridge", options, KNOWN)?;
-        let binding: Option<Ipv4Addr> = parsed(options, BINDING, "an IPv4 address")?;
-        Ok(Self {
-            name: parsed(options, NAME, "an interface name of 1 to 15 characters")?,
-            icc: boolean(options, ICC, true)?,
-            masquerade: boolean(options, MASQUERADE, true)?,
-            binding: binding.filter(|a| !a.is_unspecified()),
-            mode_v4: mode(options, MODE_V4)?,
-            mode_v6: mode(options, MODE_V6)?,
-            source_v4: parsed(options, SOURCE_V4, "an IPv4 address")?,
-            source_v6: parsed(options, SOURCE_V6, "an IPv6 address")?,
-        })
+        const V4: &str = "an IPv4 address";
+        let mut out = Self::default();
+        for (option, value) in options {
+            let mode = |name| one_of(name, value, GatewayMode::ALL, GatewayMode::as_str);
+            match option.as_str() {
+                NAME => out.name = Some(parsed(NAME, value, "an interface name of 1 to 15 characters")?),
+                ICC => out.icc = boolean(ICC, value)?,
+                MASQUERADE => out.masquerade = boolean(MASQUERADE, value)?,
+                BINDING => {
+                    let addr: Ipv4Addr = parsed(BINDING, value, V4)?;
+                    out.binding = Some(addr).filter(|a| !a.is_unspecified());
+                }
+                MODE_V4 => out.mode_v4 = mode(MODE_V4)?,
+                MODE_V6 => out.mode_v6 = mode(MODE_V6)?,
+                SOURCE_V4 => out.source_v4 = Some(parsed(SOURCE_V4, value, V4)?),
+                SOURCE_V6 => out.source_v6 = Some(parsed(SOURCE_V6, value, "an IPv6 address")?),
+                MTU => out.mtu = Some(mtu(value)?),
+                _ => {
+                    return Err(OptionError::Unknown { driver: Driver::Bridge, option: option.clone(), known: KNOWN });
+                }
+            }
+        }
+        Ok(out)
     }
 
     pub fn mode(&self, v4: bool) -> GatewayMode {
@@ -103,7 +135,7 @@ mod tests {
     fn what_is_wrong_names_what_would_be_right() {
         for (name, value, part) in [
             ("com.docker.network.bridge.nome", "x", "com.docker.network.bridge.name"),
-            (ICC, "maybe", "true or false"),
+            (ICC, "maybe", "true, false"),
             (NAME, "a-name-that-is-too-long", "1 to 15"),
             (MODE_V4, "bridged", "nat-unprotected"),
             (BINDING, "::1", "an IPv4 address"),

@@ -118,6 +118,7 @@ impl From<Connection> for v1::Connection {
             workload: c.workload.into(),
             name: c.name,
             attachment: Some(c.attachment.into()),
+            released: c.released,
         }
     }
 }
@@ -132,6 +133,7 @@ impl TryFrom<v1::Connection> for Connection {
             workload: text("workload", &c.workload)?,
             name: c.name,
             attachment: some("attachment", c.attachment)?.try_into()?,
+            released: c.released,
         })
     }
 }

@@ -68,11 +68,13 @@ fn nodes(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
     let mut used = Used::default();
     let mut indices = BTreeSet::new();
     let pools = subnets::service_pools(given);
-    for leg in state.nodes.values().filter_map(|n| n.ingress.as_ref()) {
+    // A leg may be left of an ingress network that was removed while it was given.
+    let fits = |l: &&IngressLeg| l.addr.addrs().into_iter().all(|a| given.service_subnet.contains(a));
+    for leg in state.nodes.values().filter_map(|n| n.ingress.as_ref()).filter(fits) {
         used.of(&network.id).extend(leg.addr.addrs());
         indices.insert(leg.index);
     }
-    for node in state.nodes.values().filter(|n| n.ingress.is_none()) {
+    for node in state.nodes.values().filter(|n| n.ingress.as_ref().filter(fits).is_none()) {
         let index = (1..=u16::MAX).find(|i| !indices.contains(i));
         let addr = used.give(&network.id, &pools, spread(node.id.as_str()));
         let Some((index, addr)) = index.zip(addr) else { continue };

@@ -46,6 +46,8 @@ pub enum Conflict {
     Stale { kind: Kind, id: String, expected: Version, stored: Version },
     #[error("address {addr} of network {network} was given away meanwhile")]
     AddressTaken { network: NetworkId, addr: IpAddr },
+    #[error("network {id} carries published ports already")]
+    SecondIngress { id: NetworkId },
     #[error("{kind} {id} is used by {by}")]
     InUse { kind: Kind, id: String, by: String },
 }
@@ -57,6 +59,7 @@ impl Conflict {
             Conflict::Stale { .. }
             | Conflict::NotFound { .. }
             | Conflict::AddressTaken { .. }
+            | Conflict::SecondIngress { .. }
             | Conflict::InUse { .. } => true,
             Conflict::Exists { .. } | Conflict::NameTaken { .. } => false,
         }

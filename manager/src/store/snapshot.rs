@@ -188,6 +188,12 @@ impl Snapshot {
 
     /// Plans are made side by side: what two of them gave away is refused to the second.
     fn check_places(&self, object: &Object) -> Result<(), Conflict> {
+        if let (Object::Network(n), Some(other)) = (object, self.ingress_network())
+            && n.spec.ingress
+            && n.id != other.id
+        {
+            return Err(Conflict::SecondIngress { id: other.id.clone() });
+        }
         if let Object::Connection(c) = object
             && !self.networks.contains_key(&c.attachment.network)
         {

@@ -425,11 +425,14 @@ impl World {
 
     /// A service on a network of its own, with what else is to be set.
     pub fn run(&mut self, replicas: u64, set: impl FnOnce(&mut ServiceSpec)) -> ServiceId {
-        let network = self.network("front", false);
+        let there = self.state.network_named("front").map(|n| Network::clone(n));
+        let network = there.clone().unwrap_or_else(|| self.network("front", false));
         let mut service = self.service("web", replicas, &network.id);
         set(&mut service.spec);
         let id = service.id.clone();
-        self.write(vec![Mutation::Create(network.into())]);
+        if there.is_none() {
+            self.write(vec![Mutation::Create(network.into())]);
+        }
         self.settle();
         self.write(vec![Mutation::Create(service.into())]);
         self.settle();

@@ -15,6 +15,8 @@ mod inspect;
 mod progress;
 pub(crate) mod removal;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use ca::CaService;
 pub use check::SpecError;

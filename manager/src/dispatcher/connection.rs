@@ -140,7 +140,9 @@ fn admit(state: &Snapshot, wanted: &Wanted, network: &Network) -> Result<(), Att
         return Err(AttachError::OnHost { task: task.name() });
     }
     match task.attachments.iter().find(|a| a.network == network.id) {
-        Some(own) => Err(AttachError::Connected { name: task.name(), network: name(), held: held(own) }),
+        Some(own) => {
+            Err(AttachError::Connected { name: format!("task {}", task.name()), network: name(), held: held(own) })
+        }
         None => Ok(()),
     }
 }

@@ -12,6 +12,8 @@ pub mod connection;
 mod logs;
 mod service;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 pub use logs::Logs;
 pub use service::{DispatcherService, managers};

@@ -76,7 +76,7 @@ fn nodes(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
     }
     for node in state.nodes.values().filter(|n| n.ingress.as_ref().filter(fits).is_none()) {
         let index = (1..=u16::MAX).find(|i| !indices.contains(i));
-        let addr = used.give(&network.id, &pools, spread(node.id.as_str()));
+        let addr = used.give_from(&network.id, &pools, spread(node.id.as_str()));
         let Some((index, addr)) = index.zip(addr) else { continue };
         indices.insert(index);
         let leg = IngressLeg { index, addr, mac: mac((context.random)()) };
@@ -135,7 +135,7 @@ fn endpoint(
     if service.spec.endpoint.mode == EndpointMode::Vip {
         for (_, network) in targets(state, &service.spec.task) {
             let pools = subnets::service_pools(network.allocation.as_ref()?);
-            let addr = used.give(&network.id, &pools, spread(service.id.as_str()))?;
+            let addr = used.give_from(&network.id, &pools, spread(service.id.as_str()))?;
             virtual_ips.push(VirtualIp { network: network.id.clone(), addr });
         }
     }
@@ -165,7 +165,7 @@ fn tasks(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
         let mut full = None;
         for (network, aliases) in joined(state, service) {
             let pools = subnets::pools(network);
-            match used.give(&network.id, &pools, 0) {
+            match used.give(&network.id, &pools) {
                 Some(addr) => {
                     let mac = mac((context.random)());
                     attachments.push(Attachment { network: network.id.clone(), addr, mac, aliases });

@@ -106,15 +106,19 @@ pub fn service_pools(given: &NetworkAllocation) -> Vec<Pool> {
 
 /// The addresses in use on every network.
 #[derive(Default)]
-pub struct Used(BTreeMap<NetworkId, BTreeSet<IpAddr>>);
+pub struct Used {
+    addrs: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
+    /// Below these numbers of a network's two ranges nothing is free any more: a plan takes only.
+    low: BTreeMap<NetworkId, [u64; 2]>,
+}
 
 impl Used {
     pub fn of(&mut self, network: &NetworkId) -> &mut BTreeSet<IpAddr> {
-        self.0.entry(network.clone()).or_default()
+        self.addrs.entry(network.clone()).or_default()
     }
 
     /// A free address of each family, looked for from number `start` upward and around. None: one of the pools is full.
-    pub fn give(&mut self, network: &NetworkId, pools: &[Pool], start: u64) -> Option<DualAddr> {
+    pub fn give_from(&mut self, network: &NetworkId, pools: &[Pool], start: u64) -> Option<DualAddr> {
         let used = self.of(network);
         // The same start for both, so that the two addresses of a pair look alike.
         let room = pools.iter().map(Pool::room).min().filter(|room| *room > 0)?;
@@ -123,5 +127,39 @@ impl Used {
         let addr = DualAddr { v4, v6 };
         used.extend(addr.addrs());
         Some(addr)
+    }
+
+    /// The lowest free address of each family.
+    pub fn give(&mut self, network: &NetworkId, pools: &[Pool]) -> Option<DualAddr> {
+        let [v4, v6] = pools else { return None };
+        let used = self.addrs.entry(network.clone()).or_default();
+        let low = self.low.entry(network.clone()).or_default();
+        let (a4, a6) = (v4.free(used, low[0])?, v6.free(used, low[1])?);
+        *low = [v4.number(a4), v6.number(a6)];
+        used.extend([a4, a6]);
+        match (a4, a6) {
+            (IpAddr::V4(v4), IpAddr::V6(v6)) => Some(DualAddr { v4, v6 }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_addresses_come_in_order_until_none_is_left() {
+        let network = NetworkId::from_random([1; 16]);
+        let pools = ["10.1.0.0/16", "fd00::/64"].map(|s| Pool::new(s.parse().unwrap()));
+        let mut used = Used::default();
+        used.of(&network).insert("10.1.0.3".parse().unwrap());
+        let mut given: Vec<DualAddr> = Vec::new();
+        while let Some(addr) = used.give(&network, &pools) {
+            given.push(addr);
+        }
+        assert_eq!(given.len(), 65536 - 4);
+        assert_eq!(given[1], DualAddr { v4: [10, 1, 0, 4].into(), v6: "fd00::3".parse().unwrap() });
+        assert!(given.is_sorted());
     }
 }

@@ -131,6 +131,12 @@ impl Pool {
         (1u64 << size.min(62)) - kept as u64
     }
 
+    /// Which address of the range this is, as `free` counts; 0 for one before it.
+    pub fn number(&self, at: IpAddr) -> u64 {
+        let first = bits(self.range.unwrap_or(self.subnet).network());
+        u64::try_from(bits(at).saturating_sub(first)).unwrap_or(u64::MAX)
+    }
+
     /// A free address, looked for from number `start` of the range upward and around. None: the range is full.
     pub fn free(&self, used: &BTreeSet<IpAddr>, start: u64) -> Option<IpAddr> {
         let net = self.range.unwrap_or(self.subnet);
@@ -223,6 +229,7 @@ mod tests {
             let mut used = BTreeSet::new();
             while let Some(at) = pool.free(&used, 3) {
                 prop_assert!(used.insert(at), "{} twice", at);
+                prop_assert_eq!(pool.free(&BTreeSet::new(), pool.number(at)), Some(at));
             }
             prop_assert_eq!(used.len() as u64, pool.room());
         }

@@ -50,6 +50,7 @@ pub struct Manager {
     credentials: Credentials,
     sessions: Arc<Sessions>,
     logs: Arc<Logs>,
+    attaching: Arc<tokio::sync::Mutex<()>>,
     cancel: CancellationToken,
 }
 
@@ -77,7 +78,14 @@ impl Manager {
         let sessions = Arc::new(Sessions::default());
         let cancel = CancellationToken::new();
         tokio::spawn(leader::run(store.clone(), sessions.clone(), cancel.clone()));
-        Ok(Self { store, credentials: credentials.clone(), sessions, logs: Arc::default(), cancel })
+        Ok(Self {
+            store,
+            credentials: credentials.clone(),
+            sessions,
+            logs: Arc::default(),
+            attaching: Arc::default(),
+            cancel,
+        })
     }
 
     /// Makes this manager the first of a new cluster.
@@ -177,6 +185,7 @@ impl Manager {
             sessions: self.sessions.clone(),
             logs: self.logs.clone(),
             forward: self.forward(),
+            attaching: self.attaching.clone(),
         });
         Routes::new(self.control())
             .add_service(raft)

@@ -2,34 +2,45 @@
 
 use crate::{
     allocator::{self, subnets},
+    control::{check, removal},
+    dispatcher::connection::{self, AttachError, Wanted},
     orchestrator,
     plan::{Context, Stage},
     scheduler,
-    store::{Action, Mutation, Snapshot},
+    store::{Action, Holder, Mutation, Snapshot},
 };
 use heddle_model::{
-    Annotations, ClusterId, Kind, Meta, NetworkId, NodeId, ServiceId, Timestamp, Version,
+    Annotations, ClusterId, Kind, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp, Version,
     cluster::{AddressPools, Cluster, ClusterSpec, JoinTokens, Role, RootCa, Secret},
-    endpoint::{EndpointSpec, PortConfig, PublishMode},
+    connection::Connection,
+    endpoint::{Attachment, EndpointSpec, PortConfig, PublishMode},
     net::{Port, Protocol},
     network::{INGRESS, Network, NetworkSpec},
     node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
     service::{Mode, NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
     task::{TaskState, TaskStatus},
+    workload::NetworkWish,
 };
 use proptest::prelude::*;
-use std::{collections::BTreeSet, fmt::Debug, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 const STAGES: &[Stage] = &[allocator::plan, orchestrator::plan, allocator::plan, scheduler::plan, orchestrator::reap];
 
-struct World {
-    state: Snapshot,
+pub(crate) struct World {
+    pub state: Snapshot,
     counter: u128,
+    /// What every ready node has acknowledged; None: everything.
+    acked: Option<Version>,
 }
 
 impl World {
-    fn new() -> Self {
-        let mut world = World { state: Snapshot::default(), counter: 1 };
+    pub fn new() -> Self {
+        let mut world = World { state: Snapshot::default(), counter: 1, acked: None };
         let secret = || Secret(String::new());
         let cluster = Cluster {
             id: ClusterId::from_random([1; 16]),
@@ -55,18 +66,19 @@ impl World {
         world
     }
 
-    fn random(&mut self) -> [u8; 16] {
+    pub fn random(&mut self) -> [u8; 16] {
         self.counter += 1;
         (self.counter.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)).to_be_bytes()
     }
 
-    fn network(&mut self, name: &str, ingress: bool) -> Network {
+    /// Workloads may join it, unless it is for published ports.
+    pub fn network(&mut self, name: &str, ingress: bool) -> Network {
         let annotations = Annotations { name: name.into(), ..Annotations::default() };
-        let spec = NetworkSpec { annotations, ingress, ..NetworkSpec::default() };
+        let spec = NetworkSpec { annotations, ingress, attachable: !ingress, ..NetworkSpec::default() };
         Network { id: NetworkId::from_random(self.random()), meta: Meta::default(), spec, allocation: None }
     }
 
-    fn node(&mut self, n: u8) -> Node {
+    pub fn node(&mut self, n: u8) -> Node {
         Node {
             id: NodeId::from_random(self.random()),
             meta: Meta::default(),
@@ -76,7 +88,11 @@ impl World {
                 availability: Availability::Active,
             },
             role: Role::Worker,
-            description: NodeDescription { executors: vec!["process".into()], ..NodeDescription::default() },
+            description: NodeDescription {
+                hostname: format!("h{n}"),
+                executors: vec!["process".into()],
+                ..NodeDescription::default()
+            },
             status: NodeStatus { state: NodeState::Ready, ..NodeStatus::default() },
             data_path_addr: [192, 0, 2, n].into(),
             manager: None,
@@ -84,7 +100,7 @@ impl World {
         }
     }
 
-    fn service(&mut self, name: &str, replicas: u64, network: &NetworkId) -> Service {
+    pub fn service(&mut self, name: &str, replicas: u64, network: &NetworkId) -> Service {
         let port = PortConfig {
             protocol: Protocol::Tcp,
             target: Port::try_from(80).unwrap(),
@@ -111,19 +127,38 @@ impl World {
         }
     }
 
-    fn write(&mut self, mutations: Vec<Mutation>) {
+    pub fn write(&mut self, mutations: Vec<Mutation>) {
         let at = Timestamp(self.state.version.0);
-        let next = self.state.apply(Version(self.state.version.0 + 1), &Action { at, mutations });
-        self.state = next.unwrap();
+        let next = self.state.apply(Version(self.state.version.0 + 1), &Action { at, mutations }).unwrap();
+        self.check_quarantine(&next);
+        self.state = next;
+    }
+
+    fn acked(&self) -> Version {
+        self.acked.unwrap_or(self.state.version)
+    }
+
+    /// Nobody loses an address before every ready node has acknowledged the last that was said of its holder.
+    fn check_quarantine(&self, next: &Snapshot) {
+        for network in self.state.networks.keys().filter(|n| next.networks.contains_key(*n)) {
+            let now: BTreeMap<IpAddr, &Holder> = next.held(network).collect();
+            for (addr, holder) in self.state.held(network).filter(|(addr, holder)| now.get(addr) != Some(holder)) {
+                let last = match holder {
+                    Holder::Task(id) => self.state.tasks[id].meta.version,
+                    Holder::Connection(id) => self.state.connections[id].meta.version,
+                };
+                assert!(last <= self.acked(), "{addr} is free at {last}, but {} is acknowledged", self.acked());
+            }
+        }
     }
 
     /// Runs the stages until none wants anything.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         for _ in 0..20 {
             let before = self.state.version;
             for stage in STAGES {
                 let state = self.state.clone();
-                let (now, acked) = (Timestamp(state.version.0), state.version);
+                let (now, acked) = (Timestamp(state.version.0), self.acked());
                 let plan = stage(&state, &mut Context { now, acked, random: &mut || self.random() });
                 if !plan.mutations.is_empty() {
                     self.write(plan.mutations);
@@ -131,6 +166,8 @@ impl World {
                 }
             }
             if self.state.version == before {
+                let held = self.state.connections.values().filter(|c| !c.released);
+                assert!(held.into_iter().all(|c| self.state.nodes.contains_key(&c.node)), "held by nobody");
                 return;
             }
         }
@@ -145,7 +182,19 @@ impl World {
         for (i, a) in nets.iter().enumerate() {
             assert!(nets[i + 1..].iter().all(|b| !subnets::overlaps(a, b)), "{a} overlaps");
         }
-        let attachments = || state.tasks.values().flat_map(|t| &t.attachments);
+        let connected = || state.connections.values().map(|c| &c.attachment);
+        let attachments = || state.tasks.values().flat_map(|t| &t.attachments).chain(connected());
+        let held = state.connections.values().filter(|c| !c.released);
+        distinct("place", held.map(|c| (&c.attachment.network, &c.workload)));
+        for network in state.networks.values() {
+            let of = |a: &&Attachment| a.network == network.id;
+            let (addrs, pools) = (attachments().filter(of).map(|a| a.addr), subnets::pools(network));
+            let addrs: Vec<IpAddr> = addrs.flat_map(|a| a.addrs()).collect();
+            for addr in &addrs {
+                assert!(pools.iter().any(|p| p.admits(*addr).is_ok()), "{addr} is not for anybody");
+            }
+            assert_eq!(state.held(&network.id).count(), addrs.len());
+        }
         distinct("IPv4", attachments().map(|a| a.addr.v4));
         distinct("IPv6", attachments().map(|a| a.addr.v6));
         distinct(
@@ -180,19 +229,36 @@ enum Event {
     /// Every task on a node makes this step.
     Report(TaskState),
     EndTask(usize),
+    RemoveNetwork(usize),
+    /// The ingress network goes, if nothing is published, and another comes.
+    NewIngress,
+    /// A node asks that one of a few workloads joins a network, at the address of this number if there is one.
+    Connect(usize, usize, u8, Option<u8>),
+    /// The same for a task, on the node where it is.
+    ConnectTask(usize, usize),
+    Disconnect(usize),
+    /// The nodes stop to acknowledge, or do again.
+    Lag(bool),
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        Just(Event::AddNode),
-        any::<usize>().prop_map(Event::RemoveNode),
-        (any::<usize>(), any::<bool>()).prop_map(|(n, up)| Event::NodeState(n, up)),
-        Just(Event::AddNetwork),
-        (any::<usize>(), 1..9u64).prop_map(|(n, r)| Event::AddService(n, r)),
-        (any::<usize>(), 1..12u64).prop_map(|(n, r)| Event::Scale(n, r)),
-        any::<usize>().prop_map(Event::RemoveService),
-        prop_oneof![Just(TaskState::Running), Just(TaskState::Shutdown)].prop_map(Event::Report),
-        any::<usize>().prop_map(Event::EndTask),
+        3 => Just(Event::AddNode),
+        1 => any::<usize>().prop_map(Event::RemoveNode),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(n, up)| Event::NodeState(n, up)),
+        3 => Just(Event::AddNetwork),
+        3 => (any::<usize>(), 1..9u64).prop_map(|(n, r)| Event::AddService(n, r)),
+        1 => (any::<usize>(), 1..12u64).prop_map(|(n, r)| Event::Scale(n, r)),
+        1 => any::<usize>().prop_map(Event::RemoveService),
+        1 => prop_oneof![Just(TaskState::Running), Just(TaskState::Shutdown)].prop_map(Event::Report),
+        1 => any::<usize>().prop_map(Event::EndTask),
+        1 => any::<usize>().prop_map(Event::RemoveNetwork),
+        1 => Just(Event::NewIngress),
+        3 => (any::<usize>(), any::<usize>(), 0..6u8, prop::option::of(0..18u8))
+            .prop_map(|(n, on, w, at)| Event::Connect(n, on, w, at)),
+        3 => (any::<usize>(), any::<usize>()).prop_map(|(t, on)| Event::ConnectTask(t, on)),
+        3 => any::<usize>().prop_map(Event::Disconnect),
+        1 => any::<bool>().prop_map(Event::Lag),
     ]
 }
 
@@ -204,6 +270,7 @@ impl World {
             let n = n.checked_rem(all.len())?;
             Some(all.swap_remove(n))
         }
+        let open = || state.networks.values().filter(|n| !n.spec.ingress);
         let mutation = match event {
             Event::AddNode => Some(Mutation::Create(self.node(number as u8).into())),
             Event::RemoveNode(n) => pick(state.nodes.values(), n).map(|n| Mutation::Remove {
@@ -216,7 +283,8 @@ impl World {
                 Mutation::NodeStatus { id: n.id.clone(), status: NodeStatus { state, ..NodeStatus::default() } }
             }),
             Event::AddNetwork => Some(Mutation::Create(self.network(&format!("n{number}"), false).into())),
-            Event::AddService(n, replicas) => pick(state.networks.values().filter(|n| !n.spec.ingress), n)
+            Event::AddService(n, replicas) => pick(open(), n)
+                .filter(|_| state.ingress_network().is_some())
                 .map(|n| Mutation::Create(self.service(&format!("s{number}"), replicas, &n.id).into())),
             Event::Scale(n, replicas) => pick(state.services.values(), n).map(|s| {
                 let mut service = Service::clone(s);
@@ -245,13 +313,60 @@ impl World {
                 id: t.id.clone(),
                 status: TaskStatus { state: TaskState::Failed, ..TaskStatus::default() },
             }),
+            Event::RemoveNetwork(n) => {
+                let network = pick(open(), n).filter(|n| check::network_removal(&state, n).is_ok());
+                self.write(network.map(|n| removal::network(&state, n)).unwrap_or_default());
+                None
+            }
+            Event::NewIngress => {
+                let old = state.ingress_network().filter(|n| check::network_removal(&state, n).is_ok());
+                old.map(|old| {
+                    self.write(removal::network(&state, old));
+                    self.settle();
+                    assert!(self.state.nodes.values().all(|n| n.ingress.is_none()));
+                    Mutation::Create(self.network(&format!("in{number}"), true).into())
+                })
+            }
+            Event::Connect(n, on, workload, at) => {
+                if let Some((node, network)) = pick(state.nodes.keys(), n).zip(pick(open(), on)) {
+                    let base = network.allocation.as_ref().map(|a| a.subnet.v4.network().to_bits());
+                    let ip = base.zip(at).map(|(base, at)| Ipv4Addr::from_bits(base + u32::from(at)));
+                    let workload = TaskId::from_random([workload; 16]);
+                    let wish = NetworkWish { network: network.id.to_string(), ip, ..NetworkWish::default() };
+                    let _ = self.attach(node, &workload, wish);
+                }
+                None
+            }
+            Event::ConnectTask(t, on) => {
+                let task = pick(state.tasks.values().filter(|t| t.node.is_some()), t);
+                if let Some((task, network)) = task.zip(pick(open(), on)) {
+                    let wish = NetworkWish { network: network.id.to_string(), ..NetworkWish::default() };
+                    let node = task.node.clone().unwrap();
+                    // Only a node of the cluster can ask.
+                    if state.nodes.contains_key(&node) {
+                        let _ = self.attach(&node, &task.id, wish);
+                    }
+                }
+                None
+            }
+            Event::Disconnect(n) => {
+                if let Some(c) = pick(state.connections.values(), n) {
+                    let reference = c.attachment.network.as_str();
+                    self.write(connection::detach(&state, &c.node, &c.workload, reference).unwrap());
+                }
+                None
+            }
+            Event::Lag(lag) => {
+                self.acked = lag.then_some(state.version);
+                None
+            }
         };
         self.write(mutation.into_iter().collect());
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
     #[test]
     fn nothing_is_ever_given_twice(events in prop::collection::vec(event(), 1..40)) {
         let mut world = World::new();
@@ -267,30 +382,64 @@ proptest! {
             let wanted = world.state.tasks_of_service(&service.id).filter(|t| t.desired == TaskState::Running);
             prop_assert_eq!(wanted.count() as u64, replicas);
         }
+        world.end();
     }
 }
 
 impl World {
-    fn ready_nodes(&mut self, count: u8) -> Vec<NodeId> {
+    pub fn attach(&mut self, node: &NodeId, workload: &TaskId, wish: NetworkWish) -> Result<Attachment, AttachError> {
+        let name = format!("w{}", &workload.as_str()[..3]);
+        let wanted = Wanted { node: node.clone(), workload: workload.clone(), name, wish };
+        let state = self.state.clone();
+        let (place, mutations) = connection::attach(&state, &wanted, &mut || self.random())?;
+        self.write(mutations);
+        self.check();
+        // Who asks again, gets the same and changes nothing.
+        let again = connection::attach(&self.state, &wanted, &mut || [0; 16])?;
+        assert_eq!((again.0.attachment, again.1), (place.attachment.clone(), Vec::new()));
+        Ok(place.attachment)
+    }
+
+    /// Everything is removed, stopped and acknowledged: nothing may be left.
+    fn end(&mut self) {
+        self.acked = None;
+        let state = self.state.clone();
+        let remove = |id: &ServiceId| Mutation::Remove { kind: Kind::Service, id: id.to_string(), version: None };
+        self.write(state.services.keys().map(remove).collect());
+        let detach = |c: &std::sync::Arc<Connection>| connection::detach(&state, &c.node, &c.workload, "").unwrap();
+        let gone: BTreeMap<_, _> = state.connections.values().flat_map(detach).map(|m| (format!("{m:?}"), m)).collect();
+        self.write(gone.into_values().collect());
+        self.settle();
+        self.report(TaskState::Shutdown);
+        assert_eq!((self.state.tasks.len(), self.state.connections.len()), (0, 0));
+        assert!(self.state.networks.keys().all(|n| self.state.held(n).next().is_none()));
+    }
+}
+
+impl World {
+    pub fn ready_nodes(&mut self, count: u8) -> Vec<NodeId> {
         let nodes: Vec<Node> = (1..=count).map(|n| self.node(n)).collect();
         self.write(nodes.iter().cloned().map(|n| Mutation::Create(n.into())).collect());
         nodes.into_iter().map(|n| n.id).collect()
     }
 
     /// A service on a network of its own, with what else is to be set.
-    fn run(&mut self, replicas: u64, set: impl FnOnce(&mut ServiceSpec)) -> ServiceId {
-        let network = self.network("front", false);
+    pub fn run(&mut self, replicas: u64, set: impl FnOnce(&mut ServiceSpec)) -> ServiceId {
+        let there = self.state.network_named("front").map(|n| Network::clone(n));
+        let network = there.clone().unwrap_or_else(|| self.network("front", false));
         let mut service = self.service("web", replicas, &network.id);
         set(&mut service.spec);
         let id = service.id.clone();
-        self.write(vec![Mutation::Create(network.into())]);
+        if there.is_none() {
+            self.write(vec![Mutation::Create(network.into())]);
+        }
         self.settle();
         self.write(vec![Mutation::Create(service.into())]);
         self.settle();
         id
     }
 
-    fn report(&mut self, to: TaskState) {
+    pub fn report(&mut self, to: TaskState) {
         self.happen(Event::Report(to), 0);
         self.settle();
     }
@@ -366,4 +515,19 @@ fn surplus_replicas_go_from_the_fullest_node_first() {
     let mut one_each: Vec<_> = nodes.into_iter().map(Some).collect();
     one_each.sort();
     assert_eq!(world.placed(&web), one_each);
+}
+
+#[test]
+fn a_leg_of_an_ingress_network_that_is_gone_is_replaced() {
+    let mut world = World::new();
+    world.ready_nodes(2);
+    world.settle();
+    let node = world.state.nodes.values().next().unwrap().clone();
+    let mut leg = node.ingress.clone().unwrap();
+    leg.addr.v4 = [10, 200, 0, 5].into();
+    world.write(vec![Mutation::Update(Node { ingress: Some(leg.clone()), ..Node::clone(&node) }.into())]);
+    world.settle();
+    let given = world.state.ingress_network().unwrap().allocation.clone().unwrap();
+    let now = world.state.nodes[&node.id].ingress.clone().unwrap();
+    assert!(given.service_subnet.contains(now.addr.v4.into()), "{now:?}");
 }

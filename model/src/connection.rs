@@ -3,7 +3,7 @@
 use crate::{ConnectionId, Meta, NodeId, TaskId, endpoint::Attachment};
 use serde::{Deserialize, Serialize};
 
-/// At most one for each workload and network. Goes with its node.
+/// At most one that is held for each workload and network. Goes with its node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     pub id: ConnectionId,
@@ -13,4 +13,7 @@ pub struct Connection {
     /// That others know the workload by.
     pub name: String,
     pub attachment: Attachment,
+    /// Given up: nobody is told of it any more. It keeps its addresses until every ready node has stopped using them.
+    #[serde(default)]
+    pub released: bool,
 }

@@ -122,6 +122,15 @@ pub struct Network {
     pub allocation: Option<NetworkAllocation>,
 }
 
+impl Network {
+    /// What members get addresses from, IPv4 first: as the spec says, where it says something. Empty until it is allocated.
+    pub fn pools(&self) -> Vec<Pool> {
+        let named = |net| self.spec.pools.iter().find(|p| p.subnet == net).cloned();
+        let nets = self.allocation.iter().flat_map(|a| a.subnet.nets());
+        nets.map(|net| named(net).unwrap_or_else(|| Pool::new(net))).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,8 @@
 //! Any stored object, for the store, the watch and generic listings.
 
-use crate::{Meta, cluster::Cluster, network::Network, node::Node, service::Service, task::Task};
+use crate::{
+    Meta, cluster::Cluster, connection::Connection, network::Network, node::Node, service::Service, task::Task,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -11,6 +13,7 @@ pub enum Kind {
     Network,
     Service,
     Task,
+    Connection,
 }
 
 impl fmt::Display for Kind {
@@ -21,6 +24,7 @@ impl fmt::Display for Kind {
             Kind::Network => "network",
             Kind::Service => "service",
             Kind::Task => "task",
+            Kind::Connection => "connection",
         })
     }
 }
@@ -32,6 +36,7 @@ pub enum Object {
     Network(Network),
     Service(Service),
     Task(Task),
+    Connection(Connection),
 }
 
 impl Object {
@@ -42,6 +47,7 @@ impl Object {
             Object::Network(_) => Kind::Network,
             Object::Service(_) => Kind::Service,
             Object::Task(_) => Kind::Task,
+            Object::Connection(_) => Kind::Connection,
         }
     }
 
@@ -52,6 +58,7 @@ impl Object {
             Object::Network(o) => o.id.as_str(),
             Object::Service(o) => o.id.as_str(),
             Object::Task(o) => o.id.as_str(),
+            Object::Connection(o) => o.id.as_str(),
         }
     }
 
@@ -60,7 +67,7 @@ impl Object {
         match self {
             Object::Network(o) => Some(&o.spec.annotations.name),
             Object::Service(o) => Some(&o.spec.annotations.name),
-            Object::Cluster(_) | Object::Node(_) | Object::Task(_) => None,
+            Object::Cluster(_) | Object::Node(_) | Object::Task(_) | Object::Connection(_) => None,
         }
     }
 
@@ -71,6 +78,7 @@ impl Object {
             Object::Network(o) => &o.meta,
             Object::Service(o) => &o.meta,
             Object::Task(o) => &o.meta,
+            Object::Connection(o) => &o.meta,
         }
     }
 
@@ -81,6 +89,7 @@ impl Object {
             Object::Network(o) => &mut o.meta,
             Object::Service(o) => &mut o.meta,
             Object::Task(o) => &mut o.meta,
+            Object::Connection(o) => &mut o.meta,
         }
     }
 }
@@ -94,4 +103,4 @@ macro_rules! object_from {
         }
     )*};
 }
-object_from!(Cluster, Node, Network, Service, Task);
+object_from!(Cluster, Node, Network, Service, Task, Connection);

@@ -10,7 +10,7 @@ use crate::{
 use heddle_model::{
     NetworkId,
     endpoint::{Attachment, Endpoint, EndpointMode, PortConfig, PublishMode, VirtualIp},
-    net::{Mac, Port, Protocol, Vni},
+    net::{Mac, Pool, Port, Protocol, Vni},
     network::{Network, NetworkAllocation},
     node::{IngressLeg, Node},
     service::{NetworkTarget, Service, TaskSpec},
@@ -51,11 +51,11 @@ fn networks(state: &Snapshot, plan: &mut Plan) {
 
 /// Where to look first for an object's address: spread by its random id, so that an address just given back is not the
 /// next one given.
-fn spread(id: &str) -> u32 {
-    id.bytes().fold(0u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into()))
+fn spread(id: &str) -> u64 {
+    id.bytes().fold(0u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into())).into()
 }
 
-fn mac(random: [u8; 16]) -> Mac {
+pub fn mac(random: [u8; 16]) -> Mac {
     let mut bytes = [0; 6];
     bytes.copy_from_slice(&random[..6]);
     Mac::from_random(bytes)
@@ -67,13 +67,16 @@ fn nodes(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
     };
     let mut used = Used::default();
     let mut indices = BTreeSet::new();
-    for leg in state.nodes.values().filter_map(|n| n.ingress.as_ref()) {
-        used.take(&network.id, &given.service_subnet, &leg.addr);
+    let pools = subnets::service_pools(given);
+    // A leg may be left of an ingress network that was removed while it was given.
+    let fits = |l: &&IngressLeg| l.addr.addrs().into_iter().all(|a| given.service_subnet.contains(a));
+    for leg in state.nodes.values().filter_map(|n| n.ingress.as_ref()).filter(fits) {
+        used.of(&network.id).extend(leg.addr.addrs());
         indices.insert(leg.index);
     }
-    for node in state.nodes.values().filter(|n| n.ingress.is_none()) {
+    for node in state.nodes.values().filter(|n| n.ingress.as_ref().filter(fits).is_none()) {
         let index = (1..=u16::MAX).find(|i| !indices.contains(i));
-        let addr = used.give(&network.id, &given.service_subnet, spread(node.id.as_str()));
+        let addr = used.give_from(&network.id, &pools, spread(node.id.as_str()));
         let Some((index, addr)) = index.zip(addr) else { continue };
         indices.insert(index);
         let leg = IngressLeg { index, addr, mac: mac((context.random)()) };
@@ -100,9 +103,7 @@ fn services(state: &Snapshot, plan: &mut Plan) {
     }
     let mut used = Used::default();
     for vip in state.services.values().filter_map(|s| s.endpoint.as_ref()).flat_map(|e| &e.virtual_ips) {
-        if let Some(given) = state.networks.get(&vip.network).and_then(|n| n.allocation.as_ref()) {
-            used.take(&vip.network, &given.service_subnet, &vip.addr);
-        }
+        used.of(&vip.network).extend(vip.addr.addrs());
     }
     let listening = state.nodes.values().flat_map(|n| &n.description.listening).copied();
     let mut ports: BTreeSet<(Protocol, Port)> = published(state).map(|(p, n, _)| (p, n)).chain(listening).collect();
@@ -133,8 +134,8 @@ fn endpoint(
     let mut virtual_ips = Vec::new();
     if service.spec.endpoint.mode == EndpointMode::Vip {
         for (_, network) in targets(state, &service.spec.task) {
-            let subnet = &network.allocation.as_ref()?.service_subnet;
-            let addr = used.give(&network.id, subnet, spread(service.id.as_str()))?;
+            let pools = subnets::service_pools(network.allocation.as_ref()?);
+            let addr = used.give_from(&network.id, &pools, spread(service.id.as_str()))?;
             virtual_ips.push(VirtualIp { network: network.id.clone(), addr });
         }
     }
@@ -154,10 +155,8 @@ fn tasks(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
         return;
     }
     let mut used = Used::default();
-    for (network, addr) in state.tasks.values().flat_map(|t| &t.attachments).map(|a| (&a.network, &a.addr)) {
-        if let Some(given) = state.networks.get(network).and_then(|n| n.allocation.as_ref()) {
-            used.take(network, &given.subnet, addr);
-        }
+    for network in state.networks.keys() {
+        used.of(network).extend(state.held(network).map(|(addr, _)| addr));
     }
     for task in state.tasks.values().filter(new) {
         let Some(service) = state.services.get(&task.service) else { continue };
@@ -165,15 +164,13 @@ fn tasks(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
         let mut attachments = Vec::new();
         let mut full = None;
         for (network, aliases) in joined(state, service) {
-            let Some(subnet) = network.allocation.as_ref().map(|a| &a.subnet) else { continue };
-            match used.give(&network.id, subnet, 0) {
+            let pools = subnets::pools(network);
+            match used.give(&network.id, &pools) {
                 Some(addr) => {
                     let mac = mac((context.random)());
                     attachments.push(Attachment { network: network.id.clone(), addr, mac, aliases });
                 }
-                None => {
-                    full = Some(format!("network {}: no free address in {}", network.spec.annotations.name, subnet.v4))
-                }
+                None => full = Some(no_address(network, &pools)),
             }
         }
         match full {
@@ -188,4 +185,13 @@ fn tasks(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
         }
         plan.push(Mutation::Update(next.into()));
     }
+}
+
+fn no_address(network: &Network, pools: &[Pool]) -> String {
+    let nets: Vec<_> = pools.iter().map(|p| p.range.unwrap_or(p.subnet).to_string()).collect();
+    let name = &network.spec.annotations.name;
+    if nets.is_empty() {
+        return format!("network {name}: waits for its subnets");
+    }
+    format!("network {name}: no free address in {}", nets.join(" and "))
 }

@@ -4,20 +4,18 @@ use crate::store::Snapshot;
 use heddle_model::{
     NetworkId,
     cluster::AddressPools,
-    net::{DualAddr, DualSubnet},
-    network::Network,
+    net::{DualAddr, DualSubnet, Pool},
+    network::{Network, NetworkAllocation},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 /// Prefix lengths of service subnets: 1021 services a network.
 const SERVICE_V4: u8 = 22;
 const V6: u8 = 64;
-/// The network's own address and the gateway's come first.
-const FIRST: u32 = 2;
 
 pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
@@ -86,38 +84,82 @@ pub fn choose(
     Some((DualSubnet { v4, v6 }, DualSubnet { v4: service_v4, v6: service_v6 }))
 }
 
-/// Addresses for tasks that a subnet has.
-pub fn capacity(subnet: &DualSubnet) -> u64 {
-    let v4 = 1u64 << (32 - subnet.v4.prefix_len());
-    let v6 = 1u128 << (128 - subnet.v6.prefix_len()).min(64);
-    v4.saturating_sub(u64::from(FIRST) + 1).min(u64::try_from(v6).unwrap_or(u64::MAX).saturating_sub(u64::from(FIRST)))
-}
-
-pub fn nth(subnet: &DualSubnet, n: u32) -> DualAddr {
-    DualAddr {
-        v4: Ipv4Addr::from_bits(subnet.v4.network().to_bits() + n),
-        v6: Ipv6Addr::from_bits(subnet.v6.network().to_bits() + u128::from(n)),
-    }
-}
-
-/// The numbers in use of every subnet. Both addresses of a pair have the same number.
-#[derive(Default)]
-pub struct Used(BTreeMap<NetworkId, BTreeSet<u32>>);
-
-impl Used {
-    pub fn take(&mut self, network: &NetworkId, subnet: &DualSubnet, addr: &DualAddr) {
-        if let Some(n) = addr.v4.to_bits().checked_sub(subnet.v4.network().to_bits()) {
-            self.0.entry(network.clone()).or_default().insert(n);
+/// What members of a network get addresses from, IPv4 first.
+pub fn pools(network: &Network) -> Vec<Pool> {
+    let mut pools = network.pools();
+    if network.spec.ingress {
+        for pool in &mut pools {
+            // Answers to published ports are routed by each subnet's first address, whatever gateway was named.
+            let first = Pool::new(pool.subnet).gateway();
+            if pool.admits(first).is_ok() {
+                pool.aux.insert("answers to published ports".into(), first);
+            }
         }
     }
+    pools
+}
 
-    /// A free address, looked for from number `from` upward and around. None: the subnet is full.
-    pub fn give(&mut self, network: &NetworkId, subnet: &DualSubnet, from: u32) -> Option<DualAddr> {
-        let room = u32::try_from(capacity(subnet)).unwrap_or(u32::MAX);
-        let used = self.0.entry(network.clone()).or_default();
-        let start = from.checked_rem(room)?;
-        let n = (0..room).map(|i| FIRST + (start + i) % room).find(|n| !used.contains(n))?;
-        used.insert(n);
-        Some(nth(subnet, n))
+/// Virtual addresses of services; on the ingress network, the legs of nodes.
+pub fn service_pools(given: &NetworkAllocation) -> Vec<Pool> {
+    given.service_subnet.nets().into_iter().map(Pool::new).collect()
+}
+
+/// The addresses in use on every network.
+#[derive(Default)]
+pub struct Used {
+    addrs: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
+    /// Below these numbers of a network's two ranges nothing is free any more: a plan takes only.
+    low: BTreeMap<NetworkId, [u64; 2]>,
+}
+
+impl Used {
+    pub fn of(&mut self, network: &NetworkId) -> &mut BTreeSet<IpAddr> {
+        self.addrs.entry(network.clone()).or_default()
+    }
+
+    /// A free address of each family, looked for from number `start` upward and around. None: one of the pools is full.
+    pub fn give_from(&mut self, network: &NetworkId, pools: &[Pool], start: u64) -> Option<DualAddr> {
+        let used = self.of(network);
+        // The same start for both, so that the two addresses of a pair look alike.
+        let room = pools.iter().map(Pool::room).min().filter(|room| *room > 0)?;
+        let mut free = pools.iter().filter_map(|p| p.free(used, start % room));
+        let (Some(IpAddr::V4(v4)), Some(IpAddr::V6(v6))) = (free.next(), free.next()) else { return None };
+        let addr = DualAddr { v4, v6 };
+        used.extend(addr.addrs());
+        Some(addr)
+    }
+
+    /// The lowest free address of each family.
+    pub fn give(&mut self, network: &NetworkId, pools: &[Pool]) -> Option<DualAddr> {
+        let [v4, v6] = pools else { return None };
+        let used = self.addrs.entry(network.clone()).or_default();
+        let low = self.low.entry(network.clone()).or_default();
+        let (a4, a6) = (v4.free(used, low[0])?, v6.free(used, low[1])?);
+        *low = [v4.number(a4), v6.number(a6)];
+        used.extend([a4, a6]);
+        match (a4, a6) {
+            (IpAddr::V4(v4), IpAddr::V6(v6)) => Some(DualAddr { v4, v6 }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_addresses_come_in_order_until_none_is_left() {
+        let network = NetworkId::from_random([1; 16]);
+        let pools = ["10.1.0.0/16", "fd00::/64"].map(|s| Pool::new(s.parse().unwrap()));
+        let mut used = Used::default();
+        used.of(&network).insert("10.1.0.3".parse().unwrap());
+        let mut given: Vec<DualAddr> = Vec::new();
+        while let Some(addr) = used.give(&network, &pools) {
+            given.push(addr);
+        }
+        assert_eq!(given.len(), 65536 - 4);
+        assert_eq!(given[1], DualAddr { v4: [10, 1, 0, 4].into(), v6: "fd00::3".parse().unwrap() });
+        assert!(given.is_sorted());
     }
 }

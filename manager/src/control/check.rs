@@ -3,19 +3,26 @@
 use super::find::{self, FindError};
 use crate::{
     allocator::{self, subnets},
+    dispatcher::connection,
     scheduler::constraint::{BadConstraint, Constraint},
     store::Snapshot,
 };
 use heddle_model::{
     ServiceId,
+    connection::Connection,
     endpoint::PublishMode,
     meta::{BadName, check_name},
-    net::{Mtu, Port, Protocol},
-    network::{self, Network, NetworkSpec},
+    net::{Mtu, Pool, PoolError, Port, Protocol},
+    network::{self, Driver, Network, NetworkSpec},
     service::{Mode, Runtime, Service, ServiceSpec},
 };
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
+
+/// docker's name of the option.
+const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+/// Networks that every host has for itself.
+const OF_HOSTS: [&str; 4] = [network::DEFAULT, network::HOST, network::NONE, network::GATEWAY];
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
@@ -35,10 +42,48 @@ pub enum SpecError {
     TooSmall { subnet: IpNet },
     #[error("MTU {0} is out of range: use {min} to 65535", min = Mtu::MIN_V6)]
     Mtu(Mtu),
-    #[error("the network of published ports is made at `init`: `--ingress` cannot be used")]
-    Ingress,
-    #[error("network \"ingress\" carries published ports: a service joins it by publishing a port")]
-    JoinsIngress,
+    #[error("MTU {value:?}: {MTU_OPTION} takes a number from {min} to 65535", min = Mtu::MIN_V6)]
+    MtuOption { value: String },
+    #[error("the MTU is given twice, and not alike: leave out {MTU_OPTION}")]
+    MtuTwice,
+    #[error("driver {0} makes a network of one host: the cluster makes overlays, so ask that host's own daemon")]
+    Driver(Driver),
+    #[error("network name {0:?} stands for a network that every host has: choose another name")]
+    OfHosts(String),
+    #[error("an overlay has both IPv4 and IPv6: neither can be turned off")]
+    BothFamilies,
+    #[error("encrypted networks are not supported yet: leave the option \"encrypted\" out")]
+    Encrypted,
+    #[error("option {key:?} is unknown: an overlay takes {MTU_OPTION}")]
+    Option { key: String },
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    #[error("IP range {range} has no address to give out: use a larger one")]
+    NoRoom { range: IpNet },
+    #[error("network {name:?} carries published ports already: there is one ingress network, remove it first")]
+    SecondIngress { name: String },
+    #[error("the network of published ports cannot be made with {flag}: leave it out")]
+    IngressFlag { flag: &'static str },
+    #[error("network {name:?} carries published ports: a service joins it by publishing a port")]
+    JoinsIngress { name: String },
+    #[error(
+        "port {port}/{protocol} cannot be published: there is no ingress network, make one with \
+         `heddle network create --driver overlay --ingress NAME` or publish in host mode"
+    )]
+    NoIngress { port: Port, protocol: Protocol },
+    #[error(
+        "network {0:?} is every host's own: only networks of the cluster (overlay) or \"host\" can be used by services"
+    )]
+    NotOfCluster(String),
+    #[error(
+        "no network is called {0:?} in the cluster: only networks of the cluster (overlay) or \"host\" can be used by \
+         services"
+    )]
+    UnknownTarget(String),
+    #[error("network \"host\" cannot be used with others: a service is on the hosts' network or on overlays")]
+    HostAmongOthers,
+    #[error("aliases cannot be used on network \"host\": a service on it has the names of its hosts")]
+    HostAliases,
     #[error("network {0:?} is named twice")]
     NetworkTwice(String),
     #[error("replicas {0}: use 1 to {max}", max = Mode::MAX_REPLICAS)]
@@ -57,37 +102,86 @@ pub enum SpecError {
     NoCommand,
     #[error("network {name} is used by service {by}: remove the service first")]
     InUse { name: String, by: String },
-    #[error("network \"ingress\" belongs to the cluster: it cannot be removed")]
-    RemovesIngress,
+    #[error("network {name} carries the published ports of service {by}: it cannot be removed before that service")]
+    Publishes { name: String, by: String },
+    #[error("network {name} is used by {by}: disconnect it first")]
+    Connected { name: String, by: String },
 }
 
-pub fn network(state: &Snapshot, spec: &NetworkSpec) -> Result<(), SpecError> {
-    check_name(&spec.annotations.name)?;
+/// The spec as it is stored, or what is wrong with it.
+pub fn network(state: &Snapshot, mut spec: NetworkSpec) -> Result<NetworkSpec, SpecError> {
+    let name = &spec.annotations.name;
+    check_name(name)?;
+    if spec.driver != Driver::Overlay {
+        return Err(SpecError::Driver(spec.driver));
+    }
+    if OF_HOSTS.contains(&name.as_str()) {
+        return Err(SpecError::OfHosts(name.clone()));
+    }
+    if state.network_named(name).is_some() {
+        return Err(SpecError::Exists { kind: "network", name: name.clone() });
+    }
+    if spec.ipv4 == Some(false) || spec.ipv6 == Some(false) {
+        return Err(SpecError::BothFamilies);
+    }
     if spec.ingress {
-        return Err(SpecError::Ingress);
+        ingress(state, &spec)?;
     }
-    if state.network_named(&spec.annotations.name).is_some() {
-        return Err(SpecError::Exists { kind: "network", name: spec.annotations.name.clone() });
-    }
-    subnets(state, &spec.pools.iter().map(|p| p.subnet).collect::<Vec<_>>())?;
+    options(&mut spec)?;
+    pools(state, &spec.pools)?;
     match spec.mtu {
         Some(mtu) if mtu < Mtu::MIN_V6 => Err(SpecError::Mtu(mtu)),
-        _ => Ok(()),
+        _ => Ok(spec),
     }
 }
 
-fn subnets(state: &Snapshot, wanted: &[IpNet]) -> Result<(), SpecError> {
+fn ingress(state: &Snapshot, spec: &NetworkSpec) -> Result<(), SpecError> {
+    if let Some(other) = state.ingress_network() {
+        return Err(SpecError::SecondIngress { name: other.spec.annotations.name.clone() });
+    }
+    for (flag, set) in [("--attachable", spec.attachable), ("--internal", spec.internal)] {
+        if set {
+            return Err(SpecError::IngressFlag { flag });
+        }
+    }
+    Ok(())
+}
+
+/// Takes over what the driver's options say.
+fn options(spec: &mut NetworkSpec) -> Result<(), SpecError> {
+    for (key, value) in &spec.options {
+        match key.as_str() {
+            MTU_OPTION => {
+                let mtu = value.parse().map(Mtu).map_err(|_| SpecError::MtuOption { value: value.clone() })?;
+                if spec.mtu.is_some_and(|other| other != mtu) {
+                    return Err(SpecError::MtuTwice);
+                }
+                spec.mtu = Some(mtu);
+            }
+            "encrypted" => return Err(SpecError::Encrypted),
+            _ => return Err(SpecError::Option { key: key.clone() }),
+        }
+    }
+    Ok(())
+}
+
+fn pools(state: &Snapshot, wanted: &[Pool]) -> Result<(), SpecError> {
     for (family, v4) in [("IPv4", true), ("IPv6", false)] {
-        if wanted.iter().filter(|n| matches!(n, IpNet::V4(_)) == v4).count() > 1 {
+        if wanted.iter().filter(|p| p.subnet.addr().is_ipv4() == v4).count() > 1 {
             return Err(SpecError::Family { family });
         }
     }
-    for subnet in wanted {
+    for pool in wanted {
+        let subnet = pool.subnet;
+        pool.check()?;
         if subnet.max_prefix_len() - subnet.prefix_len() < 3 {
-            return Err(SpecError::TooSmall { subnet: *subnet });
+            return Err(SpecError::TooSmall { subnet });
         }
-        if let Some(with) = subnets::taken_by(state, subnet, None) {
-            return Err(SpecError::Overlap { subnet: *subnet, with });
+        if pool.room() == 0 {
+            return Err(SpecError::NoRoom { range: pool.range.unwrap_or(subnet) });
+        }
+        if let Some(with) = subnets::taken_by(state, &subnet, None) {
+            return Err(SpecError::Overlap { subnet, with });
         }
     }
     Ok(())
@@ -95,16 +189,28 @@ fn subnets(state: &Snapshot, wanted: &[IpNet]) -> Result<(), SpecError> {
 
 pub fn network_removal(state: &Snapshot, network: &Network) -> Result<(), SpecError> {
     let name = network.spec.annotations.name.clone();
-    if network.spec.ingress {
-        return Err(SpecError::RemovesIngress);
+    let uses = |s: &&Arc<Service>| joins(&s.spec, network);
+    if let Some(by) = state.services.values().find(uses).map(|s| s.spec.annotations.name.clone()) {
+        return Err(if network.spec.ingress {
+            SpecError::Publishes { name, by }
+        } else {
+            SpecError::InUse { name, by }
+        });
     }
-    let joins = |s: &&std::sync::Arc<Service>| s.spec.task.networks.iter().any(|t| t.target == network.id.as_str());
-    let by = state.services.values().find(joins).map(|s| s.spec.annotations.name.clone());
-    let task = || {
-        let attached = state.tasks.values().find(|t| t.attachments.iter().any(|a| a.network == network.id));
-        attached.map(|t| format!("{} (still stopping)", t.service_name))
-    };
-    by.or_else(task).map_or(Ok(()), |by| Err(SpecError::InUse { name, by }))
+    let attached = state.tasks.values().find(|t| t.attachments.iter().any(|a| a.network == network.id));
+    if let Some(task) = attached {
+        return Err(SpecError::InUse { name, by: format!("{} (still stopping)", task.service_name) });
+    }
+    match state.connections_to(&network.id).find(|c| !c.released) {
+        Some(connection) => Err(SpecError::Connected { name, by: connection::named(state, connection) }),
+        None => Ok(()),
+    }
+}
+
+/// Whether the service's tasks have a place on the network.
+fn joins(spec: &ServiceSpec, network: &Network) -> bool {
+    let published = || spec.endpoint.ports.iter().any(|p| p.mode == PublishMode::Ingress);
+    (network.spec.ingress && published()) || spec.task.networks.iter().any(|t| t.target == network.id.as_str())
 }
 
 /// The spec with its networks named by id, or what is wrong with it.
@@ -120,11 +226,36 @@ pub fn service(state: &Snapshot, mut spec: ServiceSpec) -> Result<ServiceSpec, S
     for constraint in &spec.task.placement.constraints {
         constraint.parse::<Constraint>()?;
     }
+    networks(state, &mut spec)?;
+    ports(state, &spec)?;
+    let Mode::Replicated { replicas } = spec.mode;
+    room(state, None, &spec, replicas)?;
+    Ok(spec)
+}
+
+/// Names the networks by id. On the hosts' own network there is nothing to publish: every port is a port of the host.
+fn networks(state: &Snapshot, spec: &mut ServiceSpec) -> Result<(), SpecError> {
+    if let Some(host) = spec.task.networks.iter().find(|t| t.target == network::HOST) {
+        if spec.task.networks.len() > 1 {
+            return Err(SpecError::HostAmongOthers);
+        }
+        if !host.aliases.is_empty() {
+            return Err(SpecError::HostAliases);
+        }
+        spec.endpoint.ports.clear();
+        return Ok(());
+    }
     let mut seen = BTreeSet::new();
     for target in &mut spec.task.networks {
-        let network = find::network(state, &target.target)?;
-        if network.spec.annotations.name == network::INGRESS {
-            return Err(SpecError::JoinsIngress);
+        if OF_HOSTS.contains(&target.target.as_str()) {
+            return Err(SpecError::NotOfCluster(target.target.clone()));
+        }
+        let network = match find::network(state, &target.target) {
+            Err(FindError::None { .. }) => return Err(SpecError::UnknownTarget(target.target.clone())),
+            found => found?,
+        };
+        if network.spec.ingress {
+            return Err(SpecError::JoinsIngress { name: network.spec.annotations.name.clone() });
         }
         if !seen.insert(network.id.clone()) {
             return Err(SpecError::NetworkTwice(target.target.clone()));
@@ -134,14 +265,19 @@ pub fn service(state: &Snapshot, mut spec: ServiceSpec) -> Result<ServiceSpec, S
         }
         target.target = network.id.to_string();
     }
-    ports(state, &spec)?;
-    let Mode::Replicated { replicas } = spec.mode;
-    room(state, None, &spec, replicas)?;
-    Ok(spec)
+    Ok(())
 }
 
 fn ports(state: &Snapshot, spec: &ServiceSpec) -> Result<(), SpecError> {
     let mut seen = BTreeSet::new();
+    if state.ingress_network().is_none()
+        && let Some(config) = spec.endpoint.ports.iter().find(|p| p.mode == PublishMode::Ingress)
+    {
+        return Err(SpecError::NoIngress {
+            port: config.published.unwrap_or(config.target),
+            protocol: config.protocol,
+        });
+    }
     for config in &spec.endpoint.ports {
         let (protocol, Some(port)) = (config.protocol, config.published) else { continue };
         if !seen.insert((protocol, port)) {
@@ -164,28 +300,24 @@ pub fn room(state: &Snapshot, id: Option<&ServiceId>, spec: &ServiceSpec, replic
     if replicas > Mode::MAX_REPLICAS || replicas == 0 {
         return Err(SpecError::Replicas(replicas));
     }
-    let joins = |spec: &ServiceSpec, network: &Network| {
-        let published = spec.endpoint.ports.iter().any(|p| p.mode == PublishMode::Ingress);
-        (network.spec.ingress && published) || spec.task.networks.iter().any(|t| t.target == network.id.as_str())
-    };
     for network in state.networks.values().filter(|n| joins(spec, n)) {
-        let Some(given) = &network.allocation else { continue };
         let others = state.services.values().filter(|s| Some(&s.id) != id && joins(&s.spec, network));
-        let used: u64 = others
+        let tasks: u64 = others
             .map(|s| {
                 let Mode::Replicated { replicas } = s.spec.mode;
                 replicas
             })
             .sum();
-        let room = subnets::capacity(&given.subnet);
-        if used + replicas > room {
-            return Err(SpecError::Full {
-                network: network.spec.annotations.name.clone(),
-                subnet: given.subnet.v4.to_string(),
-                room,
-                used,
-                wanted: replicas,
-            });
+        for pool in subnets::pools(network) {
+            let range = pool.range.unwrap_or(pool.subnet);
+            let within =
+                |c: &&Arc<Connection>| !c.released && c.attachment.addr.addrs().iter().any(|a| range.contains(a));
+            let used = tasks + state.connections_to(&network.id).filter(within).count() as u64;
+            let room = pool.room();
+            if used + replicas > room {
+                let (network, subnet) = (network.spec.annotations.name.clone(), range.to_string());
+                return Err(SpecError::Full { network, subnet, room, used, wanted: replicas });
+            }
         }
     }
     Ok(())

@@ -1,14 +1,18 @@
 //! A network with all that is on it.
 
 use crate::{dispatcher::assignment, store::Snapshot};
-use heddle_model::{NodeId, network::Network, task::Task};
+use heddle_model::{NodeId, connection::Connection, net::Pool, network::Network, task::Task};
 use heddle_proto::v1;
 use std::sync::Arc;
 
 pub fn network(state: &Snapshot, network: &Network) -> v1::InspectNetworkResponse {
     let attached = |t: &&Arc<Task>| t.on_node() && t.attachments.iter().any(|a| a.network == network.id);
     let tasks: Vec<_> = state.tasks.values().filter(attached).collect();
-    let takes_part = |n: &NodeId| network.spec.ingress || tasks.iter().any(|t| t.node.as_ref() == Some(n));
+    let connections: Vec<_> = state.connections_to(&network.id).filter(|c| !c.released).collect();
+    let takes_part = |n: &NodeId| {
+        let connected = || connections.iter().any(|c| c.node == *n);
+        network.spec.ingress || tasks.iter().any(|t| t.node.as_ref() == Some(n)) || connected()
+    };
     let peers = state.nodes.values().filter(|n| takes_part(&n.id)).map(|n| v1::NetworkPeer {
         node: n.id.to_string(),
         hostname: n.description.hostname.clone(),
@@ -24,6 +28,7 @@ pub fn network(state: &Snapshot, network: &Network) -> v1::InspectNetworkRespons
             addr: Some(a.addr.into()),
             mac: a.mac.to_string(),
             state: v1::TaskState::from(t.status.state).into(),
+            aliases: a.aliases.clone(),
         })
     };
     let services = state.services.values().filter_map(|s| {
@@ -42,6 +47,24 @@ pub fn network(state: &Snapshot, network: &Network) -> v1::InspectNetworkRespons
         mtu: assignment::mtu(state, network).0.into(),
         peers: peers.collect(),
         services: services.collect(),
+        connections: connections.iter().map(|c| connection(c)).collect(),
+        pools: network.pools().into_iter().map(with_gateway).map(Into::into).collect(),
         network: Some(network.clone().into()),
     }
+}
+
+fn connection(c: &Connection) -> v1::NetworkEndpoint {
+    v1::NetworkEndpoint {
+        task: c.workload.to_string(),
+        name: c.name.clone(),
+        node: c.node.to_string(),
+        addr: Some(c.attachment.addr.into()),
+        mac: c.attachment.mac.to_string(),
+        state: v1::TaskState::Unspecified.into(),
+        aliases: c.attachment.aliases.clone(),
+    }
+}
+
+fn with_gateway(pool: Pool) -> Pool {
+    Pool { gateway: Some(pool.gateway()), ..pool }
 }

@@ -4,23 +4,27 @@
 //! service   the RPCs; a follower passes them on to the leader      find      objects by id, name, beginning of an id
 //! check     whether a spec can be accepted                         progress  how far a service is from what is wanted
 //! ca        certificates for joiners                                inspect   a network with all that is on it
+//! removal   what goes when something is removed
 //! ```
 
 mod ca;
-mod check;
-mod find;
+pub(crate) mod check;
+pub(crate) mod find;
 mod forward;
 mod inspect;
 mod progress;
+pub(crate) mod removal;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use ca::CaService;
 pub use check::SpecError;
+pub use find::FindError;
 pub use forward::Forward;
 pub use service::ControlService;
 
 use crate::store::WriteError;
-use find::FindError;
 use tonic::Status;
 
 /// Why a request was refused.
@@ -39,7 +43,9 @@ impl From<ControlError> for Status {
         let text = e.to_string();
         match e {
             ControlError::Find(FindError::None { .. }) => Status::not_found(text),
-            ControlError::Spec(SpecError::Find(_)) => Status::not_found(text),
+            ControlError::Spec(SpecError::Find(FindError::None { .. }) | SpecError::UnknownTarget(_)) => {
+                Status::not_found(text)
+            }
             ControlError::Spec(_) | ControlError::Find(_) => Status::invalid_argument(text),
             ControlError::Write(WriteError::Conflict(_)) => Status::aborted(text),
             ControlError::Write(_) => Status::unavailable(text),

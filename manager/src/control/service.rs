@@ -3,7 +3,7 @@
 use super::{
     ControlError, check, find,
     forward::{Forward, LARGEST},
-    inspect, progress,
+    inspect, progress, removal,
 };
 use crate::{
     ca,
@@ -118,8 +118,8 @@ impl control_server::Control for ControlService {
         let id = NetworkId::from_random(rand::random());
         let state = self
             .write(|state| {
-                check::network(state, &spec)?;
-                let network = Network { id: id.clone(), meta: Meta::default(), spec: spec.clone(), allocation: None };
+                let spec = check::network(state, spec.clone())?;
+                let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None };
                 Ok(vec![Mutation::Create(network.into())])
             })
             .await?;
@@ -147,7 +147,7 @@ impl control_server::Control for ControlService {
             let network = find::network(state, &request.r#ref)?;
             check::network_removal(state, &network)?;
             id = network.id.to_string();
-            Ok(vec![Mutation::Remove { kind: Kind::Network, id: id.clone(), version: Some(network.meta.version) }])
+            Ok(removal::network(state, &network))
         })
         .await?;
         Ok(Response::new(v1::RemoveResponse { id }))

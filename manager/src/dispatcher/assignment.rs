@@ -4,9 +4,11 @@ use crate::store::Snapshot;
 use heddle_model::{
     NetworkId, NodeId,
     assignment::{ClusterView, EndpointView, NetworkView, NodeView, PeerView, ServiceView},
+    connection::Connection,
     endpoint::PublishMode,
     net::Mtu,
     network::Network,
+    node::NodeState,
     service::Service,
     task::{Task, TaskState},
 };
@@ -38,7 +40,9 @@ pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
     view.tasks = tasks.map(|t| (t.id.clone(), Task::clone(t))).collect();
 
     let attached = view.tasks.values().flat_map(|t| t.attachments.iter().map(|a| a.network.clone()));
-    let ids: BTreeSet<NetworkId> = attached.chain(state.ingress_network().map(|n| n.id.clone())).collect();
+    let connected = state.connections_on_node(node).filter(|c| !c.released).map(|c| c.attachment.network.clone());
+    let ids: BTreeSet<NetworkId> =
+        attached.chain(connected).chain(state.ingress_network().map(|n| n.id.clone())).collect();
     for network in ids.iter().filter_map(|id| state.networks.get(id)) {
         let Some(given) = &network.allocation else { continue };
         let network = NetworkView {
@@ -82,7 +86,29 @@ pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
             view.endpoints.insert((endpoint.network.clone(), endpoint.task.clone()), endpoint);
         }
     }
+    for network in view.networks.keys() {
+        for connection in state.connections_to(network).filter(|c| !c.released) {
+            let endpoint = joined(state, connection);
+            view.endpoints.insert((endpoint.network.clone(), endpoint.task.clone()), endpoint);
+        }
+    }
     Some(view)
+}
+
+fn joined(state: &Snapshot, connection: &Connection) -> EndpointView {
+    let up = state.nodes.get(&connection.node).is_some_and(|n| n.status.state != NodeState::Down);
+    EndpointView {
+        network: connection.attachment.network.clone(),
+        task: connection.workload.clone(),
+        task_name: connection.name.clone(),
+        service: None,
+        slot: 0,
+        node: connection.node.clone(),
+        addr: connection.attachment.addr,
+        mac: connection.attachment.mac,
+        aliases: connection.attachment.aliases.clone(),
+        in_service: up,
+    }
 }
 
 fn service(service: &Service, view: &NodeView) -> Option<ServiceView> {

@@ -4,12 +4,16 @@
 //! Hello ─> Ready ─> COMPLETE ─> INCREMENTAL ...        assignment  what one node is told
 //! Heartbeat, Ack, TaskStatus ─> sessions, store        sessions    who is heard of, what is reached
 //! LogRequest ─> PublishLogs ─> reader                  logs
+//! Attach, Detach ─> store                              connection  places on overlays that hosts ask for
 //! ```
 
 pub mod assignment;
+pub mod connection;
 mod logs;
 mod service;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 pub use logs::Logs;
 pub use service::{DispatcherService, managers};

@@ -1,16 +1,20 @@
 //! The gRPC service that agents call.
 
-use super::{Logs, Sessions, assignment};
+use super::{
+    Logs, Sessions, assignment,
+    connection::{self, AttachError, Wanted},
+};
 use crate::{
     control::Forward,
     store::{Mutation, Store, WriteError, now},
 };
 use futures::{Stream, StreamExt};
 use heddle_model::{
-    Kind, NodeId, Version,
+    Kind, NodeId, TaskId, Version,
     assignment::NodeView,
     node::{NodeDescription, NodeState, NodeStatus},
     task::{Task, TaskState},
+    workload::NetworkWish,
 };
 use heddle_plumbing::caller::{Access, require_node};
 use heddle_proto::v1::{
@@ -18,14 +22,19 @@ use heddle_proto::v1::{
     manager_message::Message as ToAgent,
 };
 use std::{pin::Pin, sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 /// Messages under way to one agent.
 const BUFFER: usize = 64;
 /// A report is offered to raft again for this long.
 const REPORT_LIMIT: Duration = Duration::from_secs(30);
+/// What was just given up is free again within this time, unless a host does not follow.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 pub struct DispatcherService {
@@ -33,9 +42,15 @@ pub struct DispatcherService {
     pub sessions: Arc<Sessions>,
     pub logs: Arc<Logs>,
     pub forward: Forward,
+    /// One at a time: two that plan side by side would choose the same address, and one of them plan again.
+    pub attaching: Arc<Mutex<()>>,
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<v1::ManagerMessage, Status>> + Send>>;
+
+fn workload(id: &str) -> Result<TaskId, Status> {
+    id.parse().map_err(|e| Status::invalid_argument(format!("field workload: {e}")))
+}
 
 fn message(message: ToAgent) -> v1::ManagerMessage {
     v1::ManagerMessage { message: Some(message) }
@@ -84,22 +99,48 @@ impl dispatcher_server::Dispatcher for DispatcherService {
         Ok(Response::new(v1::PublishLogsResponse {}))
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
-        Err(Status::unimplemented("attach"))
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+        let node = self.node_of(&request)?;
+        if let Some(mut leader) = self.leader(&node).await? {
+            return leader.attach(request.into_inner()).await;
+        }
+        let request = request.into_inner();
+        let wish = request.wish.ok_or_else(|| Status::invalid_argument("field wish is missing"))?;
+        let (workload, wish) = (workload(&request.workload)?, NetworkWish::try_from(wish)?);
+        let wanted = Wanted { node, workload, name: request.name, wish };
+        let until = Instant::now() + SETTLE_LIMIT;
+        let mut state = self.store.watch();
+        loop {
+            state.mark_unchanged();
+            match self.place(&wanted).await {
+                Ok(given) => return Ok(Response::new(given)),
+                Err(e) if e.is_transient() => match tokio::time::timeout_at(until, state.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) | Err(_) => return Err(e.into()),
+                },
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
 
-    async fn detach(&self, _: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
-        Err(Status::unimplemented("detach"))
+    async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
+        let node = self.node_of(&request)?;
+        if let Some(mut leader) = self.leader(&node).await? {
+            return leader.detach(request.into_inner()).await;
+        }
+        let request = request.into_inner();
+        let workload = workload(&request.workload)?;
+        self.store
+            .update(|state| connection::detach(state, &node, &workload, &request.network))
+            .await
+            .map_err(Status::from)?;
+        Ok(Response::new(v1::DetachResponse {}))
     }
 
     async fn leave(&self, request: Request<v1::LeaveNodeRequest>) -> Result<Response<v1::LeaveNodeResponse>, Status> {
         let node = self.node_of(&request)?;
-        if let Some(leader) = self.forward.leader().await? {
-            // The leader sees this manager's certificate, so a follower can only speak for itself.
-            if !self.is_self(&node) {
-                return Err(Status::unavailable("this manager does not lead: ask the leader"));
-            }
-            return DispatcherClient::new(leader).leave(request.into_inner()).await;
+        if let Some(mut leader) = self.leader(&node).await? {
+            return leader.leave(request.into_inner()).await;
         }
         let left = self.store.update::<WriteError>(|state| {
             let Some(stored) = state.nodes.get(&node) else { return Ok(Vec::new()) };
@@ -112,6 +153,7 @@ impl dispatcher_server::Dispatcher for DispatcherService {
                 task.status.message = "the node left the cluster".into();
                 mutations.push(Mutation::Update(task.into()));
             }
+            mutations.extend(state.connections_on_node(&node).filter_map(|c| connection::release(c)));
             Ok(mutations)
         });
         left.await.map_err(|e| Status::unavailable(e.to_string()))?;
@@ -135,8 +177,35 @@ impl DispatcherService {
         }
     }
 
-    fn is_self(&self, node: &NodeId) -> bool {
-        self.forward.credentials.identity().node == *node
+    /// The way to the leader; None if this manager leads.
+    async fn leader(&self, node: &NodeId) -> Result<Option<DispatcherClient<Channel>>, Status> {
+        let Some(channel) = self.forward.leader().await? else { return Ok(None) };
+        // The leader sees this manager's certificate, so a follower can only speak for itself.
+        if self.forward.credentials.identity().node != *node {
+            return Err(Status::unavailable("this manager does not lead: ask the leader"));
+        }
+        Ok(Some(DispatcherClient::new(channel)))
+    }
+
+    async fn place(&self, wanted: &Wanted) -> Result<v1::AttachResponse, AttachError> {
+        let _turn = self.attaching.lock().await;
+        let mut place = None;
+        let state = self
+            .store
+            .update(|state| {
+                let (connection, mutations) = connection::attach(state, wanted, &mut rand::random)?;
+                place = Some(connection.id);
+                Ok::<_, AttachError>(mutations)
+            })
+            .await?;
+        let given = place.and_then(|id| state.connections.get(&id)).filter(|c| !c.released);
+        let given = given.ok_or(AttachError::Contended)?;
+        let network = state.networks.get(&given.attachment.network).ok_or(AttachError::Contended)?;
+        tracing::debug!(node = %given.node, workload = %given.workload, network = %network.id, "workload joins");
+        Ok(v1::AttachResponse {
+            attachment: Some(given.attachment.clone().into()),
+            network_name: network.spec.annotations.name.clone(),
+        })
     }
 
     async fn serve(self, node: NodeId, mut from: Streaming<v1::AgentMessage>, send: mpsc::Sender<v1::ManagerMessage>) {
@@ -265,9 +334,9 @@ async fn write_reports(store: Store, mut queue: mpsc::UnboundedReceiver<Vec<Muta
         if batch.is_empty() {
             continue;
         }
-        let until = tokio::time::Instant::now() + REPORT_LIMIT;
+        let until = Instant::now() + REPORT_LIMIT;
         while let Err(error) = store.write(batch.clone()).await {
-            if !store.is_leader() || tokio::time::Instant::now() > until {
+            if !store.is_leader() || Instant::now() > until {
                 tracing::warn!(%error, "reports of a node are lost until its next session");
                 break;
             }

@@ -1,5 +1,7 @@
 //! Keeps as many tasks as a service wants: makes them, replaces those that ended or whose node is gone, takes them away.
 
+mod connection;
+
 use crate::{
     plan::{Context, Plan},
     store::{Mutation, Snapshot},
@@ -146,9 +148,10 @@ fn new_task(service: &Service, slot: u64, not_before: Timestamp, context: &mut C
 }
 
 /// Forgets tasks that ended: at once when they are to be removed, else when the slot's history is full. Before that, gives
-/// their addresses back, once every ready node has stopped using them.
+/// their addresses back, once every ready node has stopped using them. Places on overlays that hosts asked for end alike.
 pub fn reap(state: &Snapshot, context: &mut Context<'_>) -> Plan {
     let mut plan = Plan::default();
+    connection::reap(state, context, &mut plan);
     let mut history: BTreeMap<(&str, u64), Vec<&Arc<Task>>> = BTreeMap::new();
     let keep = state.cluster.as_ref().map_or(0, |c| c.spec.task_history as usize);
     for task in state.tasks.values() {

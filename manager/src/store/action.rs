@@ -1,11 +1,12 @@
 //! Writes as data. Times, ids and random choices come inside, so that every manager applies the same thing.
 
 use heddle_model::{
-    Kind, NodeId, Object, TaskId, Timestamp, Version,
+    Kind, NetworkId, NodeId, Object, TaskId, Timestamp, Version,
     node::{NodeDescription, NodeStatus},
     task::TaskStatus,
 };
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// One transaction: all of it is applied, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,11 +44,24 @@ pub enum Conflict {
     NotFound { kind: Kind, id: String },
     #[error("{kind} {id} was changed meanwhile: version {stored}, not {expected}")]
     Stale { kind: Kind, id: String, expected: Version, stored: Version },
+    #[error("address {addr} of network {network} was given away meanwhile")]
+    AddressTaken { network: NetworkId, addr: IpAddr },
+    #[error("network {id} carries published ports already")]
+    SecondIngress { id: NetworkId },
+    #[error("{kind} {id} is used by {by}")]
+    InUse { kind: Kind, id: String, by: String },
 }
 
 impl Conflict {
     /// A new read and a new plan may succeed.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Conflict::Stale { .. } | Conflict::NotFound { .. })
+        match self {
+            Conflict::Stale { .. }
+            | Conflict::NotFound { .. }
+            | Conflict::AddressTaken { .. }
+            | Conflict::SecondIngress { .. }
+            | Conflict::InUse { .. } => true,
+            Conflict::Exists { .. } | Conflict::NameTaken { .. } => false,
+        }
     }
 }

@@ -10,4 +10,4 @@ mod snapshot;
 
 pub use action::{Action, Conflict, Mutation};
 pub use handle::{Store, WriteError, now};
-pub use snapshot::Snapshot;
+pub use snapshot::{Holder, Snapshot};

@@ -2,15 +2,18 @@
 
 use super::{Action, Conflict, Mutation};
 use heddle_model::{
-    Kind, Meta, NetworkId, NodeId, Object, ServiceId, TaskId, Timestamp, Version,
-    cluster::Cluster,
-    network::{self, Network},
-    node::Node,
-    service::Service,
-    task::Task,
+    ConnectionId, Kind, Meta, NetworkId, NodeId, Object, ServiceId, TaskId, Timestamp, Version, cluster::Cluster,
+    connection::Connection, endpoint::Attachment, network::Network, node::Node, service::Service, task::Task,
 };
 use imbl::{OrdMap, OrdSet};
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
+
+/// Who has an address of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    Task(TaskId),
+    Connection(ConnectionId),
+}
 
 /// Never changed in place by readers; raft's apply makes the next one.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -22,8 +25,12 @@ pub struct Snapshot {
     pub networks: OrdMap<NetworkId, Arc<Network>>,
     pub services: OrdMap<ServiceId, Arc<Service>>,
     pub tasks: OrdMap<TaskId, Arc<Task>>,
+    pub connections: OrdMap<ConnectionId, Arc<Connection>>,
     by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
     by_node: OrdMap<NodeId, OrdSet<TaskId>>,
+    connections_by_node: OrdMap<NodeId, OrdSet<ConnectionId>>,
+    connections_by_network: OrdMap<NetworkId, OrdSet<ConnectionId>>,
+    holders: OrdMap<(NetworkId, IpAddr), Holder>,
     names: OrdMap<(Kind, String), String>,
 }
 
@@ -34,6 +41,26 @@ impl Snapshot {
 
     pub fn tasks_on_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Task>> {
         self.by_node.get(id).into_iter().flatten().filter_map(|t| self.tasks.get(t))
+    }
+
+    /// Those that were given up too, until their addresses are free.
+    pub fn connections_on_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connections_by_node.get(id).into_iter().flatten().filter_map(|c| self.connections.get(c))
+    }
+
+    /// Those that were given up too, until their addresses are free.
+    pub fn connections_to(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connections_by_network.get(id).into_iter().flatten().filter_map(|c| self.connections.get(c))
+    }
+
+    /// The addresses of a network that tasks and connections have, in order.
+    pub fn held<'a>(&'a self, id: &'a NetworkId) -> impl Iterator<Item = (IpAddr, &'a Holder)> {
+        let first = (id.clone(), IpAddr::from([0, 0, 0, 0]));
+        self.holders.range(first..).take_while(move |((n, _), _)| n == id).map(|((_, addr), holder)| (*addr, holder))
+    }
+
+    pub fn holder(&self, id: &NetworkId, addr: IpAddr) -> Option<&Holder> {
+        self.holders.get(&(id.clone(), addr))
     }
 
     pub fn service_named(&self, name: &str) -> Option<&Arc<Service>> {
@@ -47,7 +74,7 @@ impl Snapshot {
     }
 
     pub fn ingress_network(&self) -> Option<&Arc<Network>> {
-        self.network_named(network::INGRESS).filter(|n| n.spec.ingress)
+        self.networks.values().find(|n| n.spec.ingress)
     }
 
     /// Every object, each kind in order of id: what a raft snapshot holds.
@@ -57,7 +84,8 @@ impl Snapshot {
         let networks = self.networks.values().map(|o| Object::Network((**o).clone()));
         let services = self.services.values().map(|o| Object::Service((**o).clone()));
         let tasks = self.tasks.values().map(|o| Object::Task((**o).clone()));
-        cluster.chain(nodes).chain(networks).chain(services).chain(tasks)
+        let connections = self.connections.values().map(|o| Object::Connection((**o).clone()));
+        cluster.chain(nodes).chain(networks).chain(services).chain(tasks).chain(connections)
     }
 
     /// The value that `objects` came from.
@@ -85,15 +113,18 @@ impl Snapshot {
                     return Err(Conflict::Exists { kind, id });
                 }
                 self.check_name(object)?;
+                self.check_places(object)?;
                 self.stamp(object.clone(), Meta { version, created_at: at, updated_at: at });
             }
             Mutation::Update(object) => {
                 let stored = self.expect(object.kind(), object.id(), Some(object.meta().version))?;
                 self.check_name(object)?;
+                self.check_places(object)?;
                 self.stamp(object.clone(), Meta { version, created_at: stored.created_at, updated_at: at });
             }
             Mutation::Remove { kind, id, version } => {
                 self.expect(*kind, id, *version)?;
+                self.check_unused(*kind, id)?;
                 self.take(*kind, id);
             }
             Mutation::TaskStatus { id, status } => {
@@ -155,6 +186,38 @@ impl Snapshot {
         }
     }
 
+    /// Plans are made side by side: what two of them gave away is refused to the second.
+    fn check_places(&self, object: &Object) -> Result<(), Conflict> {
+        if let (Object::Network(n), Some(other)) = (object, self.ingress_network())
+            && n.spec.ingress
+            && n.id != other.id
+        {
+            return Err(Conflict::SecondIngress { id: other.id.clone() });
+        }
+        if let Object::Connection(c) = object
+            && !self.networks.contains_key(&c.attachment.network)
+        {
+            return Err(Conflict::NotFound { kind: Kind::Network, id: c.attachment.network.to_string() });
+        }
+        let (attachments, own) = places(object);
+        for attachment in attachments {
+            for addr in attachment.addr.addrs() {
+                if self.holder(&attachment.network, addr).is_some_and(|holder| Some(holder) != own.as_ref()) {
+                    return Err(Conflict::AddressTaken { network: attachment.network.clone(), addr });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_unused(&self, kind: Kind, id: &str) -> Result<(), Conflict> {
+        let network = id.parse::<NetworkId>().ok().filter(|_| kind == Kind::Network);
+        match network.and_then(|n| self.connections_to(&n).next().map(|c| c.id.to_string())) {
+            Some(by) => Err(Conflict::InUse { kind, id: id.to_owned(), by }),
+            None => Ok(()),
+        }
+    }
+
     fn get(&self, kind: Kind, id: &str) -> Option<Object> {
         match kind {
             Kind::Cluster => self.cluster.as_ref().filter(|c| c.id.as_str() == id).map(|c| Cluster::clone(c).into()),
@@ -162,6 +225,9 @@ impl Snapshot {
             Kind::Network => self.networks.get(&id.parse::<NetworkId>().ok()?).map(|o| Network::clone(o).into()),
             Kind::Service => self.services.get(&id.parse::<ServiceId>().ok()?).map(|o| Service::clone(o).into()),
             Kind::Task => self.tasks.get(&id.parse::<TaskId>().ok()?).map(|o| Task::clone(o).into()),
+            Kind::Connection => {
+                self.connections.get(&id.parse::<ConnectionId>().ok()?).map(|o| Connection::clone(o).into())
+            }
         }
     }
 
@@ -173,6 +239,10 @@ impl Snapshot {
         self.take(object.kind(), object.id());
         if let Some(name) = object.unique_name() {
             self.names.insert((object.kind(), name.to_owned()), object.id().to_owned());
+        }
+        if let (attachments, Some(holder)) = places(&object) {
+            let addrs = attachments.iter().flat_map(|a| a.addr.addrs().map(|addr| (a.network.clone(), addr)));
+            self.holders.extend(addrs.map(|key| (key, holder.clone())));
         }
         match object {
             Object::Cluster(o) => self.cluster = Some(Arc::new(o)),
@@ -186,6 +256,12 @@ impl Snapshot {
                 }
                 self.tasks.insert(o.id.clone(), Arc::new(o));
             }
+            Object::Connection(o) => {
+                let network = o.attachment.network.clone();
+                self.connections_by_network.entry(network).or_default().insert(o.id.clone());
+                self.connections_by_node.entry(o.node.clone()).or_default().insert(o.id.clone());
+                self.connections.insert(o.id.clone(), Arc::new(o));
+            }
         }
     }
 
@@ -193,6 +269,11 @@ impl Snapshot {
         let Some(old) = self.get(kind, id) else { return };
         if let Some(name) = old.unique_name() {
             self.names.remove(&(kind, name.to_owned()));
+        }
+        for attachment in places(&old).0 {
+            for addr in attachment.addr.addrs() {
+                self.holders.remove(&(attachment.network.clone(), addr));
+            }
         }
         match old {
             Object::Cluster(_) => self.cluster = None,
@@ -206,13 +287,27 @@ impl Snapshot {
                     unlist(&mut self.by_node, node, &o.id);
                 }
             }
+            Object::Connection(o) => {
+                self.connections.remove(&o.id);
+                unlist(&mut self.connections_by_network, &o.attachment.network, &o.id);
+                unlist(&mut self.connections_by_node, &o.node, &o.id);
+            }
         }
     }
 }
 
-fn unlist<K: Ord + Clone>(index: &mut OrdMap<K, OrdSet<TaskId>>, key: &K, task: &TaskId) {
+/// An object's places on networks, and who has their addresses.
+fn places(object: &Object) -> (&[Attachment], Option<Holder>) {
+    match object {
+        Object::Task(t) => (&t.attachments, Some(Holder::Task(t.id.clone()))),
+        Object::Connection(c) => (std::slice::from_ref(&c.attachment), Some(Holder::Connection(c.id.clone()))),
+        Object::Cluster(_) | Object::Node(_) | Object::Network(_) | Object::Service(_) => (&[], None),
+    }
+}
+
+fn unlist<K: Ord + Clone, V: Ord + Clone>(index: &mut OrdMap<K, OrdSet<V>>, key: &K, value: &V) {
     if let Some(mut set) = index.remove(key) {
-        set.remove(task);
+        set.remove(value);
         if !set.is_empty() {
             index.insert(key.clone(), set);
         }

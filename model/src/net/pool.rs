@@ -118,6 +118,25 @@ impl Pool {
         }
     }
 
+    /// How many addresses the range has to give out when none is in use.
+    pub fn room(&self) -> u64 {
+        let net = self.range.unwrap_or(self.subnet);
+        let (v4, size) = (is_v4(&net), u32::from(net.max_prefix_len() - net.prefix_len()));
+        let mut kept: BTreeSet<IpAddr> = self.aux.values().copied().collect();
+        kept.extend([self.gateway(), self.subnet.network()]);
+        if v4 {
+            kept.insert(self.subnet.broadcast());
+        }
+        let kept = kept.into_iter().filter(|a| net.contains(a) && self.admits(*a).is_err()).count();
+        (1u64 << size.min(62)) - kept as u64
+    }
+
+    /// Which address of the range this is, as `free` counts; 0 for one before it.
+    pub fn number(&self, at: IpAddr) -> u64 {
+        let first = bits(self.range.unwrap_or(self.subnet).network());
+        u64::try_from(bits(at).saturating_sub(first)).unwrap_or(u64::MAX)
+    }
+
     /// A free address, looked for from number `start` of the range upward and around. None: the range is full.
     pub fn free(&self, used: &BTreeSet<IpAddr>, start: u64) -> Option<IpAddr> {
         let net = self.range.unwrap_or(self.subnet);
@@ -189,6 +208,30 @@ mod tests {
                 prop_assert!(used.insert(at), "{} twice", at);
             }
             prop_assert_eq!(used.len(), (1usize << (32 - len)) - 3);
+            prop_assert_eq!(used.len() as u64, pool.room());
+        }
+
+        #[test]
+        fn the_room_is_what_can_be_given_out(
+            gateway in prop::option::of(0..64u8),
+            range in prop::option::of((0..8u8, 28..33u8)),
+            aux in prop::collection::btree_set(0..64u8, 0..4),
+            v6: bool,
+        ) {
+            let at = |n: u8| if v6 { ip(&format!("fd00::{n:x}")) } else { ip(&format!("10.1.0.{n}")) };
+            let net = |n: u8, len: u8| IpNet::new(at(n), if v6 { len + 96 } else { len }).unwrap().trunc();
+            let pool = Pool {
+                gateway: gateway.map(at),
+                range: range.map(|(n, len)| net(n * 8, len)),
+                aux: aux.into_iter().map(|n| (n.to_string(), at(n))).collect(),
+                ..Pool::new(net(0, 26))
+            };
+            let mut used = BTreeSet::new();
+            while let Some(at) = pool.free(&used, 3) {
+                prop_assert!(used.insert(at), "{} twice", at);
+                prop_assert_eq!(pool.free(&BTreeSet::new(), pool.number(at)), Some(at));
+            }
+            prop_assert_eq!(used.len() as u64, pool.room());
         }
     }
 }

@@ -118,6 +118,7 @@ impl From<Connection> for v1::Connection {
             workload: c.workload.into(),
             name: c.name,
             attachment: Some(c.attachment.into()),
+            released: c.released,
         }
     }
 }
@@ -132,6 +133,48 @@ impl TryFrom<v1::Connection> for Connection {
             workload: text("workload", &c.workload)?,
             name: c.name,
             attachment: some("attachment", c.attachment)?.try_into()?,
+            released: c.released,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heddle_model::{
+        ConnectionId, Meta, NetworkId, NodeId, TaskId,
+        endpoint::Attachment,
+        net::{DualAddr, Mac},
+    };
+
+    #[test]
+    fn a_connection_survives_the_wire_both_ways() {
+        let attachment = Attachment {
+            network: NetworkId::from_random([1; 16]),
+            addr: DualAddr { v4: [10, 1, 0, 5].into(), v6: "fd00::5".parse().unwrap() },
+            mac: Mac::from_random([5; 6]),
+            aliases: vec!["db".into()],
+        };
+        for released in [false, true] {
+            let connection = Connection {
+                id: ConnectionId::from_random([2; 16]),
+                meta: Meta::default(),
+                node: NodeId::from_random([3; 16]),
+                workload: TaskId::from_random([4; 16]),
+                name: "w".into(),
+                attachment: attachment.clone(),
+                released,
+            };
+            assert_eq!(Connection::try_from(v1::Connection::from(connection.clone())), Ok(connection));
+        }
+    }
+
+    #[test]
+    fn a_wish_without_an_address_leaves_it_open_and_a_bad_one_is_named() {
+        let wish = v1::NetworkWish { network: "n".into(), ..v1::NetworkWish::default() };
+        let read = NetworkWish::try_from(wish.clone()).unwrap();
+        assert_eq!((read.ip, read.ip6, read.mac), (None, None, None));
+        let bad = NetworkWish::try_from(v1::NetworkWish { ip: "10.1.0".into(), ..wish }).unwrap_err();
+        assert_eq!(bad.field, "ip");
     }
 }

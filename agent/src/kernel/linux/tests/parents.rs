@@ -116,7 +116,7 @@ async fn the_model_and_the_kernel_agree_on_parents() {
             .count()
     };
     assert_eq!((on_up9(&seen), on_up9(&goal(&networks))), (0, 1));
-    let refused = Reconciler::new(LinuxKernel::new()).reconcile(&goal(&networks)).await.unwrap_err();
+    let refused = Reconciler::new(LinuxKernel::new()).reconcile(&goal(&networks)).await.unwrap().failures.remove(0).error;
     let why = std::error::Error::source(&refused).unwrap().to_string();
     assert!(why.contains("up9 is not a link of this host"), "{why}");
     run("ip link add up9 type bridge && ip link set up9 up");
@@ -151,7 +151,7 @@ async fn what_the_kernel_refuses_is_said_in_one_sentence() {
         cases.push((on(Driver::Macvlan, vec![("parent", "up9.10")], true, vec![0]), said));
     }
     for (goal, part) in cases {
-        let refused = Reconciler::new(LinuxKernel::new()).reconcile(&goal).await.unwrap_err();
+        let refused = Reconciler::new(LinuxKernel::new()).reconcile(&goal).await.unwrap().failures.remove(0).error;
         let why = std::error::Error::source(&refused).unwrap().to_string();
         assert!(why.contains(part), "{why}");
         Reconciler::new(LinuxKernel::new()).reconcile(&blank()).await.unwrap();
@@ -201,7 +201,7 @@ async fn a_name_that_an_operator_chose_is_ours_by_its_alias() {
     // One of that name that is not ours stays as it is, and nothing of ours is left beside it.
     run("ip link del br-x && ip link add br-x type bridge");
     reconciler.distrust();
-    let refused = reconciler.reconcile(&goal).await.unwrap_err();
+    let refused = reconciler.reconcile(&goal).await.unwrap().failures.remove(0).error;
     let why = std::error::Error::source(&refused).unwrap().to_string();
     assert!(why.contains("is not ours"), "{why}");
     assert!(!run("ip -o link").contains(staging.as_str()));

@@ -9,7 +9,7 @@ use crate::{
     },
     dns::{Resolver, Upstream, Zone},
     executor::{ProcessExecutor, TaskProcess},
-    kernel::linux::{LinuxKernel, space},
+    kernel::linux::{LinuxKernel, space, watch::Watch},
     logs,
     reconciler::Reconciler,
     session::{Event, Sender},
@@ -47,6 +47,7 @@ pub(super) struct Actor {
     pub(super) local: LocalHost,
     pub(super) executor: ProcessExecutor,
     pub(super) reconciler: Reconciler<LinuxKernel>,
+    pub(super) watch: Watch,
     pub(super) worker: Worker,
     pub(super) view: Option<NodeView>,
     pub(super) revision: u64,
@@ -95,6 +96,7 @@ impl Actor {
                     let _ = done.send(());
                     return;
                 }
+                change = self.watch.changed() => dirty |= self.reconciler.notice(&change),
                 _ = look.tick() => {}
             }
             dirty |= self.look();
@@ -286,9 +288,10 @@ impl Actor {
             tracing::debug!(steps, revision, "the kernel follows");
         }
         self.sandboxes = wanted;
+        let closed = self.reconciler.closed().iter().cloned().collect();
         self.status.send_modify(|s| {
             s.applied_revision = revision;
-            s.errors.clear();
+            s.errors = closed;
         });
         let worker = &self.worker;
         self.executor.prune(|id| worker.tasks.contains_key(id))?;

@@ -8,8 +8,13 @@ mod actor;
 mod memory;
 
 use crate::{
-    dataplane::desired::LocalHost, executor::ProcessExecutor, host, kernel::linux::LinuxKernel, reconciler::Reconciler,
-    session::Session, worker::Worker,
+    dataplane::desired::LocalHost,
+    executor::ProcessExecutor,
+    host,
+    kernel::linux::{LinuxKernel, watch::Watch},
+    reconciler::Reconciler,
+    session::Session,
+    worker::Worker,
 };
 use actor::Actor;
 use heddle_model::net::Mtu;
@@ -101,6 +106,7 @@ impl Agent {
             node,
             executor: ProcessExecutor::new(config.dir.join("tasks"), config.shim)?,
             reconciler: Reconciler::new(LinuxKernel::new()),
+            watch: Watch::start()?,
             worker: Worker::default(),
             view: None,
             revision: 0,

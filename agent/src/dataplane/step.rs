@@ -1,7 +1,8 @@
 //! One change to the kernel. Steps carry all that is needed; applying one makes no choice.
 
-use super::state::{
-    FdbKey, FdbTarget, IpvsKey, IpvsService, Link, PolicyRule, PortFlags, Route, Space, Table, TableId,
+use super::{
+    firewall::Place,
+    state::{FdbKey, FdbTarget, IpvsKey, IpvsService, Link, PolicyRule, PortFlags, Route, Space, Table, TableId},
 };
 use heddle_model::net::{IfName, Mac, Mtu};
 use ipnet::IpNet;
@@ -120,6 +121,17 @@ pub enum Step {
     RemoveIpvs {
         space: Space,
         key: IpvsKey,
+    },
+    /// Puts our rule into a foreign chain, as rule number `at`. A refusal holds nothing else up: the next look tries again.
+    AddPass {
+        space: Space,
+        place: Place,
+        at: u32,
+    },
+    /// Takes away every rule of ours in that chain.
+    RemovePass {
+        space: Space,
+        place: Place,
     },
     SetSysctl {
         space: Space,

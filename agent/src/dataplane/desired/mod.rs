@@ -11,6 +11,7 @@ pub mod addresses;
 mod gateway;
 mod ingress;
 mod overlay;
+pub mod passage;
 pub mod sandbox;
 mod underlay;
 mod vip;

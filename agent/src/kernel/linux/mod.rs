@@ -3,9 +3,11 @@
 //! ```text
 //! observe  our objects as values      apply  steps as requests     links  making and removing them
 //! netlink  a socket per namespace     space  namespaces     nft  tables     ipvs  virtual services
+//! firewall  rules of others, and ours among them     watch  what others change
 //! ```
 
 mod apply;
+pub mod firewall;
 pub mod ipvs;
 mod links;
 mod netlink;
@@ -14,10 +16,11 @@ mod observe;
 pub mod space;
 #[cfg(test)]
 mod tests;
+pub mod watch;
 
 use super::{Kernel, KernelError};
 use crate::dataplane::{
-    state::{KernelState, Space},
+    state::{KernelState, Space, SpaceState},
     step::Step,
 };
 use netlink::Socket;
@@ -76,6 +79,13 @@ impl Kernel for LinuxKernel {
         Ok(state)
     }
 
+    async fn observe_host(&self) -> Result<SpaceState, KernelError> {
+        self.forget(&Space::Host).await;
+        let failed =
+            |source| KernelError { operation: "look at", object: "namespace".into(), space: Space::Host, source };
+        self.observe_space(&Space::Host).await.map_err(failed)
+    }
+
     async fn apply(&self, steps: &[Step]) -> Result<(), (usize, KernelError)> {
         let mut at = 0;
         while let Some(step) = steps.get(at) {
@@ -85,6 +95,12 @@ impl Kernel for LinuxKernel {
                 _ => (1, self.step(step).await),
             };
             if let Err(source) = result {
+                if matches!(step, Step::AddPass { .. } | Step::RemovePass { .. }) {
+                    let (operation, object, _) = apply::describe(step);
+                    tracing::warn!(error = %source, "cannot {operation} {object}");
+                    at += count;
+                    continue;
+                }
                 let (operation, object, space) = apply::describe(step);
                 return Err((at, KernelError { operation, object, space, source }));
             }

@@ -1,6 +1,6 @@
 //! Tables through the `nft` program, run inside the namespace.
 
-use super::space;
+use super::{space, watch};
 use crate::dataplane::{
     nft::family,
     own,
@@ -22,6 +22,7 @@ pub async fn run(space: &Space, script: String) -> io::Result<()> {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
+        watch::started(child.id());
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(script.as_bytes())?;
         }

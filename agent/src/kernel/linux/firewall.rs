@@ -179,3 +179,6 @@ fn iptables_do(v6: bool, legacy: bool, what: &[&str]) -> io::Result<Output> {
     let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
     run(program, &[&["-w", "5", "-t", "filter"], what, &rule].concat())
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use std::process::Command;
 const INSIDE: &str = "HEDDLE_TEST_INSIDE";
 
 /// Runs the named test again in network and mount namespaces of its own. False: this is that second run.
-fn isolate(test: &str) -> bool {
+pub(super) fn isolate(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         run("mount -t tmpfs none /run");
         run("ip link set lo up");
@@ -36,7 +36,7 @@ fn isolate(test: &str) -> bool {
     true
 }
 
-fn run(command: &str) -> String {
+pub(super) fn run(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -102,4 +102,14 @@ async fn drift_is_repaired() {
     }
     let seen = LinuxKernel::new().observe().await.unwrap();
     assert_eq!(diff(&goal, &seen), vec![]);
+}
+
+/// Whether the command works here; if not, that is said, and is a failure where `REQUIRE` is set.
+pub(super) fn has(command: &str) -> bool {
+    let works = Command::new("sh").args(["-c", command]).output().unwrap().status.success();
+    assert!(works || std::env::var_os("REQUIRE").is_none(), "REQUIRE is set and this needs {command}");
+    if !works {
+        println!("SKIPPED: {}", command.split(' ').next().unwrap_or_default());
+    }
+    works
 }

@@ -24,10 +24,12 @@ pub fn read(v6: bool, legacy: bool, text: &str) -> (Option<(Place, Cut)>, BTreeS
         text.lines().filter_map(|l| l.strip_prefix(head.as_str())).map(str::trim_end).collect()
     };
     let place = |chain: &str| Place { tool: Tool::Iptables { v6, legacy }, chain: chain.to_owned() };
-    let has_ours = |chain: &&str| rules(chain).iter().any(|r| r.replace('"', "") == ours);
-    let passes = [BASE, GUESTS].into_iter().filter(has_ours).map(place).collect();
-    let base = rules(BASE);
-    let reason = match base.iter().rev().find(|r| **r != ours) {
+    // Some versions put the comment in quotes.
+    let is_ours = |rule: &&str| rule.replace('"', "") == ours;
+    let passes = [BASE, GUESTS].into_iter().filter(|chain| rules(chain).iter().any(is_ours)).map(place).collect();
+    let theirs = |chain: &str| -> Vec<&str> { rules(chain).into_iter().filter(|r| !is_ours(r)).collect() };
+    let base = theirs(BASE);
+    let reason = match base.last() {
         _ if text.lines().any(|l| l == format!("-P {BASE} DROP")) => Some(Reason::Policy),
         Some(last) if last.starts_with("-j DROP") || last.starts_with("-j REJECT") => Some(Reason::LastRule),
         _ => None,
@@ -35,7 +37,7 @@ pub fn read(v6: bool, legacy: bool, text: &str) -> (Option<(Place, Cut)>, BTreeS
     let chain = if base.contains(&format!("-j {GUESTS}").as_str()) { GUESTS } else { BASE };
     let owner = Owner::of("filter", text.lines().filter_map(|l| l.strip_prefix("-N ")));
     let cut = reason.map(|reason| {
-        let cut = Cut { base: BASE.to_owned(), reason, owner, at: number(chain, &rules(chain)), obstacle: None };
+        let cut = Cut { base: BASE.to_owned(), reason, owner, at: number(chain, &theirs(chain)), obstacle: None };
         (place(chain), cut)
     });
     (cut, passes)
@@ -75,7 +77,7 @@ mod tests {
         assert_eq!(read(false, false, &older).0.unwrap().1.at, 2);
         let with = format!("{DOCKER}-A DOCKER-USER {RULE}\n");
         let (cut, passes) = read(false, false, &with);
-        assert!(cut.is_some());
+        assert_eq!(cut.unwrap().1.at, 1);
         assert_eq!(passes, BTreeSet::from([place("DOCKER-USER")]));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The kernel announces each transaction of nf_tables with the port of the socket that asked for it (NFT_MSG_NEWGEN; see
 //! nf_tables_gen_notify). A program's first netlink socket has its pid as the port, and the programs that we start have no
-//! second one: so ours are known. Legacy iptables announces nothing.
+//! second one: so ours are known. Legacy iptables announces nothing; only that its tables were loaded can be seen, by asking.
 
 use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols};
@@ -110,6 +110,8 @@ fn subscribe(protocol: isize, groups: &[u32]) -> io::Result<TokioSocket> {
 async fn follow(mut firewall: TokioSocket, mut route: TokioSocket, tell: mpsc::Sender<Change>) {
     let mut heard = Heard::default();
     let mut firewall_at = Instant::now();
+    let mut legacy = legacy_tables();
+    let mut ask = tokio::time::interval(REST);
     loop {
         let quiet = heard.since.map(|since| since + QUIET);
         let result = tokio::select! {
@@ -123,6 +125,13 @@ async fn follow(mut firewall: TokioSocket, mut route: TokioSocket, tell: mpsc::S
                 }
                 continue;
             }
+            _ = ask.tick() => {
+                let before = std::mem::replace(&mut legacy, legacy_tables());
+                if before != legacy {
+                    heard.firewall(None);
+                }
+                Ok(())
+            }
             result = receive(&mut firewall) => result.map(|bytes| heard.firewall(bytes.as_deref())),
             result = receive(&mut route) => result.map(|bytes| heard.route(bytes.as_deref())),
         };
@@ -131,6 +140,12 @@ async fn follow(mut firewall: TokioSocket, mut route: TokioSocket, tell: mpsc::S
             return;
         }
     }
+}
+
+/// Names of the legacy tables that are loaded; what cannot be read is none.
+fn legacy_tables() -> String {
+    let read = |file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+    ["ip_tables_names", "ip6_tables_names"].map(read).join("\n")
 }
 
 /// None: so much came that the kernel dropped some.
@@ -147,6 +162,7 @@ async fn receive(socket: &mut TokioSocket) -> io::Result<Option<Vec<u8>>> {
 struct Heard {
     /// Ports of those who changed the firewall.
     ports: BTreeSet<u32>,
+    /// More changed than was told.
     lost: bool,
     change: Change,
     since: Option<Instant>,

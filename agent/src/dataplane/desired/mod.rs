@@ -5,6 +5,7 @@
 //! hd-ingress   overlay + ingress (published port -> backend)
 //! hd-n-...     overlay (bridge, tunnel, forwarding entries)
 //! hd-t-...     workload (legs, resolver, replies) + vip (virtual address -> backend)
+//! passage      completes what is wanted of the host by what other firewalls there drop
 //! ```
 
 pub mod addresses;

@@ -82,7 +82,8 @@ pub async fn observe(space: &Space) -> io::Result<BTreeMap<TableId, Table>> {
                 let text = String::from_utf8_lossy(&output.stderr);
                 return Err(io::Error::other(format!("nft: {}", text.lines().next().unwrap_or("no reason given"))));
             }
-            serde_json::from_slice::<Listing>(&output.stdout).map_err(io::Error::other)
+            // Some versions print garbage for the flags of a table.
+            serde_json::from_str::<Listing>(&String::from_utf8_lossy(&output.stdout)).map_err(io::Error::other)
         })
     };
     let mut tables = BTreeMap::new();

@@ -86,13 +86,19 @@ fn works(lab: &Lab) -> Result<(), String> {
     Ok(())
 }
 
-/// Every replica reaches the world, and each other by the virtual address.
+/// Every replica reaches the world, the others by the virtual address and by a published port; so do the hosts.
 fn the_way_out_works(lab: &Lab) {
     for task in lab.running("node1", "web").unwrap() {
-        for target in ["10.77.0.250:9000", "[fd77::fa]:9000", "web:80"] {
+        // The last by way of the port that its own host publishes.
+        let host = task["hostname"].as_str().unwrap();
+        let own = format!("{}:8080", host.replace("node", "10.77.0."));
+        for target in ["10.77.0.250:9000", "[fd77::fa]:9000", "web:80", own.as_str()] {
             let answers = lab.ask_from_task(&task, target, 4, false);
-            assert_eq!(answers.failed, "", "{target} from {}", task["hostname"]);
+            assert_eq!(answers.failed, "", "{target} from {host}");
         }
+    }
+    for host in HOSTS {
+        assert_eq!(lab.ask(host, "127.0.0.1:8080", 4, false).failed, "", "{host} by 127.0.0.1");
     }
 }
 
@@ -217,4 +223,38 @@ fn legacy_iptables() {
     if !skipped() && has("iptables-legacy") {
         beside(&legacy());
     }
+}
+
+#[test]
+fn a_table_that_only_its_owner_may_change_is_reported_with_the_way_out() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::up("t-fw-owned", 1, 1);
+    // What the owner is told goes through a pipe that is held open.
+    let rules = "add table inet firewalld { flags owner; chain filter_FORWARD { type filter hook forward priority 10; policy drop; }; }";
+    lab.sh(
+        "node1",
+        "mkfifo /run/owner
+         (timeout 120 nft -i < /run/owner & timeout 120 sleep 120 > /run/owner &) >/dev/null 2>&1",
+    );
+    let tell = |what: &str| lab.sh("node1", &format!("timeout 10 sh -c 'echo \"$0\" > /run/owner' '{what}'"));
+    tell(rules);
+    let errors = || {
+        let info = lab.try_json("node1", &["info", "--format", "json"])?;
+        Ok::<_, String>(info["dataPlaneErrors"].to_string())
+    };
+    let told = wait("the chain is reported", || {
+        let said = errors()?;
+        if said.contains("firewalld") { Ok(said) } else { Err(said) }
+    });
+    assert!(told.contains("firewall-cmd --zone=trusted --add-interface=heddle_gw"), "{told}");
+    assert!(lab.heddle("node1", &["doctor"]).contains("firewall-cmd --zone=trusted --add-interface=heddle_gw"));
+    // The rest goes on; and as soon as the operator has done it, all is well.
+    lab.create_web("web", 1, &[]);
+    tell("insert rule inet firewalld filter_FORWARD iifname \"heddle_gw\" accept");
+    wait("the chain is open", || {
+        let said = errors()?;
+        if said == "[]" { Ok(()) } else { Err(said) }
+    });
 }

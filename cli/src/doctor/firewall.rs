@@ -62,6 +62,9 @@ fn of_cut(place: &Place, cut: &Cut, there: bool, bridges: &[IfName]) -> Check {
     if let Some(advice) = cut.advice(place, bridges) {
         return check(NAME, Optional, Err(advice));
     }
+    if cut.obstacle.is_some() {
+        return check(NAME, Optional, Ok(format!("{}; its own rules name Heddle's bridges", cut.what())));
+    }
     let rule = place.command(cut.at);
     let when = if there { "is there" } else { "is put there while Heddle has a bridge" };
     let text = format!("{}; what Heddle has accepted passes by one rule, which {when}: {rule}", cut.what());
@@ -109,8 +112,14 @@ mod tests {
     fn found(obstacle: Option<Obstacle>, there: bool) -> Vec<Check> {
         let tool = Tool::Nft { family: Family::Inet, table: "firewalld".into() };
         let place = Place { tool, chain: "filter_FORWARD".into() };
-        let cut =
-            Cut { base: "filter_FORWARD".into(), reason: Reason::LastRule, owner: Owner::Firewalld, at: 1, obstacle };
+        let cut = Cut {
+            base: "filter_FORWARD".into(),
+            reason: Reason::LastRule,
+            owner: Owner::Firewalld,
+            at: 1,
+            obstacle,
+            named: Default::default(),
+        };
         let passes = there.then(|| place.clone()).into_iter().collect();
         of(&Foreign { cuts: [(place, cut)].into(), passes, ..Foreign::default() }, &[names::gateway_bridge()])
     }

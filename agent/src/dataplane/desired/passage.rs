@@ -51,7 +51,14 @@ mod tests {
     }
 
     fn cut(at: u32, obstacle: Option<Obstacle>) -> Cut {
-        Cut { base: "FORWARD".into(), reason: Reason::Policy, owner: Owner::Docker, at, obstacle }
+        Cut {
+            base: "FORWARD".into(),
+            reason: Reason::Policy,
+            owner: Owner::Docker,
+            at,
+            obstacle,
+            named: BTreeSet::new(),
+        }
     }
 
     fn seen(cuts: &[(Place, Cut)], passes: &[Place]) -> KernelState {
@@ -98,5 +105,10 @@ mod tests {
         let told = closed(&goal, &kernel).into_iter().next().unwrap();
         assert!(told.contains("firewall-cmd --zone=trusted --add-interface=heddle_gw"), "{told}");
         assert_eq!(closed(&blank(), &kernel), BTreeSet::new());
+        // The operator did it.
+        let mut kernel = kernel;
+        let cuts = &mut kernel.spaces.get_mut(&Space::Host).unwrap().cuts;
+        cuts.values_mut().for_each(|cut| cut.named = ["heddle_gw".to_owned()].into());
+        assert_eq!(closed(&goal, &kernel), BTreeSet::new());
     }
 }

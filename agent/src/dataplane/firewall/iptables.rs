@@ -37,7 +37,14 @@ pub fn read(v6: bool, legacy: bool, text: &str) -> (Option<(Place, Cut)>, BTreeS
     let chain = if base.contains(&format!("-j {GUESTS}").as_str()) { GUESTS } else { BASE };
     let owner = Owner::of("filter", text.lines().filter_map(|l| l.strip_prefix("-N ")));
     let cut = reason.map(|reason| {
-        let cut = Cut { base: BASE.to_owned(), reason, owner, at: number(chain, &theirs(chain)), obstacle: None };
+        let cut = Cut {
+            base: BASE.to_owned(),
+            reason,
+            owner,
+            at: number(chain, &theirs(chain)),
+            obstacle: None,
+            named: BTreeSet::new(),
+        };
         (place(chain), cut)
     });
     (cut, passes)

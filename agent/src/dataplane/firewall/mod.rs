@@ -71,6 +71,8 @@ pub struct Cut {
     /// Number that a rule of ours gets in the place, from 1.
     pub at: u32,
     pub obstacle: Option<Obstacle>,
+    /// Where no rule of ours can be put: what the table names, so that it is seen when the operator has opened it.
+    pub named: BTreeSet<String>,
 }
 
 /// All that was found.
@@ -153,6 +155,10 @@ impl Cut {
 
     /// What the operator has to do, where no rule of ours can be put.
     pub fn advice(&self, place: &Place, bridges: &[IfName]) -> Option<String> {
+        let bridges: Vec<_> = bridges.iter().filter(|b| !self.named.contains(b.as_str())).collect();
+        if bridges.is_empty() {
+            return None;
+        }
         let each = |command: &str| {
             let all: Vec<_> = bridges.iter().map(|b| format!("{command}{b}")).collect();
             all.join(" && ")

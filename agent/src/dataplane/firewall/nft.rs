@@ -4,6 +4,7 @@ use super::{Cut, Obstacle, Owner, Place, Reason, Tool, mark};
 use crate::dataplane::{desired::passage, names::PASS_COMMENT, own, state::Family};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// Our rule.
 pub fn pass() -> String {
@@ -96,7 +97,7 @@ impl Base {
         };
         let obstacle = self.early.then_some(Obstacle::Early);
         let base = self.place.chain.clone();
-        let cut = reason.map(|reason| Cut { base, reason, owner: self.owner, at: 1, obstacle });
+        let cut = reason.map(|reason| Cut { base, reason, owner: self.owner, at: 1, obstacle, named: BTreeSet::new() });
         Ok((cut, ours(json)?))
     }
 }
@@ -109,6 +110,11 @@ fn rules(json: &str) -> serde_json::Result<Vec<Rule>> {
 /// Handles of the rules of ours in a listed chain.
 pub fn ours(json: &str) -> serde_json::Result<Vec<u64>> {
     Ok(rules(json)?.iter().filter(|r| r.is_ours()).map(|r| r.handle).collect())
+}
+
+/// All that stands in quotes in `nft list table`: interfaces and comments.
+pub fn named(text: &str) -> BTreeSet<String> {
+    text.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 impl Rule {
@@ -165,6 +171,12 @@ mod tests {
         let (cut, ours) = firewalld(&[INVALID, REJECT]);
         let cut = cut.unwrap();
         assert_eq!((cut.reason, cut.owner, cut.obstacle, ours), (Reason::LastRule, Owner::Firewalld, None, vec![]));
+    }
+
+    #[test]
+    fn what_a_table_names_is_found() {
+        let text = "chain f {\n iifname \"lo\" accept\n oifname { \"heddle_gw\", \"virbr0\" } goto trusted\n}";
+        assert_eq!(named(text), ["heddle_gw", "lo", "virbr0"].map(str::to_owned).into());
     }
 
     #[test]

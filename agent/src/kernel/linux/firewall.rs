@@ -54,6 +54,9 @@ fn native(found: &mut Foreign, base: &Base) -> io::Result<()> {
     if ours.is_empty() && cut.obstacle.is_none() && owned(&base.place)? {
         cut.obstacle = Some(Obstacle::Owned);
     }
+    if let (Some(_), Tool::Nft { family, table }) = (cut.obstacle, &base.place.tool) {
+        cut.named = nft::named(&text(run("nft", &["list", "table", family.as_str(), table])?)?);
+    }
     found.cuts.insert(base.place.clone(), cut);
     Ok(())
 }

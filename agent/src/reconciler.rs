@@ -3,11 +3,12 @@
 
 use crate::{
     dataplane::{
+        desired::passage,
         diff::diff,
         state::{KernelState, Space},
         step::Step,
     },
-    kernel::{Kernel, KernelError},
+    kernel::{Kernel, KernelError, linux::watch::Change},
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
@@ -18,6 +19,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 pub struct Reconciler<K> {
     kernel: K,
     known: Option<(KernelState, Instant)>,
+    /// What is known of the host's namespace is out of date.
+    host_changed: bool,
+    closed: BTreeSet<String>,
 }
 
 /// A step that the kernel refused.
@@ -50,12 +54,30 @@ fn guards(step: &Step) -> bool {
 
 impl<K: Kernel> Reconciler<K> {
     pub fn new(kernel: K) -> Self {
-        Self { kernel, known: None }
+        Self { kernel, known: None, host_changed: false, closed: BTreeSet::new() }
     }
 
     /// The next pass looks at the kernel itself.
     pub fn distrust(&mut self) {
         self.known = None;
+    }
+
+    /// Takes in what others may have done to the host's namespace. True: the next pass looks at it, and is due now.
+    pub fn notice(&mut self, change: &Change) -> bool {
+        let Some((state, _)) = &self.known else { return true };
+        let host = state.spaces.get(&Space::Host);
+        // What we took away ourselves is not known to be there any more.
+        let ours = host.is_some_and(|host| {
+            host.links.keys().any(|name| change.links.contains(name.as_str()))
+                || host.addresses.iter().any(|(_, net)| change.addresses.contains(&net.addr()))
+        });
+        self.host_changed |= change.firewall || ours;
+        self.host_changed
+    }
+
+    /// Foreign chains that stay closed to us, as of the last pass, and what the operator has to do.
+    pub fn closed(&self) -> &BTreeSet<String> {
+        &self.closed
     }
 
     /// When to run again although nothing changed.
@@ -65,17 +87,31 @@ impl<K: Kernel> Reconciler<K> {
 
     /// What the kernel lacks or has too much, without changing it.
     pub async fn drift(&self, desired: &KernelState) -> Result<Vec<Step>, KernelError> {
-        Ok(diff(desired, &self.kernel.observe().await?))
+        let state = self.kernel.observe().await?;
+        let mut desired = desired.clone();
+        passage::complete(&mut desired, &state);
+        Ok(diff(&desired, &state))
     }
 
     /// One pass. An error: nothing more could be done.
     pub async fn reconcile(&mut self, desired: &KernelState) -> Result<Outcome, KernelError> {
         let fresh = self.known.take().filter(|(_, at)| at.elapsed() < LOOK_EVERY);
         let (mut state, at) = match fresh {
-            Some(known) => known,
-            None => (self.kernel.observe().await?, Instant::now()),
+            Some((mut state, at)) => {
+                if std::mem::take(&mut self.host_changed) {
+                    state.spaces.insert(Space::Host, self.kernel.observe_host().await?);
+                }
+                (state, at)
+            }
+            None => {
+                self.host_changed = false;
+                (self.kernel.observe().await?, Instant::now())
+            }
         };
-        let steps = diff(desired, &state);
+        let mut desired = desired.clone();
+        passage::complete(&mut desired, &state);
+        self.say_closed(passage::closed(&desired, &state));
+        let steps = diff(&desired, &state);
         for step in &steps {
             tracing::trace!(?step, "step");
         }
@@ -95,5 +131,12 @@ impl<K: Kernel> Reconciler<K> {
             self.known = Some((state, at));
         }
         Ok(outcome)
+    }
+
+    fn say_closed(&mut self, closed: BTreeSet<String>) {
+        for sentence in closed.difference(&self.closed) {
+            tracing::warn!("{sentence}");
+        }
+        self.closed = closed;
     }
 }

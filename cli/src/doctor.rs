@@ -1,9 +1,11 @@
 //! What this host's kernel has, tried out in a namespace that ends with the try, and what is in the way.
 
+mod firewall;
+
 use crate::output::{self, Format};
 use anyhow::{Result, bail};
 use nix::sched::{CloneFlags, unshare};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     fs,
     io::Write,
@@ -21,17 +23,19 @@ struct Check {
     name: &'static str,
     need: Need,
     result: Result<String, String>,
+    /// What else the JSON says.
+    more: serde_json::Map<String, Value>,
 }
 
 fn check(name: &'static str, need: Need, result: Result<String, String>) -> Check {
-    Check { name, need, result }
+    Check { name, need, result, more: Default::default() }
 }
 
 pub fn run(format: Format) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("doctor tries things out in the kernel: run it as root");
     }
-    let checks = checks();
+    let checks: Vec<_> = checks().into_iter().chain(firewall::checks()).collect();
     let word = |c: &Check| match (&c.result, c.need) {
         (Ok(_), _) => "ok",
         (Err(_), Need::Required) => "MISSING",
@@ -39,7 +43,12 @@ pub fn run(format: Format) -> Result<()> {
     };
     let text = |c: &Check| c.result.clone().unwrap_or_else(|e| e);
     let rows = checks.iter().map(|c| vec![c.name.to_owned(), word(c).to_owned(), text(c)]).collect();
-    let value = |c: &Check| json!({ "check": c.name, "ok": c.result.is_ok(), "required": c.need == Need::Required, "text": text(c) });
+    let value = |c: &Check| {
+        let required = c.need == Need::Required;
+        let mut value = json!({ "check": c.name, "ok": c.result.is_ok(), "required": required, "text": text(c) });
+        c.more.iter().for_each(|(name, v)| value[name] = v.clone());
+        value
+    };
     output::print(format, &["CHECK", "RESULT", ""], rows, checks.iter().map(value).collect());
     let missing = checks.iter().filter(|c| c.need == Need::Required && c.result.is_err()).count();
     if missing > 0 {
@@ -109,7 +118,6 @@ fn checks() -> Vec<Check> {
         ),
         check("IPVS", Optional, ipvs()),
         check("WireGuard", Optional, link(&["link", "add", "name", "w", "type", "wireguard"])),
-        check("forwarding is not refused", Optional, foreign_drop()),
         check("load balancer in use", Optional, Ok("nftables".into())),
     ]
 }
@@ -158,28 +166,4 @@ fn nft_check(script: &str) -> Result<String, String> {
 
 fn ipvs() -> Result<String, String> {
     fs::metadata("/proc/net/ip_vs").map(|_| "is there".into()).map_err(|_| "not in this kernel, or not loaded".into())
-}
-
-/// Another firewall whose default is to forward nothing would cut the way out and in.
-fn foreign_drop() -> Result<String, String> {
-    let listed = Command::new("nft").args(["-j", "list", "chains"]).output().map_err(|e| e.to_string())?;
-    let value: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
-    let chains = value["nftables"].as_array().into_iter().flatten().map(|e| &e["chain"]);
-    let drops = |c: &&serde_json::Value| c["hook"] == "forward" && c["policy"] == "drop";
-    let foreign = chains.filter(drops).find(|c| !c["table"].as_str().unwrap_or_default().starts_with("heddle"));
-    if let Some(chain) = foreign {
-        return Err(format!(
-            "table {} {} drops forwarded packets by default: let heddle_gw pass there",
-            chain["family"].as_str().unwrap_or_default(),
-            chain["table"].as_str().unwrap_or_default()
-        ));
-    }
-    let legacy = fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
-    match legacy.lines().any(|l| l == "filter") {
-        true => {
-            Err("legacy iptables rules are loaded, which nft does not show: look at `iptables-legacy -S FORWARD`"
-                .into())
-        }
-        false => Ok("no other table drops by default".into()),
-    }
 }

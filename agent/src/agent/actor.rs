@@ -15,7 +15,7 @@ use crate::{
     dns::{Resolver, Upstream, Zone},
     executor::{ProcessExecutor, TaskProcess},
     host,
-    kernel::linux::{LinuxKernel, describe, space},
+    kernel::linux::{LinuxKernel, describe, space, watch::Watch},
     local::{driver::facts::HostFacts, state::HostState, store::Store},
     reconciler::{Outcome, Reconciler},
     session::Event,
@@ -67,6 +67,7 @@ pub enum Command {
 pub(super) struct Actor {
     pub(super) executor: Arc<ProcessExecutor>,
     pub(super) reconciler: Reconciler<LinuxKernel>,
+    pub(super) watch: Watch,
     pub(super) worker: Worker,
     pub(super) store: Arc<Store>,
     pub(super) host: watch::Receiver<Arc<HostState>>,
@@ -122,6 +123,7 @@ impl Actor {
                     // Somebody waits for it.
                     retry_at = Instant::now();
                 }
+                change = self.watch.changed() => dirty |= self.reconciler.notice(&change),
                 _ = look.tick() => {}
             }
             dirty |= self.look();
@@ -400,7 +402,8 @@ impl Actor {
             self.status.send_modify(|s| s.applied_revision = revision);
         }
         if done {
-            self.status.send_if_modified(|s| !std::mem::take(&mut s.errors).is_empty());
+            let closed = self.reconciler.closed().iter().cloned().collect();
+            self.status.send_if_modified(|s| std::mem::replace(&mut s.errors, closed) != s.errors);
         } else {
             self.fail(errors);
         }

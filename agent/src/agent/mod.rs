@@ -19,7 +19,7 @@ use crate::{
     dataplane::desired::LocalHost,
     executor::ProcessExecutor,
     host,
-    kernel::linux::LinuxKernel,
+    kernel::linux::{LinuxKernel, watch::Watch},
     local::{HostService, network, ports::Ports, state::HostState, store::Store},
     reconciler::Reconciler,
     session::Session,
@@ -121,6 +121,7 @@ impl Agent {
         let actor = Actor {
             executor: executor.clone(),
             reconciler: Reconciler::new(LinuxKernel::new()),
+            watch: Watch::start()?,
             worker: Worker::default(),
             store: store.clone(),
             host: store.watch(),

@@ -206,6 +206,10 @@ fn on_links(space: &Space, want: &SpaceState, have: &SpaceState, steps: &mut Vec
     for (key, service) in want.ipvs.iter().filter(|(k, v)| have.ipvs.get(k) != Some(v)) {
         steps.push(Step::SetIpvs { space: at(), key: key.clone(), service: service.clone() });
     }
+    for place in want.passes.difference(&have.passes) {
+        let at = have.cuts.get(place).map_or(1, |cut| cut.at);
+        steps.push(Step::AddPass { space: space.clone(), place: place.clone(), at });
+    }
     if *space != Space::Host {
         tables(space, want, have, steps);
     }
@@ -237,6 +241,9 @@ fn surplus(space: &Space, want: &SpaceState, have: &SpaceState, steps: &mut Vec<
     }
     for id in extra::<TableId, _>(&have.tables, &want.tables) {
         steps.push(Step::RemoveTable { space: at(), id: id.clone() });
+    }
+    for place in have.passes.difference(&want.passes) {
+        steps.push(Step::RemovePass { space: at(), place: place.clone() });
     }
     for key in extra::<IpvsKey, _>(&have.ipvs, &want.ipvs) {
         steps.push(Step::RemoveIpvs { space: at(), key: key.clone() });

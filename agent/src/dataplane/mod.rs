@@ -8,6 +8,7 @@
 
 pub mod desired;
 pub mod diff;
+pub mod firewall;
 pub mod mode;
 pub mod model;
 pub mod names;

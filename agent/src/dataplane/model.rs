@@ -103,6 +103,12 @@ impl KernelState {
             Step::RemoveIpvs { space, key } => {
                 self.space(space)?.ipvs.remove(key);
             }
+            Step::AddPass { space, place, .. } => {
+                self.space(space)?.passes.insert(place.clone());
+            }
+            Step::RemovePass { space, place } => {
+                self.space(space)?.passes.remove(place);
+            }
             Step::SetSysctl { space, key, value } => {
                 self.space(space)?.sysctls.insert(key.clone(), value.clone());
             }

@@ -33,6 +33,10 @@ pub const REPLY_TABLE: u32 = 1000;
 pub const REPLY_PREF: u32 = 100;
 /// Set in the firewall mark of such replies; the low 16 bits say which host.
 pub const REPLY_MARK: u32 = 0x4000_0000;
+/// Set in the firewall mark of what our own forward chains accept: foreign chains that would drop it let it pass by this.
+pub const PASS_MARK: u32 = 0x2000_0000;
+/// Comment of every rule of ours in a foreign chain.
+pub const PASS_COMMENT: &str = "heddle";
 /// Set in the firewall marks that select an IPVS service.
 pub const IPVS_MARK: u32 = 0x1000_0000;
 /// Where the resolver listens inside a workload's namespace; port 53 is translated to it.

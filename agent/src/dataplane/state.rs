@@ -1,6 +1,7 @@
 //! Kernel objects as values: what is wanted and what is there, in the same type. Only objects of ours appear in it.
 //! Everything is keyed by (namespace, name), never by interface index.
 
+use super::firewall::{Cut, Place};
 use super::mode::{IpvlanFlag, IpvlanMode, MacvlanMode};
 use heddle_model::net::{IfName, Mac, Mtu, Port, Protocol, Vni};
 use ipnet::IpNet;
@@ -48,6 +49,10 @@ pub struct SpaceState {
     pub fdb: BTreeMap<FdbKey, FdbTarget>,
     pub tables: BTreeMap<TableId, Table>,
     pub ipvs: BTreeMap<IpvsKey, IpvsService>,
+    /// Rules of ours in foreign chains, which let pass what we forward; in the host's space only.
+    pub passes: BTreeSet<Place>,
+    /// Observed, never wanted: where a foreign firewall drops what we forward.
+    pub cuts: BTreeMap<Place, Cut>,
     /// Path below /proc/sys with dots, such as `net.ipv4.conf.eth0.rp_filter`; only those that we set.
     pub sysctls: BTreeMap<String, String>,
 }

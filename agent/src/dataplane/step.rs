@@ -1,7 +1,10 @@
 //! One change to the kernel. Steps carry all that is needed; applying one makes no choice.
 
-use super::state::{
-    FdbKey, FdbTarget, IpvsKey, IpvsService, Link, LinkKind, PolicyRule, PortFlags, Route, Space, Table, TableId,
+use super::{
+    firewall::Place,
+    state::{
+        FdbKey, FdbTarget, IpvsKey, IpvsService, Link, LinkKind, PolicyRule, PortFlags, Route, Space, Table, TableId,
+    },
 };
 use heddle_model::net::{IfName, Mac, Mtu};
 use ipnet::IpNet;
@@ -121,6 +124,17 @@ pub enum Step {
         space: Space,
         key: IpvsKey,
     },
+    /// Puts our rule into a foreign chain, as rule number `at`. A refusal holds nothing else up: the next look tries again.
+    AddPass {
+        space: Space,
+        place: Place,
+        at: u32,
+    },
+    /// Takes away every rule of ours in that chain.
+    RemovePass {
+        space: Space,
+        place: Place,
+    },
     SetSysctl {
         space: Space,
         key: String,
@@ -157,6 +171,8 @@ impl Step {
             | Step::RemoveTable { space, .. }
             | Step::SetIpvs { space, .. }
             | Step::RemoveIpvs { space, .. }
+            | Step::AddPass { space, .. }
+            | Step::RemovePass { space, .. }
             | Step::SetSysctl { space, .. } => vec![space.clone()],
         }
     }

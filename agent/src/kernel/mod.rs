@@ -3,7 +3,7 @@
 pub mod linux;
 
 use crate::dataplane::{
-    state::{KernelState, Space},
+    state::{KernelState, Space, SpaceState},
     step::Step,
 };
 use std::{future::Future, io};
@@ -24,6 +24,9 @@ pub struct KernelError {
 pub trait Kernel: Send + Sync {
     /// All of our objects, from the kernel itself. A part that cannot be read is an error, never an empty list.
     fn observe(&self) -> impl Future<Output = Result<KernelState, KernelError>> + Send;
+
+    /// Our objects in the host's namespace alone.
+    fn observe_host(&self) -> impl Future<Output = Result<SpaceState, KernelError>> + Send;
 
     /// Applies steps in order and stops at the first failure: how many were applied, and the failure. May send
     /// independent neighbouring steps (forwarding entries, neighbours) together.

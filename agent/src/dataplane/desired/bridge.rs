@@ -1,7 +1,7 @@
 //! Networks of this host on bridges: the bridge, its members' legs, and one table for all of them: published ports come in,
 //! what leaves has the host's address, and what may pass.
 
-use super::{super::names, Leg, Sandbox, sandbox::link_sysctls, way::Way, workload::veth};
+use super::{super::names, Leg, Sandbox, passage, sandbox::link_sysctls, way::Way, workload::veth};
 use crate::{
     dataplane::state::{KernelState, Link, LinkKind, PortFlags, Space, Table, TableBody},
     local::{
@@ -258,15 +258,16 @@ fn forward(
     networks: &BTreeMap<NetworkId, HostNetwork>,
     sandboxes: &BTreeMap<TaskId, Sandbox>,
 ) {
+    let pass = passage::accept();
     let (mut to, mut from) = (Vec::new(), Vec::new());
     for (n, bridge) in bridges.iter().enumerate() {
         let Bridge { network, options, link, .. } = bridge;
         let mut rules = vec![
             // Routed, or bridged where bridged frames are filtered.
-            format!("iifname \"{link}\" {}", if options.icc { PASS } else { "counter drop" }),
+            format!("iifname \"{link}\" {}", if options.icc { pass.as_str() } else { "counter drop" }),
         ];
         if !network.spec.internal {
-            rules.push(format!("ct status dnat {PASS}"));
+            rules.push(format!("ct status dnat {pass}"));
             for words in &FAMILIES {
                 rules.extend(open(table, (n, bridge), networks, sandboxes, words));
             }
@@ -274,7 +275,7 @@ fn forward(
         rules.push("counter drop".into());
         table.chain(&format!("to_{n}"), None, rules);
         to.push((quoted(link), format!("goto to_{n}")));
-        let out = if network.spec.internal { format!("oifname != \"{link}\" counter drop") } else { PASS.into() };
+        let out = if network.spec.internal { format!("oifname != \"{link}\" counter drop") } else { pass.clone() };
         table.chain(&format!("from_{n}"), None, vec![out]);
         from.push((quoted(link), format!("goto from_{n}")));
     }
@@ -282,17 +283,15 @@ fn forward(
     table.map("from", "type ifname : verdict;", from);
     table.chain(
         "forward",
-        Some("type filter hook forward priority filter; policy accept;"),
+        Some(passage::FORWARD),
         vec![
             "iifname != @bridges oifname != @bridges return".into(),
-            format!("ct state established,related {PASS}"),
+            format!("ct state established,related {pass}"),
             "oifname vmap @to".into(),
             "iifname vmap @from".into(),
         ],
     );
 }
-
-const PASS: &str = "accept";
 
 /// What is open at the members' own addresses: nothing where ports are translated, published ports where they are not.
 fn open(
@@ -305,13 +304,13 @@ fn open(
     let Words { v4, ip, addr_type, suffix } = *words;
     match bridge.options.mode(v4) {
         GatewayMode::Nat => None,
-        GatewayMode::NatUnprotected => Some(format!("meta nfproto ipv{suffix} {PASS}")),
+        GatewayMode::NatUnprotected => Some(format!("meta nfproto ipv{suffix} {}", passage::accept())),
         GatewayMode::Routed => {
             let ports = target(networks, sandboxes, bridge, v4);
             let ports = ports.iter().map(|(p, addr)| format!("{addr} . {} . {}", p.protocol, p.target));
             let set = format!("open{suffix}_{n}");
             table.set(&set, &format!("type {addr_type} . inet_proto . inet_service;"), ports);
-            Some(format!("{ip} daddr . meta l4proto . th dport @{set} {PASS}"))
+            Some(format!("{ip} daddr . meta l4proto . th dport @{set} {}", passage::accept()))
         }
     }
 }

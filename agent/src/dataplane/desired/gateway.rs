@@ -4,7 +4,7 @@ use super::{
     super::names,
     LocalHost, Wanted,
     addresses::{bridge_addr, ingress_addr, with_prefix},
-    bridge, ingress,
+    bridge, ingress, passage,
 };
 use crate::dataplane::state::{KernelState, Link, LinkKind, PortFlags, Space, Table, TableBody};
 use heddle_model::assignment::NodeView;
@@ -76,12 +76,13 @@ fn table(view: &NodeView, wanted: &Wanted<'_>, local: &LocalHost) -> TableBody {
     );
     table.chain(
         "forward",
-        Some("type filter hook forward priority filter; policy accept;"),
+        Some(passage::FORWARD),
         vec![
             format!("iifname != {ours} oifname != {ours} return"),
-            "ct state established,related accept".into(),
-            format!("oifname {ours} ct status dnat accept"),
+            format!("ct state established,related {}", passage::accept()),
+            format!("oifname {ours} ct status dnat {}", passage::accept()),
             format!("oifname {ours} counter drop"),
+            passage::accept(),
         ],
     );
     table.chain(

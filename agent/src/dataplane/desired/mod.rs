@@ -7,6 +7,8 @@
 //! hd-n-...     overlay (bridge, tunnel, forwarding entries)
 //! hd-t-...     workload (resolver, replies, way out) + a leg per network: overlay, bridge, macvlan, ipvlan
 //!              + vip (virtual address -> backend)
+//! hd-t-...     workload (legs, resolver, replies) + vip (virtual address -> backend)
+//! passage      completes what is wanted of the host by what other firewalls there drop
 //! ```
 //!
 //! A driver is one file with one function; none of them knows of another.
@@ -19,6 +21,7 @@ pub mod ipvlan;
 pub mod macvlan;
 mod overlay;
 mod parent;
+pub mod passage;
 pub mod sandbox;
 mod underlay;
 mod vip;

@@ -1,7 +1,7 @@
 //! Steps as requests.
 
 use super::{
-    LinuxKernel,
+    LinuxKernel, firewall,
     ipvs::{self, Ipvs},
     netlink::io_error,
     nft, space,
@@ -66,6 +66,8 @@ pub fn describe(step: &Step) -> (&'static str, String, Space) {
         Step::RemoveTable { space, id } => ("remove table", id.name.clone(), space.clone()),
         Step::SetIpvs { space, key, .. } => ("set IPVS service", format!("{key:?}"), space.clone()),
         Step::RemoveIpvs { space, key } => ("remove IPVS service", format!("{key:?}"), space.clone()),
+        Step::AddPass { space, place, .. } => ("put our rule into", place.to_string(), space.clone()),
+        Step::RemovePass { space, place } => ("take our rule out of", place.to_string(), space.clone()),
         Step::SetSysctl { space, key, value } => ("set sysctl", format!("{key}={value}"), space.clone()),
     }
 }
@@ -125,6 +127,8 @@ impl LinuxKernel {
                 let mut ipvs = self.ipvs(space).await?;
                 unless(ipvs.send(ipvs::delete_service(key)).await, GONE)
             }
+            Step::AddPass { space, place, at } => firewall::add(space, place, *at).await,
+            Step::RemovePass { space, place } => firewall::remove(space, place).await,
             Step::SetSysctl { space, key, value } => set_sysctl(space, key, value).await,
         }
     }

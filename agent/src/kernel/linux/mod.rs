@@ -3,10 +3,12 @@
 //! ```text
 //! observe  our objects as values      apply  steps as requests     links  making and removing them     fault  why not
 //! netlink  a socket per namespace     space  namespaces     nft  tables     ipvs  virtual services
+//! firewall  rules of others, and ours among them     watch  what others change
 //! ```
 
 mod apply;
 mod fault;
+pub mod firewall;
 pub mod ipvs;
 mod links;
 mod netlink;
@@ -15,13 +17,14 @@ mod observe;
 pub mod space;
 #[cfg(test)]
 mod tests;
+pub mod watch;
 
 pub use apply::describe;
 pub use links::{ipvlan_flag_of, ipvlan_mode_of};
 
 use super::{Kernel, KernelError};
 use crate::dataplane::{
-    state::{KernelState, Space},
+    state::{KernelState, Space, SpaceState},
     step::Step,
 };
 use netlink::Socket;
@@ -81,6 +84,14 @@ impl Kernel for LinuxKernel {
         Ok(state)
     }
 
+    async fn observe_host(&self) -> Result<SpaceState, KernelError> {
+        self.forget(&Space::Host).await;
+        let failed =
+            |source| KernelError { operation: "look at", object: "namespace".into(), space: Space::Host, source };
+        let host = self.socket(&Space::Host).await.map_err(failed)?;
+        self.observe_space(&Space::Host, &host).await.map_err(failed)
+    }
+
     async fn apply(&self, steps: &[Step]) -> Result<(), (usize, KernelError)> {
         let mut at = 0;
         while let Some(step) = steps.get(at) {
@@ -90,6 +101,12 @@ impl Kernel for LinuxKernel {
                 _ => (1, self.step(step).await),
             };
             if let Err(source) = result {
+                if matches!(step, Step::AddPass { .. } | Step::RemovePass { .. }) {
+                    let (operation, object, _) = apply::describe(step);
+                    tracing::warn!(error = %source, "cannot {operation} {object}");
+                    at += count;
+                    continue;
+                }
                 let (operation, object, space) = apply::describe(step);
                 return Err((at, KernelError { operation, object, space, source }));
             }

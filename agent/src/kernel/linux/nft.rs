@@ -1,6 +1,6 @@
 //! Tables through the `nft` program, run inside the namespace.
 
-use super::space;
+use super::{space, watch};
 use crate::dataplane::{
     nft::family,
     own,
@@ -22,6 +22,7 @@ pub async fn run(space: &Space, script: String) -> io::Result<()> {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
+        watch::started(child.id());
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(script.as_bytes())?;
         }
@@ -81,7 +82,8 @@ pub async fn observe(space: &Space) -> io::Result<BTreeMap<TableId, Table>> {
                 let text = String::from_utf8_lossy(&output.stderr);
                 return Err(io::Error::other(format!("nft: {}", text.lines().next().unwrap_or("no reason given"))));
             }
-            serde_json::from_slice::<Listing>(&output.stdout).map_err(io::Error::other)
+            // Some versions print garbage for the flags of a table.
+            serde_json::from_str::<Listing>(&String::from_utf8_lossy(&output.stdout)).map_err(io::Error::other)
         })
     };
     let mut tables = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! The kernel as values: all of our objects, and only those.
 
 use super::{
-    LinuxKernel, apply,
+    LinuxKernel, apply, firewall,
     ipvs::Ipvs,
     links,
     netlink::{Socket, alias_of, io_error, name_of},
@@ -61,6 +61,10 @@ impl LinuxKernel {
         let keys = own::sysctls(space, state.links.keys());
         state.sysctls = apply::read_sysctls(space, keys).await?.into_iter().collect();
         state.tables = nft::observe(space).await?;
+        if *space == Space::Host {
+            let foreign = super::space::inside(space, firewall::look).await?;
+            (state.cuts, state.passes) = (foreign.cuts, foreign.passes);
+        }
         if *space != Space::Host
             && let Some(mut ipvs) = Ipvs::open(space).await?
         {

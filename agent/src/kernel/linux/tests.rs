@@ -119,3 +119,13 @@ async fn drift_is_repaired() {
     let seen = LinuxKernel::new().observe().await.unwrap();
     assert_eq!(diff(&goal, &seen), vec![]);
 }
+
+/// Whether the command works here; if not, that is said, and is a failure where `REQUIRE` is set.
+pub(super) fn has(command: &str) -> bool {
+    let works = Command::new("sh").args(["-c", command]).output().unwrap().status.success();
+    assert!(works || std::env::var_os("REQUIRE").is_none(), "REQUIRE is set and this needs {command}");
+    if !works {
+        println!("SKIPPED: {}", command.split(' ').next().unwrap_or_default());
+    }
+    works
+}

@@ -116,7 +116,8 @@ async fn the_model_and_the_kernel_agree_on_parents() {
             .count()
     };
     assert_eq!((on_up9(&seen), on_up9(&goal(&networks))), (0, 1));
-    let refused = Reconciler::new(LinuxKernel::new()).reconcile(&goal(&networks)).await.unwrap().failures.remove(0).error;
+    let refused =
+        Reconciler::new(LinuxKernel::new()).reconcile(&goal(&networks)).await.unwrap().failures.remove(0).error;
     let why = std::error::Error::source(&refused).unwrap().to_string();
     assert!(why.contains("up9 is not a link of this host"), "{why}");
     run("ip link add up9 type bridge && ip link set up9 up");

@@ -1,7 +1,7 @@
 //! The flags of `service create` as a spec.
 
 use super::WaitArgs;
-use crate::commands::network::key_value;
+use crate::commands::pair::key_value;
 use anyhow::{Result, bail};
 use clap::Args;
 use heddle_model::{

@@ -5,7 +5,7 @@ mod settle;
 
 use crate::{
     client::{Client, said},
-    commands::network::key_value,
+    commands::pair::key_value,
     output::{self, Format},
 };
 use anyhow::{Result, anyhow};

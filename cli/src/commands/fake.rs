@@ -6,6 +6,7 @@ use heddle_model::network::Network;
 use heddle_proto::v1::{self, control_server, host_server};
 use serde_json::Value;
 use std::{
+    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -25,6 +26,8 @@ pub struct Daemon {
     /// What a workload's program writes and how it ends by itself; None: only when it is stopped.
     pub lines: Vec<v1::LogLine>,
     pub ends: Option<v1::WaitWorkloadResponse>,
+    /// The process that `exec` enters.
+    pub target: Option<v1::ExecTarget>,
     /// What was asked for, in order.
     pub asked: Vec<String>,
     pub spec: Option<v1::WorkloadSpec>,
@@ -46,7 +49,7 @@ impl Fake {
             stopped: watch::channel(false).0,
             dir: Arc::new(tempfile::tempdir().unwrap()),
         };
-        let listener = UnixListener::bind(fake.dir.path().join("socket")).unwrap();
+        let listener = UnixListener::bind(fake.socket()).unwrap();
         let server = tonic::transport::Server::builder()
             .add_service(host_server::HostServer::new(fake.clone()))
             .add_service(control_server::ControlServer::new(fake.clone()));
@@ -55,7 +58,11 @@ impl Fake {
     }
 
     pub fn client(&self) -> Client {
-        Client::new(&self.dir.path().join("socket"))
+        Client::new(&self.socket())
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
     }
 
     pub fn state(&self) -> MutexGuard<'_, Daemon> {
@@ -160,7 +167,8 @@ impl host_server::Host for Fake {
         Ok(Response::new(stream::iter(lines.into_iter().map(Ok)).chain(rest).boxed()))
     }
     async fn get_exec_target(&self, _: Request<v1::RefRequest>) -> Answer<v1::ExecTarget> {
-        Err(Status::unimplemented("get_exec_target"))
+        let target = self.state().target.clone();
+        target.map(Response::new).ok_or_else(|| Status::failed_precondition("it is not running"))
     }
 }
 

@@ -38,14 +38,15 @@ fn both(addr: Option<v1::DualAddr>) -> Result<Option<DualAddr>, DocumentError> {
     Ok(addr.map(DualAddr::try_from).transpose()?)
 }
 
-fn task(endpoint: v1::NetworkEndpoint) -> Result<Value, DocumentError> {
+fn task(endpoint: v1::NetworkEndpoint, peers: &[v1::NetworkPeer]) -> Result<Value, DocumentError> {
     let state = TaskState::try_from(endpoint.state()).ok();
     let addr = both(endpoint.addr)?;
+    let host_ip = peers.iter().find(|p| p.node == endpoint.node).map(|p| &p.data_path_addr);
     Ok(json!({
         "Name": endpoint.name,
         "EndpointID": endpoint.task,
         "EndpointIP": addr.map(|a| a.v4),
-        "Info": { "Node": endpoint.node },
+        "Info": { "Host IP": host_ip },
         // docker has no words for these.
         "EndpointIPs": addr.map(|a| a.addrs()),
         "MacAddress": endpoint.mac,
@@ -54,7 +55,7 @@ fn task(endpoint: v1::NetworkEndpoint) -> Result<Value, DocumentError> {
     }))
 }
 
-fn service(service: v1::NetworkService) -> Result<Value, DocumentError> {
+fn service(service: v1::NetworkService, peers: &[v1::NetworkPeer]) -> Result<Value, DocumentError> {
     let port = |p: &v1::PortConfig| {
         let protocol = if p.protocol() == v1::Protocol::Udp { "udp" } else { "tcp" };
         format!("Target: {}/{protocol}, Publish: {}", p.target, p.published)
@@ -63,7 +64,7 @@ fn service(service: v1::NetworkService) -> Result<Value, DocumentError> {
     Ok(json!({
         "VIP": addr.map_or_else(String::new, |a| a.v4.to_string()),
         "Ports": service.ports.iter().map(port).collect::<Vec<_>>(),
-        "Tasks": service.endpoints.into_iter().map(task).collect::<Result<Vec<_>, _>>()?,
+        "Tasks": service.endpoints.into_iter().map(|e| task(e, peers)).collect::<Result<Vec<_>, _>>()?,
         "VIPs": addr.map(|a| a.addrs()),
         "ServiceID": service.id,
     }))
@@ -87,7 +88,7 @@ pub fn document(answer: v1::InspectNetworkResponse) -> Result<Value, DocumentErr
     options.extend(given.map(|a| ("com.docker.network.driver.overlay.vxlanid_list".to_owned(), a.vni.to_string())));
     let mut services = Map::new();
     for one in answer.services {
-        services.insert(one.name.clone(), service(one)?);
+        services.insert(one.name.clone(), service(one, &answer.peers)?);
     }
     let mut document = json!({
         "Name": network.spec.annotations.name,
@@ -272,7 +273,7 @@ pub mod tests {
                         "fd00:1::2"
                       ],
                       "Info": {
-                        "Node": "n1"
+                        "Host IP": "192.0.2.1"
                       },
                       "MacAddress": "02:42:00:00:00:02",
                       "Name": "web.1.t1",
@@ -287,6 +288,7 @@ pub mod tests {
                   ]
                 }
               }
-            }"#]].assert_eq(&format!("{document:#}"));
+            }"#]]
+        .assert_eq(&format!("{document:#}"));
     }
 }

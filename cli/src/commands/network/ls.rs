@@ -138,7 +138,8 @@ mod tests {
             NETWORK ID    NAME     DRIVER   SCOPE
             aaaaaaaaaaaa  bridge   bridge   local
             bbbbbbbbbbbb  front    overlay  swarm
-            cccccccccccc  ingress  overlay  swarm"#]].assert_eq(&output::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], rows));
+            cccccccccccc  ingress  overlay  swarm"#]]
+        .assert_eq(&output::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], rows));
         expect![[r#"
             {
               "CreatedAt": "1970-01-01T00:00:01Z",
@@ -150,7 +151,8 @@ mod tests {
               "Labels": "tier=front",
               "Name": "front",
               "Scope": "swarm"
-            }"#]].assert_eq(&format!("{:#}", value(&three()[1])));
+            }"#]]
+        .assert_eq(&format!("{:#}", value(&three()[1])));
     }
 
     #[test]

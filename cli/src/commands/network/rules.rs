@@ -95,12 +95,14 @@ mod tests {
             NETWORK  MATCH                                  ACTION
             bridge   from 172.17.0.0/16, not by its bridge  as the outgoing address
 
-            The kernel is as it should be."#]].assert_eq(&render(&rules));
+            The kernel is as it should be."#]]
+        .assert_eq(&render(&rules));
         rules.rules.clear();
         rules.drift = vec!["table inet heddle is missing".into()];
         expect![[r#"
             Not as it should be
 
-            table inet heddle is missing"#]].assert_eq(&render(&rules));
+            table inet heddle is missing"#]]
+        .assert_eq(&render(&rules));
     }
 }

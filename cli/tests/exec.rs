@@ -1,4 +1,6 @@
 //! `heddle exec` in real namespaces, with and without a terminal. The daemon is a fake that names a process to enter.
+// What helps a test is part of it.
+#![allow(clippy::unwrap_used)]
 
 use heddle_proto::v1;
 use nix::{

@@ -47,9 +47,9 @@ impl Fake {
         let fake = Self {
             state: Arc::new(Mutex::new(daemon)),
             stopped: watch::channel(false).0,
-            dir: Arc::new(tempfile::tempdir().unwrap()),
+            dir: Arc::new(tempfile::tempdir().expect("a temporary directory can be made")),
         };
-        let listener = UnixListener::bind(fake.socket()).unwrap();
+        let listener = UnixListener::bind(fake.socket()).expect("the directory is new");
         let server = tonic::transport::Server::builder()
             .add_service(host_server::HostServer::new(fake.clone()))
             .add_service(control_server::ControlServer::new(fake.clone()));
@@ -66,7 +66,7 @@ impl Fake {
     }
 
     pub fn state(&self) -> MutexGuard<'_, Daemon> {
-        self.state.lock().unwrap()
+        self.state.lock().expect("no test panics while it holds the state")
     }
 
     fn cluster<T>(&self, answer: impl FnOnce(&mut Vec<v1::InspectNetworkResponse>) -> T) -> Result<T, Status> {

@@ -32,6 +32,24 @@ pub enum Command {
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(commands::node::NodeCommand),
+    /// Run a program on this host, in namespaces of its own
+    Run(Box<commands::run::RunArgs>),
+    /// List the workloads, and the tasks of services, on this host
+    Ps(commands::ps::PsArgs),
+    /// Print what a workload has written
+    Logs(commands::logs::LogsArgs),
+    /// Run a further program in a running workload
+    Exec(commands::exec::ExecArgs),
+    /// Start workloads that have ended
+    Start(commands::start::StartArgs),
+    /// Stop workloads
+    Stop(commands::stop::StopArgs),
+    /// Wait until workloads have ended, and print their exit codes
+    Wait(commands::wait::WaitArgs),
+    /// Remove workloads
+    Rm(commands::rm::RmArgs),
+    /// Show all that is known of workloads and networks, as JSON
+    Inspect(commands::inspect::InspectArgs),
     /// Networks
     #[command(subcommand)]
     Network(commands::network::NetworkCommand),
@@ -50,6 +68,12 @@ pub enum Command {
     /// The process between a daemon and a task
     #[command(hide = true)]
     TaskShim { dir: PathBuf },
+    /// What a program of `exec` is before it has its terminal
+    #[command(hide = true)]
+    ExecTty {
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// The first process of a lab's host
     #[command(hide = true)]
     LabHost { spec: PathBuf },

@@ -20,14 +20,21 @@ use args::{Cli, Command};
 use clap::CommandFactory;
 use client::Client;
 use heddle_agent::executor;
+use std::{path::PathBuf, process::ExitCode};
+
+/// As docker's `run` says that the workload itself is not to blame.
+const NOT_THE_PROGRAM: u8 = 125;
 
 /// Runs one command line.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
     // These change the namespaces of their process, which must have one thread for that.
     match cli.command {
-        Command::TaskShim { dir } => Ok(executor::run_shim(&dir).map(|_| ())?),
-        Command::LabHost { spec } => lab::run_host(&spec),
-        Command::Lab(command) => lab::run(command),
+        Command::TaskShim { dir } => Ok(executor::run_shim(&dir).map(|_| done(()))?),
+        Command::LabHost { spec } => lab::run_host(&spec).map(done),
+        Command::Lab(command) => lab::run(command).map(done),
+        Command::Exec(args) => commands::exec::run(&cli.socket, args).map(ExitCode::from),
+        Command::ExecTty { command } => Ok(commands::exec::take_over(&command).into()),
         command => {
             let mut builder = match command {
                 Command::Daemon(_) => tokio::runtime::Builder::new_multi_thread(),
@@ -42,8 +49,15 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-async fn dispatch(command: Command, client: &Client, socket: std::path::PathBuf) -> Result<()> {
+async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<ExitCode> {
     match command {
+        Command::Run(args) => match commands::run::run(client, *args).await {
+            Ok(code) => return Ok(code.into()),
+            Err(error) => {
+                eprintln!("heddle: {error:#}");
+                return Ok(NOT_THE_PROGRAM.into());
+            }
+        },
         Command::Daemon(args) => {
             heddle_plumbing::telemetry::init(&args.log, args.log_json);
             if !nix::unistd::geteuid().is_root() {
@@ -57,6 +71,13 @@ async fn dispatch(command: Command, client: &Client, socket: std::path::PathBuf)
         Command::Leave(args) => commands::cluster::leave(client, args).await,
         Command::Info(args) => commands::cluster::info(client, args.format).await,
         Command::Node(command) => commands::node::run(client, command).await,
+        Command::Ps(args) => commands::ps::run(client, args).await,
+        Command::Logs(args) => commands::logs::run(client, args).await,
+        Command::Start(args) => commands::start::run(client, args).await,
+        Command::Stop(args) => commands::stop::run(client, args).await,
+        Command::Wait(args) => commands::wait::run(client, args).await,
+        Command::Rm(args) => commands::rm::run(client, args).await,
+        Command::Inspect(args) => commands::inspect::run(client, args).await,
         Command::Network(command) => commands::network::run(client, command).await,
         Command::Service(command) => commands::service::run(client, command).await,
         Command::Doctor(args) => doctor::run(args.format),
@@ -65,6 +86,11 @@ async fn dispatch(command: Command, client: &Client, socket: std::path::PathBuf)
             clap_complete::generate(shell, &mut Cli::command(), "heddle", &mut std::io::stdout());
             Ok(())
         }
-        Command::TaskShim { .. } | Command::LabHost { .. } | Command::Lab(_) => Ok(()),
-    }
+        Command::TaskShim { .. }
+        | Command::LabHost { .. }
+        | Command::Lab(_)
+        | Command::Exec(_)
+        | Command::ExecTty { .. } => Ok(()),
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -92,7 +92,7 @@ fn paths() {
     let iperf = Command::new("iperf3").arg("--version").output();
     assert!(iperf.is_ok_and(|o| o.status.success()), "iperf3 is missing: install it");
     let lab = Lab::up("bench", 3, 1);
-    lab.heddle("node1", &["network", "create", "front"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
     let on = |host: &'static str, name: &str, more: &[&str]| {
         let constraint = format!("node.hostname=={host}");
         let head =
@@ -105,11 +105,9 @@ fn paths() {
     lab.settled(&HOSTS, &["iperf", "web", "caller"]);
     let task = |name: &str| lab.running("node1", name).unwrap().remove(0);
     let caller = task("caller");
-    let network = lab.json("node1", &["network", "inspect", "front"])[0].clone();
-    let service =
-        |name: &str| network["services"].as_array().unwrap().iter().find(|s| s["name"] == name).unwrap().clone();
-    let direct = |name: &str| service(name)["endpoints"][0]["addrs"][0].as_str().unwrap().to_owned();
-    let vip = |name: &str| service(name)["virtualIps"][0].as_str().unwrap().to_owned();
+    let network = lab.overlay("node1", "front");
+    let direct = |name: &str| network.endpoints(name)[0][0].clone();
+    let vip = |name: &str| network.vips(name)[0].clone();
 
     // Baselines: the hosts' own link, and a tunnel made by hand between the same hosts.
     for (host, own, peer) in [("node1", 1, 2), ("node2", 2, 1)] {

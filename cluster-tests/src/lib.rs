@@ -56,6 +56,39 @@ pub fn wait_for<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result
     }
 }
 
+/// The texts of a JSON array.
+pub fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+}
+
+/// What `network inspect -v` tells of an overlay.
+pub struct Overlay(pub Value);
+
+impl Overlay {
+    pub fn id(&self) -> &Value {
+        &self.0["Id"]
+    }
+
+    pub fn vni(&self) -> u64 {
+        let vni = self.0["Options"]["com.docker.network.driver.overlay.vxlanid_list"].as_str();
+        vni.and_then(|v| v.parse().ok()).unwrap_or_else(|| panic!("no VNI: {}", self.0))
+    }
+
+    /// A service's virtual addresses, IPv4 first.
+    pub fn vips(&self, service: &str) -> Vec<String> {
+        texts(&self.0["Services"][service]["VIPs"])
+    }
+
+    /// The addresses of a service's tasks, IPv4 first in each.
+    pub fn endpoints(&self, service: &str) -> Vec<Vec<String>> {
+        self.tasks(service).iter().map(|t| texts(&t["EndpointIPs"])).collect()
+    }
+
+    pub fn tasks(&self, service: &str) -> Vec<Value> {
+        self.0["Services"][service]["Tasks"].as_array().cloned().unwrap_or_default()
+    }
+}
+
 /// Ends with the value.
 pub struct Lab {
     name: String,
@@ -155,6 +188,10 @@ impl Lab {
 
     pub fn try_json(&self, host: &str, args: &[&str]) -> Result<Value, String> {
         serde_json::from_str(&self.try_heddle(host, args)?).map_err(|e| e.to_string())
+    }
+
+    pub fn overlay(&self, host: &str, name: &str) -> Overlay {
+        Overlay(self.json(host, &["network", "inspect", "-v", name])[0].clone())
     }
 
     pub fn info(&self, host: &str) -> Value {

@@ -123,7 +123,9 @@ fn the_leader_of_three_managers_dies() {
     // The data plane of the others asks nobody.
     let address = rest[0].replace("node", "10.77.0.");
     assert_eq!(lab.ask("client", &format!("{address}:8080"), 20, false).failed, "");
-    wait_for(Duration::from_secs(4), "writes work again", || lab.try_heddle(rest[0], &["network", "create", "after"]));
+    wait_for(Duration::from_secs(4), "writes work again", || {
+        lab.try_heddle(rest[0], &["network", "create", "-d", "overlay", "after"])
+    });
     let took = killed.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
     let new = wait("a new leader", || lab.leader(rest[1]));
@@ -138,7 +140,7 @@ fn the_leader_of_three_managers_dies() {
     // Without a quorum a write is refused with a reason, and what was published goes on answering.
     lab.do_lab(&["kill", rest[0], "--daemon"]);
     lab.do_lab(&["kill", rest[1], "--daemon"]);
-    let said = lab.refused(&leader, &["network", "create", "never"]);
+    let said = lab.refused(&leader, &["network", "create", "-d", "overlay", "never"]);
     assert!(said.contains("no quorum") && said.contains("of 3 managers"), "{said}");
     let address = leader.replace("node", "10.77.0.");
     assert_eq!(lab.ask("client", &format!("{address}:8080"), 20, false).failed, "");
@@ -182,15 +184,22 @@ fn every_daemon_restarts_at_once_and_not_one_object_differs() {
         return;
     }
     let lab = Lab::up("t-restart", 3, 3);
-    lab.heddle("node1", &["network", "create", "front"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
     lab.create_web("web", 3, &["-p", "8080:80", "--network", "front"]);
     lab.settled(&HOSTS, &["web"]);
     let objects = |host: &str| -> Result<Vec<Value>, String> {
         let mut all = vec![
             lab.try_json(host, &["service", "inspect", "web"])?,
-            lab.try_json(host, &["network", "inspect", "front", "ingress"])?,
+            lab.try_json(host, &["network", "inspect", "-v", "front", "ingress"])?,
             lab.try_json(host, &["service", "ps", "web", "--format", "json"])?,
         ];
+        for network in all[1].as_array_mut().into_iter().flatten() {
+            // What each host alone knows, of its own.
+            network["Containers"] = Value::Null;
+            for service in network["Services"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+                service["LocalLBIndex"] = Value::Null;
+            }
+        }
         let mut nodes = lab.try_json(host, &["node", "ls", "--format", "json"])?;
         for node in nodes.as_array_mut().into_iter().flatten() {
             // Who leads may change, and with it when each node was last seen to be ready.

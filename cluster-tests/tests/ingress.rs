@@ -78,7 +78,7 @@ fn tunnels_carry_the_networks_vni_and_nothing_crosses_plain() {
     }
     let lab = Lab::up("t-wire", 2, 1);
     lab.create_web("web", 2, &["-p", "8080:80"]);
-    let vni = lab.json("node1", &["network", "inspect", "ingress"])[0]["vni"].as_u64().unwrap();
+    let vni = lab.overlay("node1", "ingress").vni();
     // Counts on the wire itself: frames of this VNI (bytes 12 to 14 after the start of the UDP header), and requests outside
     // of VXLAN that go on from the host that took them.
     let table = format!(

@@ -12,29 +12,22 @@ fn dig(lab: &Lab, task: &Value, question: &str) -> Vec<String> {
     lines
 }
 
-fn texts(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
-}
-
 #[test]
 fn tasks_find_each_other_by_name_and_reach_the_virtual_address() {
     if skipped() {
         return;
     }
     let lab = Lab::up("t-overlay", 3, 1);
-    lab.heddle("node1", &["network", "create", "front"]);
-    lab.heddle("node1", &["network", "create", "back"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "back"]);
     lab.create_web("web", 3, &["--network", "name=front,alias=www"]);
     lab.create_web("pool", 2, &["--network", "front", "--endpoint-mode", "dnsrr"]);
     lab.create_web("db", 1, &["--network", "back"]);
     lab.create_web("both", 1, &["--network", "front", "--network", "back"]);
-    let network = &lab.json("node1", &["network", "inspect", "front"])[0];
-    let service =
-        |name: &str| network["services"].as_array().unwrap().iter().find(|s| s["name"] == name).unwrap().clone();
-    let vip = texts(&service("web")["virtualIps"]);
+    let network = lab.overlay("node1", "front");
+    let vip = network.vips("web");
     let endpoints = |name: &str, family: usize| -> Vec<String> {
-        let mut all: Vec<_> =
-            service(name)["endpoints"].as_array().unwrap().iter().map(|e| texts(&e["addrs"])[family].clone()).collect();
+        let mut all: Vec<_> = network.endpoints(name).into_iter().map(|addrs| addrs[family].clone()).collect();
         all.sort();
         all
     };
@@ -54,7 +47,7 @@ fn tasks_find_each_other_by_name_and_reach_the_virtual_address() {
 
     // By TCP and UDP, both families, with the caller's own overlay address as the source.
     let attachment =
-        &caller["attachments"].as_array().unwrap().iter().find(|a| a["network"] == network["id"]).unwrap()["addr"];
+        &caller["attachments"].as_array().unwrap().iter().find(|a| a["network"] == *network.id()).unwrap()["addr"];
     for (target, family, udp) in [
         ("web:80".to_owned(), "", false),
         (format!("{}:80", vip[0]), "v4", false),
@@ -74,9 +67,8 @@ fn tasks_find_each_other_by_name_and_reach_the_virtual_address() {
 
     // Who is only on `front` knows nothing of `back`, and cannot reach it by address either.
     let outsider = lab.running("node1", "web").unwrap().remove(0);
-    let back = &lab.json("node1", &["network", "inspect", "back"])[0];
-    let db = back["services"].as_array().unwrap().iter().find(|s| s["name"] == "db").unwrap();
-    let (db_vip, db_task) = (texts(&db["virtualIps"]), texts(&db["endpoints"][0]["addrs"]));
+    let back = lab.overlay("node1", "back");
+    let (db_vip, db_task) = (back.vips("db"), back.endpoints("db").remove(0));
     assert_eq!(dig(&lab, &outsider, "db A"), Vec::<String>::new());
     for target in [&db_vip[0], &db_task[0], &format!("[{}]", db_vip[1]), &format!("[{}]", db_task[1])] {
         let answers = lab.ask_from_task(&outsider, &format!("{target}:80"), 1, false);
@@ -92,11 +84,11 @@ fn unknown_names_are_asked_of_the_hosts_resolver() {
     }
     let lab = Lab::up("t-forward", 1, 1);
     // The host's resolver: another task's resolver on the same host, so that nothing outside is needed.
-    lab.heddle("node1", &["network", "create", "a"]);
-    lab.heddle("node1", &["network", "create", "b"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "a"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "b"]);
     lab.create_web("upstream", 1, &["--network", "a"]);
     lab.create_web("asker", 1, &["--network", "b"]);
-    let vip = &lab.json("node1", &["network", "inspect", "a"])[0]["services"][0]["virtualIps"][0];
+    let vip = &lab.overlay("node1", "a").vips("upstream")[0];
     let task = lab.running("node1", "upstream").unwrap().remove(0);
     let space = format!("hd-t-{}", &task["id"].as_str().unwrap()[..10]);
     // 127.0.0.9 on the host leads to that resolver.
@@ -116,5 +108,5 @@ fn unknown_names_are_asked_of_the_hosts_resolver() {
     let answer = dig(&lab, &asker, "upstream.a A");
     std::fs::remove_file("/tmp/heddle-relay.py").unwrap();
     let _ = std::fs::remove_file("/tmp/heddle-relay.log");
-    assert_eq!(answer, [vip.as_str().unwrap().to_owned()]);
+    assert_eq!(answer, std::slice::from_ref(vip));
 }

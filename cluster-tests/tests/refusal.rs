@@ -14,7 +14,7 @@ fn specs_that_cannot_be_are_refused() {
         return;
     }
     let lab = Lab::up("t-refusal", 2, 1);
-    lab.heddle("node1", &["network", "create", "small", "--subnet", "10.60.0.0/29"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "small", "--subnet", "10.60.0.0/29"]);
     lab.create_web("web", 1, &["-p", "8080:80"]);
     lab.sh("node2", "(timeout 60 nc -lk -p 7070 || timeout 60 nc -lk 7070) >/dev/null 2>&1 &");
     wait("node2 reports its port", || {
@@ -48,16 +48,25 @@ fn specs_that_cannot_be_are_refused() {
         (vec!["service", "scale", "nobody=3"], vec!["no service is called \"nobody\""]),
         (vec!["service", "rm", "nobody"], vec!["no service is called \"nobody\""]),
         (vec!["service", "ps", "nobody"], vec!["no service is called \"nobody\""]),
-        (vec!["network", "create", "bad", "--subnet", "10.1.0.0/33"], vec!["\"10.1.0.0/33\"", "10.1.0.0/24"]),
-        (vec!["network", "create", "bad", "--subnet", "10.1.0.1/24"], vec!["\"10.1.0.1/24\"", "without host bits"]),
         (
-            vec!["network", "create", "bad", "--subnet", "10.60.0.0/24"],
+            vec!["network", "create", "-d", "overlay", "bad", "--subnet", "10.1.0.0/33"],
+            vec!["\"10.1.0.0/33\"", "10.1.0.0/24"],
+        ),
+        (
+            vec!["network", "create", "-d", "overlay", "bad", "--subnet", "10.1.0.1/24"],
+            vec!["\"10.1.0.1/24\"", "without host bits"],
+        ),
+        (
+            vec!["network", "create", "-d", "overlay", "bad", "--subnet", "10.60.0.0/24"],
             vec!["10.60.0.0/24 overlaps with network small"],
         ),
-        (vec!["network", "create", "bad", "--subnet", "10.77.0.0/16"], vec!["overlaps with host node", "10.77.0.0/24"]),
-        (vec!["network", "create", "bad", "--subnet", "10.61.0.0/31"], vec!["no room"]),
-        (vec!["network", "create", "bad", "--mtu", "500"], vec!["MTU 500", "1280"]),
-        (vec!["network", "create", "small"], vec!["\"small\" exists already"]),
+        (
+            vec!["network", "create", "-d", "overlay", "bad", "--subnet", "10.77.0.0/16"],
+            vec!["overlaps with host node", "10.77.0.0/24"],
+        ),
+        (vec!["network", "create", "-d", "overlay", "bad", "--subnet", "10.61.0.0/31"], vec!["no room"]),
+        (vec!["network", "create", "-d", "overlay", "bad", "--mtu", "500"], vec!["MTU 500", "1280"]),
+        (vec!["network", "create", "-d", "overlay", "small"], vec!["\"small\" exists already"]),
         (vec!["network", "create", "-b.d"], vec!["unexpected argument"]),
         (vec!["network", "rm", "ingress"], vec!["cannot be removed"]),
         (vec!["network", "inspect", "nowhere"], vec!["no network is called \"nowhere\""]),

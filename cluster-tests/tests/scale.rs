@@ -30,7 +30,7 @@ fn scaling_and_removing_leave_exactly_what_is_wanted() {
     }
     let before = machine();
     let lab = Lab::up("t-scale", 3, 1);
-    lab.heddle("node1", &["network", "create", "front"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
     lab.create_web("web", 3, &["-p", "8080:80", "--network", "front"]);
     lab.create_web("other", 2, &["-p", "9090:80"]);
     let backends = |host: &str| {

@@ -90,8 +90,8 @@ fn an_internal_network_has_no_way_out() {
         return;
     }
     let lab = Lab::up("t-internal", 2, 1);
-    lab.heddle("node1", &["network", "create", "inside", "--internal"]);
-    lab.heddle("node1", &["network", "create", "open"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "inside", "--internal"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "open"]);
     lab.create_web("closed", 2, &["--network", "inside"]);
     lab.create_web("opened", 1, &["--network", "open"]);
     lab.sh(
@@ -117,12 +117,13 @@ fn nobody_but_a_peer_can_send_into_an_overlay() {
         return;
     }
     let lab = Lab::up("t-stranger", 2, 1);
-    lab.heddle("node1", &["network", "create", "front"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
     lab.create_web("web", 1, &["--network", "front", "--constraint", "node.hostname==node2"]);
     let task = lab.running("node1", "web").unwrap().remove(0);
-    let network = lab.json("node1", &["network", "inspect", "front"])[0].clone();
-    let endpoint = &network["services"][0]["endpoints"][0];
-    let (mac, addr, vni) = (endpoint["mac"].as_str().unwrap(), endpoint["addrs"][0].as_str().unwrap(), &network["vni"]);
+    let network = lab.overlay("node1", "front");
+    let endpoint = network.tasks("web").remove(0);
+    let (mac, addr) = (endpoint["MacAddress"].as_str().unwrap(), endpoint["EndpointIP"].as_str().unwrap());
+    let vni = network.vni();
     let tunnel = |own: &str, port: u16| {
         format!(
             "ip link add x type vxlan id {vni} dstport 4789 local {own} remote 10.77.0.2 srcport {port} {} && \

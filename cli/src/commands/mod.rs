@@ -1,6 +1,27 @@
 //! The verbs, one file per noun.
+//!
+//! ```text
+//! run, ps, logs, exec, start, stop, wait, rm, inspect   workloads of this host
+//! network   service   node   cluster                    what the rest is about
+//! pair, filter, moment, each                            how flags are read, and several objects served
+//! ```
 
 pub mod cluster;
+mod each;
+pub mod exec;
+#[cfg(test)]
+mod fake;
+mod filter;
+pub mod inspect;
+pub mod logs;
+mod moment;
 pub mod network;
 pub mod node;
+mod pair;
+pub mod ps;
+pub mod rm;
+pub mod run;
 pub mod service;
+pub mod start;
+pub mod stop;
+pub mod wait;

@@ -1,13 +1,14 @@
 //! The flags of `service create` as a spec.
 
 use super::WaitArgs;
-use crate::commands::network::key_value;
+use crate::commands::pair::key_value;
 use anyhow::{Result, bail};
 use clap::Args;
 use heddle_model::{
     Annotations,
     endpoint::{EndpointMode, EndpointSpec, PortConfig, PublishMode},
     net::{Port, Protocol},
+    network::HOST,
     service::{
         Mode, NetworkTarget, Placement, ProcessSpec, RestartCondition, RestartPolicy, Runtime, ServiceSpec, TaskSpec,
     },
@@ -145,6 +146,17 @@ fn parse_network(text: &str) -> Result<NetworkTarget, String> {
     Ok(NetworkTarget { target: target.ok_or("name=NETWORK is missing")?, aliases })
 }
 
+/// Whether tasks share their host's network, which no published port leads into.
+fn on_host_network(args: &CreateArgs) -> bool {
+    args.network.iter().any(|n| n.target == HOST)
+}
+
+/// What the operator should know although it is no error.
+pub fn warning(args: &CreateArgs) -> Option<&'static str> {
+    let dropped = on_host_network(args) && !args.publish.is_empty();
+    dropped.then_some("published ports are ignored in host network mode")
+}
+
 pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
     if !args.process {
         bail!("give --process and a program after `--`: images are not supported yet");
@@ -173,7 +185,10 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
             networks: args.network.clone(),
             stop_grace: args.stop_grace_period,
         },
-        endpoint: EndpointSpec { mode: args.endpoint_mode, ports: args.publish.clone() },
+        endpoint: EndpointSpec {
+            mode: args.endpoint_mode,
+            ports: if on_host_network(args) { Vec::new() } else { args.publish.clone() },
+        },
     })
 }
 
@@ -197,6 +212,20 @@ mod tests {
             let got = parse_port(text).ok();
             let got = got.map(|p| (p.published.map(Port::get), p.target.get(), p.protocol, p.mode));
             assert_eq!(got, want, "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_are_dropped_with_a_warning_on_the_hosts_network() {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            create: CreateArgs,
+        }
+        for (network, ports, warned) in [("host", 0, true), ("front", 1, false)] {
+            let line = ["create", "--process", "--name", "x", "--network", network, "-p", "80:80", "--", "true"];
+            let args = <Line as clap::Parser>::try_parse_from(line).unwrap().create;
+            assert_eq!((spec(&args).unwrap().endpoint.ports.len(), warning(&args).is_some()), (ports, warned));
         }
     }
 

@@ -5,12 +5,12 @@ mod settle;
 
 use crate::{
     client::{Client, said},
-    commands::network::key_value,
+    commands::pair::key_value,
     output::{self, Format},
 };
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
-use create::{CreateArgs, spec};
+use create::{CreateArgs, spec, warning};
 use futures::StreamExt;
 use heddle_model::{
     endpoint::PortConfig,
@@ -93,6 +93,9 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
     match command {
         ServiceCommand::Create(args) => {
             let request = v1::CreateServiceRequest { spec: Some(spec(&args)?.into()) };
+            if let Some(warning) = warning(&args) {
+                eprintln!("WARNING: {warning}");
+            }
             let service = control.create_service(request).await.map_err(said)?.into_inner();
             if !args.wait.detach {
                 settle(&mut control, &args.name, &service.id, args.wait.timeout).await?;

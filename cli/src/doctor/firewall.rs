@@ -9,10 +9,11 @@ use super::{
 use heddle_agent::{
     dataplane::{
         firewall::{Cut, Foreign, Place},
-        names, own,
-        state::Space,
+        names,
     },
+    host,
     kernel::linux::firewall::look,
+    local::driver::facts::FactKind,
 };
 use heddle_model::net::IfName;
 use serde_json::{Value, json};
@@ -76,12 +77,9 @@ fn of_cut(place: &Place, cut: &Cut, there: bool, bridges: &[IfName]) -> Check {
 
 /// Ours that forward, or the one that a cluster will need.
 fn bridges() -> Vec<IfName> {
-    let names =
-        fs::read_dir("/sys/class/net").into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
-    let ours = |name: &String| {
-        own::link(&Space::Host, name) && fs::exists(format!("/sys/class/net/{name}/bridge")).unwrap_or(false)
-    };
-    let found: Vec<IfName> = names.filter(ours).filter_map(|n| n.parse().ok()).collect();
+    let links = host::links::read().unwrap_or_default();
+    let ours = links.into_iter().filter(|(_, l)| l.ours && l.kind == FactKind::Bridge);
+    let found: Vec<IfName> = ours.map(|(name, _)| name).collect();
     if found.is_empty() { vec![names::gateway_bridge()] } else { found }
 }
 

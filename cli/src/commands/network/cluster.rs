@@ -16,22 +16,21 @@ pub enum DocumentError {
     Convert(#[from] heddle_proto::convert::ConvertError),
 }
 
-/// What managers chose for the two families, with what the operator wished for each.
-fn ipam(network: &Network) -> Value {
-    let wished = |v4: bool| network.spec.pools.iter().find(|p| p.subnet.addr().is_ipv4() == v4);
-    let config = |subnet: ipnet::IpNet| {
-        let pool = wished(subnet.addr().is_ipv4()).cloned().unwrap_or_else(|| Pool::new(subnet));
-        let mut config = json!({ "Subnet": subnet, "Gateway": Pool { subnet, ..pool.clone() }.gateway() });
+/// What addresses come from.
+fn ipam(pools: Vec<v1::Pool>) -> Result<Value, DocumentError> {
+    let config = |pool: v1::Pool| {
+        let pool = Pool::try_from(pool)?;
+        let mut config = json!({ "Subnet": pool.subnet, "Gateway": pool.gateway() });
         if let Some(range) = pool.range {
             config["IPRange"] = range.to_string().into();
         }
         if !pool.aux.is_empty() {
             config["AuxiliaryAddresses"] = json!(pool.aux);
         }
-        config
+        Ok(config)
     };
-    let configs: Vec<_> = network.allocation.iter().flat_map(|a| a.subnet.nets()).map(config).collect();
-    json!({ "Driver": "default", "Options": null, "Config": configs })
+    let configs = pools.into_iter().map(config).collect::<Result<Vec<_>, DocumentError>>()?;
+    Ok(json!({ "Driver": "default", "Options": null, "Config": configs }))
 }
 
 fn both(addr: Option<v1::DualAddr>) -> Result<Option<DualAddr>, DocumentError> {
@@ -90,6 +89,7 @@ pub fn document(answer: v1::InspectNetworkResponse) -> Result<Value, DocumentErr
     for one in answer.services {
         services.insert(one.name.clone(), service(one, &answer.peers)?);
     }
+    let connections = answer.connections.into_iter().map(|c| task(c, &answer.peers)).collect::<Result<Vec<_>, _>>()?;
     let mut document = json!({
         "Name": network.spec.annotations.name,
         "Id": network.id,
@@ -98,7 +98,7 @@ pub fn document(answer: v1::InspectNetworkResponse) -> Result<Value, DocumentErr
         "Driver": network.spec.driver,
         "EnableIPv4": true,
         "EnableIPv6": true,
-        "IPAM": ipam(&network),
+        "IPAM": ipam(answer.pools)?,
         "Internal": network.spec.internal,
         "Attachable": network.spec.attachable,
         "Ingress": network.spec.ingress,
@@ -109,6 +109,8 @@ pub fn document(answer: v1::InspectNetworkResponse) -> Result<Value, DocumentErr
         "Labels": network.spec.annotations.labels,
         "Peers": answer.peers.into_iter().map(peer).collect::<Result<Vec<_>, _>>()?,
         "Services": services,
+        // Workloads of any host that joined by themselves: docker shows those of one host alone.
+        "Connections": connections,
         // docker has no word for where virtual addresses come from.
         "ServiceSubnets": given.map(|a| DualSubnet::nets(&a.service_subnet)),
     });
@@ -175,6 +177,7 @@ pub mod tests {
             addr: addr(2),
             mac: "02:42:00:00:00:02".into(),
             state: v1::TaskState::Running.into(),
+            aliases: vec![],
         };
         let port = v1::PortConfig { protocol: v1::Protocol::Tcp.into(), target: 80, published: 8080, mode: 1 };
         v1::InspectNetworkResponse {
@@ -193,6 +196,8 @@ pub mod tests {
                 ports: vec![port],
                 endpoints: vec![endpoint],
             }],
+            connections: vec![],
+            pools: network(name, number).pools().into_iter().map(Into::into).collect(),
         }
     }
 
@@ -213,6 +218,7 @@ pub mod tests {
                 "Network": ""
               },
               "ConfigOnly": false,
+              "Connections": [],
               "Containers": {
                 "t1": {
                   "Name": "web.1.t1"

@@ -79,7 +79,7 @@ async fn beside(kind: &str, owner: Owner, places: &[Place], lines: &[&str]) {
     assert_eq!(added(&before, &foreign()), lines);
     // What was done is seen, and done once.
     reconciler.distrust();
-    assert_eq!(reconciler.reconcile(&goal()).await.unwrap(), 0);
+    assert_eq!(reconciler.reconcile(&goal()).await.unwrap().steps, 0);
     assert_eq!(look().unwrap().passes.iter().collect::<Vec<_>>(), places.iter().collect::<Vec<_>>());
 
     reconciler.distrust();
@@ -194,7 +194,7 @@ async fn a_table_with_an_owner_is_told_of_and_left_alone() {
     let told: Vec<_> = reconciler.closed().iter().collect();
     assert!(told.len() == 1 && told[0].contains("--add-interface=heddle_gw"), "{told:?}");
     // Nothing is tried again and again.
-    assert_eq!(reconciler.reconcile(&goal()).await.unwrap(), 0);
+    assert_eq!(reconciler.reconcile(&goal()).await.unwrap().steps, 0);
     owner.kill().unwrap();
     owner.wait().unwrap();
 }
@@ -228,24 +228,24 @@ async fn what_others_change_is_told_and_what_we_change_is_not() {
     }
     // The links that the second pass took away are there again: that costs one look, which finds nothing to do.
     assert!(noticed);
-    assert_eq!(reconciler.reconcile(&goal()).await.unwrap(), 0);
+    assert_eq!(reconciler.reconcile(&goal()).await.unwrap().steps, 0);
 
     run("nft flush ruleset");
     let change = next(&mut watch).await;
     assert!(change.firewall);
     assert!(reconciler.notice(&change));
-    assert!(reconciler.reconcile(&goal()).await.unwrap() > 0);
+    assert!(reconciler.reconcile(&goal()).await.unwrap().steps > 0);
     let seen = LinuxKernel::new().observe().await.unwrap();
     assert_eq!(seen.spaces[&Space::Host].tables, goal().spaces[&Space::Host].tables);
 
     run("ip addr del 172.18.0.1/16 dev heddle_gw");
     let change = next(&mut watch).await;
     assert!(reconciler.notice(&change), "{change:?}");
-    assert_eq!(reconciler.reconcile(&goal()).await.unwrap(), 1);
+    assert_eq!(reconciler.reconcile(&goal()).await.unwrap().steps, 1);
 
     run("ip link del heddle_gw");
     while !reconciler.notice(&next(&mut watch).await) {}
-    assert!(reconciler.reconcile(&goal()).await.unwrap() > 0);
+    assert!(reconciler.reconcile(&goal()).await.unwrap().steps > 0);
     assert!(
         LinuxKernel::new().observe().await.unwrap().spaces[&Space::Host]
             .links

@@ -150,10 +150,15 @@ pub fn listening() -> BTreeSet<(Protocol, Port)> {
 
 /// What a new network of this host must fit beside, the cluster's networks aside.
 pub fn surroundings() -> Surroundings {
-    let taken = subnets().into_iter().map(|net| (net, "a route of this host".to_owned()));
     let facts = links::facts().inspect_err(|error| tracing::warn!(%error, "the links of this host cannot be read"));
     let facts = facts.unwrap_or_default();
-    Surroundings { taken: taken.collect(), ipv6: has_ipv6(), links: link_names(), facts }
+    Surroundings {
+        routes: subnets().into_iter().collect(),
+        taken: Vec::new(),
+        ipv6: has_ipv6(),
+        links: link_names(),
+        facts,
+    }
 }
 
 /// Whether the kernel has IPv6 and it is not turned off.

@@ -2,7 +2,7 @@
 
 use super::state::{Family, Space, TableId};
 use heddle_model::{
-    NetworkId, TaskId,
+    NetworkId, NodeId, TaskId,
     net::{IfName, Mac},
 };
 use sha2::{Digest, Sha256};
@@ -137,6 +137,14 @@ pub fn in_sysctl(link: &IfName) -> String {
 /// The outer end of a workload's leg on the gateway bridge.
 pub fn gateway_port(task: &TaskId) -> IfName {
     fixed(&format!("hd{}", hash36(&[b"gateway", task.as_str().as_bytes()])))
+}
+
+/// What the gateway bridge of a host is known by as a network.
+pub fn gateway_network(node: &NodeId) -> NetworkId {
+    let digest = hash(&[b"gateway network", node.as_str().as_bytes()]);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    NetworkId::from_random(bytes)
 }
 
 /// A MAC that stays the same for as long as `parts` do; for links that only this host knows.

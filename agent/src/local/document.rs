@@ -7,7 +7,7 @@ use crate::{
         desired::{Sandbox, addresses, link_of},
         names,
     },
-    worker::Job,
+    worker::{Job, NOT_STARTED},
 };
 use heddle_model::{
     TaskId, Timestamp,
@@ -19,6 +19,9 @@ use heddle_model::{
 use jiff::Timestamp as Moment;
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, net::IpAddr};
+
+/// As Go writes a time that is not known: only managers know when a network of the cluster was made.
+const NEVER: &str = "0001-01-01T00:00:00Z";
 
 fn moment(at: Timestamp) -> String {
     Moment::from_millisecond(at.0 as i64).unwrap_or_default().to_string()
@@ -124,7 +127,8 @@ fn runs(picture: &JobPicture) -> bool {
 /// The bridge by which members of overlays reach the world; docker's `docker_gwbridge`.
 pub fn gateway(member: &MemberPicture, picture: &Picture) -> Value {
     let subnets = member.gateway.nets();
-    let mut out = base(network::GATEWAY, network::GATEWAY, "", "local", Driver::Bridge);
+    let id = names::gateway_network(&member.node);
+    let mut out = base(id.as_str(), network::GATEWAY, NEVER, "local", Driver::Bridge);
     out.insert("EnableIPv6".into(), true.into());
     let gateways = addresses::bridge_addr(&member.gateway).addrs();
     let config: Vec<Value> =
@@ -153,7 +157,7 @@ pub fn gateway(member: &MemberPicture, picture: &Picture) -> Value {
 
 /// An overlay, as far as this host takes part in it.
 pub fn overlay(network: &NetworkView, member: &MemberPicture, picture: &Picture) -> Value {
-    let mut out = base(network.id.as_str(), &network.name, "", "swarm", Driver::Overlay);
+    let mut out = base(network.id.as_str(), &network.name, NEVER, "swarm", Driver::Overlay);
     out.insert("EnableIPv6".into(), true.into());
     let config: Vec<Value> = network.subnet.nets().iter().map(|net| json!({ "Subnet": net })).collect();
     out.insert("IPAM".into(), json!({ "Driver": "default", "Options": {}, "Config": config }));
@@ -360,7 +364,7 @@ pub fn whole(seen: &JobPicture, state_of: &HostState, picture: &Picture) -> Valu
             "Running": status.state == TaskState::Running,
             "Pid": status.pid.filter(|_| status.state == TaskState::Running).unwrap_or_default(),
             "ExitCode": status.exit_code.unwrap_or_default(),
-            "Error": status.error,
+            "Error": if status.message == NOT_STARTED { status.error.as_str() } else { "" },
             "Since": moment(status.since),
         },
         "Config": {

@@ -62,7 +62,9 @@ impl HostNetwork {
 /// What of the host a new network must fit beside.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
-    /// Subnets in use that are not of this host's own networks, each with a word about whose they are.
+    /// Subnets that the host routes somewhere.
+    pub routes: Vec<IpNet>,
+    /// Subnets of others that meet ours on this host, each with a word about whose they are.
     pub taken: Vec<(IpNet, String)>,
     /// The kernel has IPv6 and it is not turned off.
     pub ipv6: bool,
@@ -124,7 +126,13 @@ fn check_name(name: &str) -> Result<(), NetworkError> {
 /// Every subnet in use, with whose it is.
 fn taken(state: &HostState, around: &Surroundings) -> Vec<(IpNet, String)> {
     let own = state.networks.values().flat_map(|n| n.pools.iter().map(|p| (p.subnet, format!("network {}", n.name()))));
-    own.chain(around.taken.iter().cloned()).collect()
+    let routes = around.routes.iter().map(|net| (*net, "a route of this host".to_owned()));
+    own.chain(around.taken.iter().cloned()).chain(routes).collect()
+}
+
+/// Whether members are hosts of a network that the host itself may be in: then its subnet is one that the host routes.
+fn shares_a_link(spec: &NetworkSpec) -> bool {
+    matches!(spec.driver, Driver::Macvlan | Driver::Ipvlan) && spec.options.contains_key(driver::PARENT)
 }
 
 /// The pools of a new network: what the spec names, checked, and what it leaves open, chosen.
@@ -145,7 +153,11 @@ fn pools(state: &HostState, spec: &NetworkSpec, around: &Surroundings) -> Result
                 if pool.subnet.max_prefix_len() - pool.subnet.prefix_len() < 2 {
                     return Err(NetworkError::TooSmall(pool.subnet));
                 }
-                if let Some((net, who)) = taken.iter().find(|(net, _)| subnets::overlaps(net, &pool.subnet)) {
+                let meets = |(net, _): &&(IpNet, String)| {
+                    let routed = around.routes.contains(net) && shares_a_link(spec);
+                    !routed && subnets::overlaps(net, &pool.subnet)
+                };
+                if let Some((net, who)) = taken.iter().find(meets) {
                     return Err(NetworkError::Overlap { subnet: pool.subnet, with: format!("{who} ({net})") });
                 }
                 out.push(Pool { gateway: Some(pool.gateway()), ..(*pool).clone() });
@@ -245,3 +257,6 @@ pub fn builtin(
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     agent::{Command, JobPicture, Picture, now},
     executor::{self, ProcessExecutor},
+    worker::NOT_STARTED,
 };
 use heddle_model::{TaskId, find::FindError, network, task::TaskStatus};
 use heddle_plumbing::caller::{Access, Caller, require};
@@ -245,7 +246,8 @@ impl host_server::Host for HostService {
             }
         }
         let exit_code = last.exit_code.unwrap_or(137);
-        Ok(Response::new(v1::WaitWorkloadResponse { exit_code, error: last.error }))
+        let error = if last.message == NOT_STARTED { last.error } else { String::new() };
+        Ok(Response::new(v1::WaitWorkloadResponse { exit_code, error }))
     }
 
     type WorkloadLogsStream = Pin<Box<dyn Stream<Item = Result<v1::LogLine, Status>> + Send>>;

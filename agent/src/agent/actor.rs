@@ -8,6 +8,7 @@ use super::{
 use crate::{
     dataplane::{
         desired::{Leg, Member, Sandbox, Wanted, addresses, desired, ways_out},
+        flows::{Stale, stale},
         names,
         state::{KernelState, Space},
         step::Step,
@@ -15,7 +16,7 @@ use crate::{
     dns::{Resolver, Upstream, Zone},
     executor::{ProcessExecutor, TaskProcess},
     host,
-    kernel::linux::{LinuxKernel, describe, space, watch::Watch},
+    kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
     local::{driver::facts::HostFacts, state::HostState, store::Store},
     reconciler::{Outcome, Reconciler},
     session::Event,
@@ -393,6 +394,8 @@ impl Actor {
         let errors: Vec<String> = outcome.failures.iter().map(|f| chain(&f.error)).collect();
         let done = errors.is_empty() && failures.is_empty();
         let sandboxes = Arc::new(sandboxes);
+        let before = self.picture.borrow().sandboxes.clone();
+        forget_flows(stale(&before, &sandboxes)).await;
         self.picture.send_modify(|p| {
             p.host_revision = host_revision;
             p.sandboxes = sandboxes;
@@ -529,6 +532,27 @@ impl Actor {
         self.status.send_replace(Status::default());
         self.leader.send_replace(None);
         self.show();
+    }
+}
+
+/// A client that already sends to a new port must reach it when the port is said to be there; what led to somebody who has
+/// gone can wait, since there may be very many flows to look at.
+async fn forget_flows(stale: BTreeSet<Stale>) {
+    if stale.is_empty() {
+        return;
+    }
+    let urgent = stale.iter().any(|s| matches!(s, Stale::Port(_)));
+    let forget = async move {
+        match conntrack::forget(stale).await {
+            Ok(0) => {}
+            Ok(flows) => tracing::debug!(flows, "flows that led nowhere are forgotten"),
+            Err(error) => tracing::warn!(%error, "flows to what has gone cannot be forgotten"),
+        }
+    };
+    if urgent {
+        forget.await;
+    } else {
+        tokio::spawn(forget);
     }
 }
 

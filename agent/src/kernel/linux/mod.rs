@@ -3,10 +3,12 @@
 //! ```text
 //! observe  our objects as values      apply  steps as requests     links  making and removing them     fault  why not
 //! netlink  a socket per namespace     space  namespaces     nft  tables     ipvs  virtual services
+//! conntrack  flows that are known
 //! firewall  rules of others, and ours among them     watch  what others change
 //! ```
 
 mod apply;
+pub mod conntrack;
 mod fault;
 pub mod firewall;
 pub mod ipvs;

@@ -1,0 +1,165 @@
+//! Flows that connection tracking knows in the host's namespace: looking at them and forgetting some.
+
+use super::space;
+use crate::dataplane::{
+    flows::{Flow, Stale, Tuple},
+    state::Space,
+};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple as Attribute},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use std::{collections::BTreeSet, io, net::IpAddr};
+
+const BUFFER: usize = 256 << 10;
+
+/// Forgets every flow of the host's that is concerned; the next packet is looked at anew. How many there were.
+pub async fn forget(stale: BTreeSet<Stale>) -> io::Result<usize> {
+    space::inside(&Space::Host, move || {
+        let own: BTreeSet<IpAddr> = own_addresses();
+        let mut count = 0;
+        for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
+            let mut socket = open()?;
+            for attributes in dump(&mut socket, family)? {
+                let concerned = flow(&attributes).is_some_and(|flow| stale.iter().any(|s| s.concerns(&flow, &own)));
+                if concerned && delete(&mut socket, family, attributes)? {
+                    count += 1;
+                }
+            }
+        }
+        Ok(count)
+    })
+    .await
+}
+
+fn own_addresses() -> BTreeSet<IpAddr> {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|i| i.address);
+    let ip = |a: nix::sys::socket::SockaddrStorage| {
+        let v4 = a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| a.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    };
+    all.filter_map(ip).collect()
+}
+
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+fn send(socket: &Socket, family: NetfilterProtoFamily, flags: u16, message: ConntrackMessage) -> io::Result<()> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    let payload = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
+    let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(payload));
+    packet.finalize();
+    let mut bytes = vec![0; packet.buffer_len()];
+    packet.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    Ok(())
+}
+
+/// Every message of an answer, until its end.
+fn receive(
+    socket: &mut Socket,
+    mut each: impl FnMut(NetlinkPayload<NetfilterMessage>) -> io::Result<bool>,
+) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(BUFFER);
+    loop {
+        buffer.clear();
+        let size = socket.recv(&mut buffer, 0)?;
+        let mut at = 0;
+        while at < size {
+            let packet =
+                NetlinkMessage::<NetfilterMessage>::deserialize(&buffer[at..size]).map_err(io::Error::other)?;
+            let length = packet.header.length as usize;
+            if each(packet.payload)? {
+                return Ok(());
+            }
+            if length == 0 {
+                break;
+            }
+            // Messages begin at multiples of four bytes.
+            at += length.next_multiple_of(4);
+        }
+    }
+}
+
+fn dump(socket: &mut Socket, family: NetfilterProtoFamily) -> io::Result<Vec<Vec<ConntrackAttribute>>> {
+    send(socket, family, NLM_F_DUMP, ConntrackMessage::Get(Vec::new()))?;
+    let mut found = Vec::new();
+    receive(socket, |payload| match payload {
+        NetlinkPayload::Done(_) => Ok(true),
+        NetlinkPayload::Error(e) => Err(e.to_io()),
+        NetlinkPayload::InnerMessage(message) => {
+            if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner {
+                found.push(attributes);
+            }
+            Ok(false)
+        }
+        _ => Ok(false),
+    })?;
+    Ok(found)
+}
+
+/// False: it had ended by itself.
+fn delete(socket: &mut Socket, family: NetfilterProtoFamily, attributes: Vec<ConntrackAttribute>) -> io::Result<bool> {
+    let original = attributes.into_iter().filter(|a| matches!(a, ConntrackAttribute::CtaTupleOrig(_))).collect();
+    send(socket, family, NLM_F_ACK, ConntrackMessage::Delete(original))?;
+    let mut gone = false;
+    receive(socket, |payload| match payload {
+        NetlinkPayload::Error(e) => match e.code {
+            None => {
+                gone = true;
+                Ok(true)
+            }
+            Some(_) if e.to_io().raw_os_error() == Some(nix::libc::ENOENT) => Ok(true),
+            Some(_) => Err(e.to_io()),
+        },
+        _ => Ok(false),
+    })?;
+    Ok(gone)
+}
+
+fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
+    let (mut original, mut reply) = (None, None);
+    for attribute in attributes {
+        match attribute {
+            ConntrackAttribute::CtaTupleOrig(parts) => original = tuple(parts),
+            ConntrackAttribute::CtaTupleReply(parts) => reply = tuple(parts),
+            _ => {}
+        }
+    }
+    Some(Flow { original: original?, reply: reply? })
+}
+
+fn tuple(parts: &[Attribute]) -> Option<Tuple> {
+    let (mut src, mut dst, mut protocol, mut dport) = (None, None, None, 0);
+    for part in parts {
+        match part {
+            Attribute::Ip(addresses) => {
+                for address in addresses {
+                    match address {
+                        IPTuple::SourceAddress(a) => src = Some(*a),
+                        IPTuple::DestinationAddress(a) => dst = Some(*a),
+                        _ => {}
+                    }
+                }
+            }
+            Attribute::Proto(fields) => {
+                for field in fields {
+                    match field {
+                        ProtoTuple::Protocol(p) => protocol = Some(u8::from(*p)),
+                        ProtoTuple::DestinationPort(port) => dport = *port,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(Tuple { src: src?, dst: dst?, protocol: protocol?, dport })
+}

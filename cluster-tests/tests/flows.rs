@@ -5,7 +5,7 @@ use heddle_cluster_tests::{Lab, skipped, wait};
 
 /// Sends on one socket, again and again, until it is ended, and writes down which task answered last.
 const CLIENT: &str = r#"
-import json, socket
+import json, socket, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(0.05)
 s.connect(("10.77.0.1", 5300))
@@ -17,6 +17,7 @@ for _ in range(1200):
     except OSError:
         pass
     open("/run/answered", "w").write(said)
+    time.sleep(0.02)
 "#;
 
 #[test]

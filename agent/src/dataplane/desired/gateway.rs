@@ -29,6 +29,7 @@ pub fn add(state: &mut KernelState, view: &NodeView, wanted: &Wanted<'_>, local:
     host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into());
     host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
     host.sysctls.insert(format!("net.ipv4.conf.{bridge}.route_localnet"), "1".into());
+    bridge::no_routers(host, &bridge);
     host.tables.insert(names::gateway_table(), Table::new(table(view, wanted, local)));
 }
 
@@ -58,9 +59,11 @@ fn table(view: &NodeView, wanted: &Wanted<'_>, local: &LocalHost) -> TableBody {
         }
     }
     table.chain("publish", None, publish);
-    let local_only = vec!["fib daddr type local jump publish".to_owned()];
-    table.chain("prerouting", Some("type nat hook prerouting priority dstnat; policy accept;"), local_only.clone());
-    table.chain("output", Some("type nat hook output priority -100; policy accept;"), local_only);
+    let local = || "fib daddr type local jump publish".to_owned();
+    // Ports that are published on 127.0.0.1 are the host's alone.
+    let entering = vec!["ip daddr 127.0.0.0/8 return".to_owned(), local()];
+    table.chain("prerouting", Some("type nat hook prerouting priority dstnat; policy accept;"), entering);
+    table.chain("output", Some("type nat hook output priority -100; policy accept;"), vec![local()]);
     let ours = format!("{{ \"{bridge}\", \"{}\" }}", names::ingress_leg_outer());
     table.chain(
         "postrouting",

@@ -32,7 +32,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    path::Path,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -83,6 +83,8 @@ pub(super) struct Actor {
     pub(super) leader: watch::Sender<Option<Channel>>,
     /// Rings when the managers should be asked what they know of this host's connections.
     pub(super) connected: Arc<tokio::sync::Notify>,
+    /// It rings when others can see what the managers have just said.
+    pub(super) ring: bool,
 }
 
 /// The next thing that the managers say; never, outside a cluster.
@@ -144,6 +146,9 @@ impl Actor {
                 member.report(&self.worker, applied).await;
             }
             self.show();
+            if std::mem::take(&mut self.ring) {
+                self.connected.notify_one();
+            }
         }
     }
 
@@ -154,9 +159,7 @@ impl Actor {
         if heard.assignments {
             self.assign();
         }
-        if heard.connected {
-            self.connected.notify_one();
-        }
+        self.ring |= heard.complete;
         heard.assignments
     }
 
@@ -208,7 +211,11 @@ impl Actor {
                 self.executor.reset(id);
             }
         }
-        let running = self.executor.list().unwrap_or_default();
+        // What cannot be looked for has not ended for that.
+        let running = self.executor.list().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look for running tasks");
+            jobs.keys().cloned().collect()
+        });
         self.worker.assign(&jobs, &running, now());
     }
 
@@ -219,10 +226,8 @@ impl Actor {
         for id in self.worker.tasks.iter().filter(|(_, l)| l.needs_sandbox()).map(|(id, _)| id) {
             match self.executor.state(id) {
                 Ok(state) => drop(processes.insert(id.clone(), state)),
-                Err(error) => {
-                    tracing::warn!(task = %id, %error, "cannot look at a task");
-                    return false;
-                }
+                // It waits; the others go on.
+                Err(error) => tracing::warn!(task = %id, %error, "cannot look at a task"),
             }
         }
         let (ready, on_host) = (self.ready.clone(), self.on_host());
@@ -289,11 +294,8 @@ impl Actor {
         let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let sandboxes = self.picture.borrow().sandboxes.clone();
         let sandbox = sandboxes.get(id);
+        let netns = netns(id, self.on_host().contains(id), sandbox.is_some())?;
         let launch = launch(&local.job, sandbox, &host);
-        let netns = match names::task_space(id) {
-            Space::Named(name) if sandbox.is_some() => space::path(&name),
-            _ => Path::new(HOST_NETNS).to_owned(),
-        };
         tracing::info!(task = local.job.name(), "starting");
         self.executor.start(id, local.job.process(), &launch.hostname, &netns, launch.env, launch.files)
     }
@@ -374,6 +376,8 @@ impl Actor {
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
+                // What was whole before may have been taken away.
+                self.ready.clear();
                 self.fail(vec![chain(&error)]);
                 return false;
             }
@@ -532,6 +536,17 @@ impl Actor {
     }
 }
 
+/// Where a program runs. The host's own namespace is never what remains when another is missing.
+fn netns(id: &TaskId, on_host: bool, has_sandbox: bool) -> io::Result<PathBuf> {
+    match (on_host, has_sandbox, names::task_space(id)) {
+        (true, _, _) => Ok(PathBuf::from(HOST_NETNS)),
+        (false, true, Space::Named(name)) => Ok(space::path(&name)),
+        (false, _, space) => {
+            Err(io::Error::new(io::ErrorKind::NotFound, format!("network namespace {space} is not ready")))
+        }
+    }
+}
+
 /// The links that others can lie on, if any network needs to know.
 fn parents(state: &HostState) -> BTreeMap<IfName, Mtu> {
     let lies = |n: &crate::local::network::HostNetwork| matches!(n.spec.driver, Driver::Macvlan | Driver::Ipvlan);
@@ -575,4 +590,17 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_runs_in_the_hosts_namespace_but_what_is_meant_to() {
+        let id = TaskId::from_random([1; 16]);
+        assert_eq!(netns(&id, true, false).ok(), Some(HOST_NETNS.into()));
+        assert!(netns(&id, false, true).is_ok_and(|path| path != PathBuf::from(HOST_NETNS)));
+        assert!(netns(&id, false, false).is_err());
+    }
 }

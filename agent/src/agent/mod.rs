@@ -135,6 +135,7 @@ impl Agent {
             status: status_send,
             leader: leader_send,
             connected: connected.clone(),
+            ring: false,
         };
         let ports = Arc::new(Ports::default());
         let host = HostService::new(store.clone(), ports.clone(), picture, leader.clone(), executor, commands.clone());

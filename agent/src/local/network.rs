@@ -5,9 +5,10 @@ use super::{
     state::HostState,
     subnets,
 };
+use crate::dataplane::{desired, own};
 use heddle_model::{
     Annotations, NetworkId, Timestamp,
-    net::{Mtu, Pool, PoolError},
+    net::{IfName, Mtu, Pool, PoolError},
     network::{self, Driver, NetworkSpec, Scope},
 };
 use ipnet::IpNet;
@@ -184,7 +185,13 @@ pub fn create(
     }
     if spec.driver == Driver::Bridge {
         let name = bridge::Options::parse(&spec.options)?.name;
-        if let Some(name) = name.filter(|n| around.links.contains(n.as_str())) {
+        // Links that are not made yet have names too.
+        let taken = |n: &IfName| {
+            own::host_name(n.as_str())
+                || around.links.contains(n.as_str())
+                || state.networks.values().any(|other| desired::link_of(other).as_ref() == Some(n))
+        };
+        if let Some(name) = name.filter(taken) {
             return Err(NetworkError::LinkExists(name.to_string()));
         }
     }
@@ -244,4 +251,32 @@ pub fn builtin(
         out.push(HostNetwork { id: id(), created_at: now, spec, pools, owns_parent: false });
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::tests::bridge_network;
+
+    #[test]
+    fn a_bridges_name_is_nobody_elses_made_or_not() {
+        const NAME: &str = "com.docker.network.bridge.name";
+        let there = bridge_network(1, &[(NAME, "br-there")], false);
+        let state = HostState {
+            revision: 0,
+            ula: "fd00::/48".parse().unwrap(),
+            networks: BTreeMap::from([(there.id.clone(), there)]),
+            workloads: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+        };
+        let around = Surroundings { links: ["eth0".to_owned()].into(), ..Surroundings::default() };
+        let made = |name| {
+            let spec = NetworkSpec { ipv6: Some(false), ..bridge_network(2, &[(NAME, name)], false).spec };
+            create(&state, spec, &around, NetworkId::from_random([2; 16]), Timestamp(0)).map(|_| ())
+        };
+        for taken in ["eth0", "br-there", "heddle0", "heddle_gw"] {
+            assert_eq!(made(taken), Err(NetworkError::LinkExists(taken.into())));
+        }
+        assert_eq!(made("br-free"), Ok(()));
+    }
 }

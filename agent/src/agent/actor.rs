@@ -4,10 +4,11 @@ use super::{
     launch::launch,
     membership::Membership,
     picture::{MemberPicture, Picture, Status},
+    sandboxes::{Known, Sandboxes, sandboxes},
 };
 use crate::{
     dataplane::{
-        desired::{Leg, Member, Sandbox, Wanted, addresses, desired, ways_out},
+        desired::{Member, Sandbox, Wanted, desired},
         names,
         state::{KernelState, Space},
         step::Step,
@@ -22,7 +23,7 @@ use crate::{
     worker::{Job, Todo, Worker},
 };
 use heddle_model::{
-    NetworkId, TaskId, Timestamp,
+    TaskId, Timestamp,
     net::{DualAddr, IfName, Mtu},
     network::Driver,
     task::Task,
@@ -180,8 +181,8 @@ impl Actor {
                 let _ = done.send(());
             }
             Command::Drift(answer) => {
-                let (wanted, _) = self.sandboxes();
-                let state = self.desired(&wanted);
+                let wanted = self.sandboxes();
+                let state = self.desired(&wanted.all);
                 let drift = self.reconciler.drift(&state).await;
                 let line = |step: &Step| {
                     let (operation, object, space) = describe(step);
@@ -300,55 +301,16 @@ impl Actor {
         self.executor.start(id, local.job.process(), &launch.hostname, &netns, launch.env, launch.files)
     }
 
-    /// The sandboxes that should exist, and those of them that wait for a network to be known.
-    fn sandboxes(&mut self) -> (BTreeMap<TaskId, Sandbox>, BTreeSet<TaskId>) {
+    /// The sandboxes that should exist. They keep their gateway addresses.
+    fn sandboxes(&mut self) -> Sandboxes {
         let wanted = self.in_sandbox();
-        let host = self.host.borrow().clone();
-        let view = self.member.as_ref().and_then(|m| m.view.clone());
-        let overlay = |id: &NetworkId| view.as_ref().and_then(|v| v.networks.get(id));
         let jobs: Vec<Job> = wanted.iter().filter_map(|id| self.worker.tasks.get(id)).map(|l| l.job.clone()).collect();
-        let outward = |job: &&Job| match job {
-            // Unless every network it is in is internal.
-            Job::Task(task) => {
-                let internal = |a: &heddle_model::endpoint::Attachment| overlay(&a.network).is_some_and(|n| n.internal);
-                task.attachments.is_empty() || !task.attachments.iter().all(internal)
-            }
-            // When nothing else leads out of it.
-            Job::Workload(workload) => {
-                let endpoints = host.endpoints_of(&workload.id);
-                let leads = |e: &heddle_model::workload::HostEndpoint| {
-                    host.networks.get(&e.network).is_some_and(|n| !ways_out(n).is_empty())
-                };
-                let outside =
-                    |e: &heddle_model::workload::HostEndpoint| overlay(&e.network).is_some_and(|n| !n.internal);
-                endpoints.iter().any(outside) && !endpoints.iter().any(leads)
-            }
-        };
-        if let Some(member) = &self.member {
-            let outward = jobs.iter().filter(outward).map(|j| j.id().clone()).collect();
-            self.gateways = addresses::assign(&member.local.gateway, &outward, &self.gateways);
-        } else {
-            self.gateways.clear();
-        }
-        let mut waiting = BTreeSet::new();
-        let mut out = BTreeMap::new();
-        for job in jobs {
-            let id = job.id();
-            let (gateway, more) = (self.gateways.get(id).copied(), host.endpoints_of(id));
-            let sandbox = match &job {
-                Job::Task(task) => Sandbox::of_task(task, gateway, more),
-                Job::Workload(workload) => {
-                    let legs: Vec<Leg> = more.iter().filter(|e| host.is_joined(e)).map(Leg::of_endpoint).collect();
-                    let gateway = gateway.map(|addr| (names::workload_gateway(), addr));
-                    Sandbox { id: id.clone(), name: job.name(), legs, gateway, ports: workload.ports.clone() }
-                }
-            };
-            if sandbox.legs.iter().any(|l| overlay(&l.network).is_none() && !host.networks.contains_key(&l.network)) {
-                waiting.insert(id.clone());
-            }
-            out.insert(id.clone(), sandbox);
-        }
-        (out, waiting)
+        let host = self.host.borrow().clone();
+        let view = self.member.as_ref().and_then(|m| m.view.as_deref());
+        let gateway = self.member.as_ref().map(|m| &m.local.gateway);
+        let found = sandboxes(&jobs, &Known { host: &host, view, gateway }, &self.gateways);
+        self.gateways.clone_from(&found.gateways);
+        found
     }
 
     fn desired(&self, sandboxes: &BTreeMap<TaskId, Sandbox>) -> KernelState {
@@ -367,7 +329,7 @@ impl Actor {
         }
         let host_revision = self.host.borrow().revision;
         let revision = self.member.as_ref().map_or(0, |m| m.revision);
-        let (sandboxes, waiting) = self.sandboxes();
+        let Sandboxes { all: sandboxes, waiting, .. } = self.sandboxes();
         // Sockets of a resolver would keep a namespace alive.
         self.resolvers.retain(|id, _| sandboxes.contains_key(id));
         self.zones.retain(|id, _| sandboxes.contains_key(id));
@@ -600,7 +562,7 @@ mod tests {
     fn nothing_runs_in_the_hosts_namespace_but_what_is_meant_to() {
         let id = TaskId::from_random([1; 16]);
         assert_eq!(netns(&id, true, false).ok(), Some(HOST_NETNS.into()));
-        assert!(netns(&id, false, true).is_ok_and(|path| path != PathBuf::from(HOST_NETNS)));
+        assert!(netns(&id, false, true).is_ok_and(|path| path.as_os_str() != HOST_NETNS));
         assert!(netns(&id, false, false).is_err());
     }
 }

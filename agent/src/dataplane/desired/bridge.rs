@@ -179,7 +179,9 @@ fn table(
     // there are the host's alone.
     let entering = vec!["ip daddr 127.0.0.0/8 return".to_owned(), local()];
     table.chain("prerouting", Some("type nat hook prerouting priority dstnat; policy accept;"), entering);
-    table.chain("output", Some("type nat hook output priority -100; policy accept;"), vec![local()]);
+    // What has ::1 as its source never gets an answer from elsewhere. Refused at once, a program goes on to 127.0.0.1.
+    let own = vec!["ip6 daddr ::1 return".to_owned(), local()];
+    table.chain("output", Some("type nat hook output priority -100; policy accept;"), own);
     table.chain("postrouting", Some("type nat hook postrouting priority srcnat; policy accept;"), leaving(bridges));
     forward(&mut table, bridges, networks, sandboxes);
     table.chain(

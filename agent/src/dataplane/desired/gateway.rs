@@ -63,15 +63,16 @@ fn table(view: &NodeView, wanted: &Wanted<'_>, local: &LocalHost) -> TableBody {
     // Ports that are published on 127.0.0.1 are the host's alone.
     let entering = vec!["ip daddr 127.0.0.0/8 return".to_owned(), local()];
     table.chain("prerouting", Some("type nat hook prerouting priority dstnat; policy accept;"), entering);
-    table.chain("output", Some("type nat hook output priority -100; policy accept;"), vec![local()]);
+    // Translation of what has ::1 as its source leads nowhere; refused at once, a program goes on to 127.0.0.1.
+    let own = vec!["ip6 daddr ::1 return".to_owned(), local()];
+    table.chain("output", Some("type nat hook output priority -100; policy accept;"), own);
     let ours = format!("{{ \"{bridge}\", \"{}\" }}", names::ingress_leg_outer());
     table.chain(
         "postrouting",
         Some("type nat hook postrouting priority srcnat; policy accept;"),
         vec![
-            // 127.0.0.1 and ::1 cannot leave the host; a workload that reaches itself must be answered by way of here.
+            // 127.0.0.1 cannot leave the host; a workload that reaches itself must be answered by way of here.
             format!("oifname {ours} ct status dnat ip saddr 127.0.0.0/8 masquerade"),
-            format!("oifname {ours} ct status dnat ip6 saddr ::1 masquerade"),
             format!("iifname \"{bridge}\" oifname {ours} ct status dnat masquerade"),
             format!("ip saddr {v4} oifname != {ours} masquerade"),
             format!("ip6 saddr {v6} oifname != {ours} masquerade"),

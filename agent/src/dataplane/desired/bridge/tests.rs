@@ -102,6 +102,7 @@ fn a_network_with_ports_beside_an_internal_one() {
           }
           chain output {
             type nat hook output priority -100; policy accept;
+            ip6 daddr ::1 return
             fib daddr type local jump publish
           }
           chain postrouting {

@@ -3,6 +3,7 @@
 
 use crate::{
     dataplane::{
+        concern::concerned,
         desired::passage,
         diff::diff,
         state::{KernelState, Space},
@@ -28,7 +29,7 @@ pub struct Reconciler<K> {
 #[derive(Debug)]
 pub struct Failure {
     /// The namespaces that miss something now.
-    pub concerns: Vec<Space>,
+    pub concerns: BTreeSet<Space>,
     pub error: KernelError,
 }
 
@@ -123,7 +124,7 @@ impl<K: Kernel> Reconciler<K> {
             if guards(failed) {
                 return Err(error);
             }
-            outcome.failures.push(Failure { concerns: failed.concerns(), error });
+            outcome.failures.push(Failure { concerns: concerned(failed, &desired), error });
             done += count + 1;
         }
         // On a refusal the model and the kernel differ: look again next time.

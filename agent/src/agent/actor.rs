@@ -4,10 +4,11 @@ use super::{
     launch::launch,
     membership::Membership,
     picture::{MemberPicture, Picture, Status},
+    sandboxes::{Known, Sandboxes, sandboxes},
 };
 use crate::{
     dataplane::{
-        desired::{Leg, Member, Sandbox, Wanted, addresses, desired, ways_out},
+        desired::{Member, Sandbox, Wanted, desired},
         flows::{Stale, stale},
         names,
         state::{KernelState, Space},
@@ -23,7 +24,7 @@ use crate::{
     worker::{Job, Todo, Worker},
 };
 use heddle_model::{
-    NetworkId, TaskId, Timestamp,
+    TaskId, Timestamp,
     net::{DualAddr, IfName, Mtu},
     network::Driver,
     task::Task,
@@ -33,7 +34,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    path::Path,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -84,6 +85,8 @@ pub(super) struct Actor {
     pub(super) leader: watch::Sender<Option<Channel>>,
     /// Rings when the managers should be asked what they know of this host's connections.
     pub(super) connected: Arc<tokio::sync::Notify>,
+    /// It rings when others can see what the managers have just said.
+    pub(super) ring: bool,
 }
 
 /// The next thing that the managers say; never, outside a cluster.
@@ -145,6 +148,9 @@ impl Actor {
                 member.report(&self.worker, applied).await;
             }
             self.show();
+            if std::mem::take(&mut self.ring) {
+                self.connected.notify_one();
+            }
         }
     }
 
@@ -155,9 +161,7 @@ impl Actor {
         if heard.assignments {
             self.assign();
         }
-        if heard.connected {
-            self.connected.notify_one();
-        }
+        self.ring |= heard.complete;
         heard.assignments
     }
 
@@ -178,8 +182,8 @@ impl Actor {
                 let _ = done.send(());
             }
             Command::Drift(answer) => {
-                let (wanted, _) = self.sandboxes();
-                let state = self.desired(&wanted);
+                let wanted = self.sandboxes();
+                let state = self.desired(&wanted.all);
                 let drift = self.reconciler.drift(&state).await;
                 let line = |step: &Step| {
                     let (operation, object, space) = describe(step);
@@ -209,7 +213,11 @@ impl Actor {
                 self.executor.reset(id);
             }
         }
-        let running = self.executor.list().unwrap_or_default();
+        // What cannot be looked for has not ended for that.
+        let running = self.executor.list().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look for running tasks");
+            jobs.keys().cloned().collect()
+        });
         self.worker.assign(&jobs, &running, now());
     }
 
@@ -220,10 +228,8 @@ impl Actor {
         for id in self.worker.tasks.iter().filter(|(_, l)| l.needs_sandbox()).map(|(id, _)| id) {
             match self.executor.state(id) {
                 Ok(state) => drop(processes.insert(id.clone(), state)),
-                Err(error) => {
-                    tracing::warn!(task = %id, %error, "cannot look at a task");
-                    return false;
-                }
+                // It waits; the others go on.
+                Err(error) => tracing::warn!(task = %id, %error, "cannot look at a task"),
             }
         }
         let (ready, on_host) = (self.ready.clone(), self.on_host());
@@ -290,64 +296,22 @@ impl Actor {
         let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let sandboxes = self.picture.borrow().sandboxes.clone();
         let sandbox = sandboxes.get(id);
+        let netns = netns(id, self.on_host().contains(id), sandbox.is_some())?;
         let launch = launch(&local.job, sandbox, &host);
-        let netns = match names::task_space(id) {
-            Space::Named(name) if sandbox.is_some() => space::path(&name),
-            _ => Path::new(HOST_NETNS).to_owned(),
-        };
         tracing::info!(task = local.job.name(), "starting");
         self.executor.start(id, local.job.process(), &launch.hostname, &netns, launch.env, launch.files)
     }
 
-    /// The sandboxes that should exist, and those of them that wait for a network to be known.
-    fn sandboxes(&mut self) -> (BTreeMap<TaskId, Sandbox>, BTreeSet<TaskId>) {
+    /// The sandboxes that should exist. They keep their gateway addresses.
+    fn sandboxes(&mut self) -> Sandboxes {
         let wanted = self.in_sandbox();
-        let host = self.host.borrow().clone();
-        let view = self.member.as_ref().and_then(|m| m.view.clone());
-        let overlay = |id: &NetworkId| view.as_ref().and_then(|v| v.networks.get(id));
         let jobs: Vec<Job> = wanted.iter().filter_map(|id| self.worker.tasks.get(id)).map(|l| l.job.clone()).collect();
-        let outward = |job: &&Job| match job {
-            // Unless every network it is in is internal.
-            Job::Task(task) => {
-                let internal = |a: &heddle_model::endpoint::Attachment| overlay(&a.network).is_some_and(|n| n.internal);
-                task.attachments.is_empty() || !task.attachments.iter().all(internal)
-            }
-            // When nothing else leads out of it.
-            Job::Workload(workload) => {
-                let endpoints = host.endpoints_of(&workload.id);
-                let leads = |e: &heddle_model::workload::HostEndpoint| {
-                    host.networks.get(&e.network).is_some_and(|n| !ways_out(n).is_empty())
-                };
-                let outside =
-                    |e: &heddle_model::workload::HostEndpoint| overlay(&e.network).is_some_and(|n| !n.internal);
-                endpoints.iter().any(outside) && !endpoints.iter().any(leads)
-            }
-        };
-        if let Some(member) = &self.member {
-            let outward = jobs.iter().filter(outward).map(|j| j.id().clone()).collect();
-            self.gateways = addresses::assign(&member.local.gateway, &outward, &self.gateways);
-        } else {
-            self.gateways.clear();
-        }
-        let mut waiting = BTreeSet::new();
-        let mut out = BTreeMap::new();
-        for job in jobs {
-            let id = job.id();
-            let (gateway, more) = (self.gateways.get(id).copied(), host.endpoints_of(id));
-            let sandbox = match &job {
-                Job::Task(task) => Sandbox::of_task(task, gateway, more),
-                Job::Workload(workload) => {
-                    let legs: Vec<Leg> = more.iter().filter(|e| host.is_joined(e)).map(Leg::of_endpoint).collect();
-                    let gateway = gateway.map(|addr| (names::workload_gateway(), addr));
-                    Sandbox { id: id.clone(), name: job.name(), legs, gateway, ports: workload.ports.clone() }
-                }
-            };
-            if sandbox.legs.iter().any(|l| overlay(&l.network).is_none() && !host.networks.contains_key(&l.network)) {
-                waiting.insert(id.clone());
-            }
-            out.insert(id.clone(), sandbox);
-        }
-        (out, waiting)
+        let host = self.host.borrow().clone();
+        let view = self.member.as_ref().and_then(|m| m.view.as_deref());
+        let gateway = self.member.as_ref().map(|m| &m.local.gateway);
+        let found = sandboxes(&jobs, &Known { host: &host, view, gateway }, &self.gateways);
+        self.gateways.clone_from(&found.gateways);
+        found
     }
 
     fn desired(&self, sandboxes: &BTreeMap<TaskId, Sandbox>) -> KernelState {
@@ -366,7 +330,7 @@ impl Actor {
         }
         let host_revision = self.host.borrow().revision;
         let revision = self.member.as_ref().map_or(0, |m| m.revision);
-        let (sandboxes, waiting) = self.sandboxes();
+        let Sandboxes { all: sandboxes, waiting, .. } = self.sandboxes();
         // Sockets of a resolver would keep a namespace alive.
         self.resolvers.retain(|id, _| sandboxes.contains_key(id));
         self.zones.retain(|id, _| sandboxes.contains_key(id));
@@ -375,6 +339,8 @@ impl Actor {
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
+                // What was whole before may have been taken away.
+                self.ready.clear();
                 self.fail(vec![chain(&error)]);
                 return false;
             }
@@ -556,6 +522,17 @@ async fn forget_flows(stale: BTreeSet<Stale>) {
     }
 }
 
+/// Where a program runs. The host's own namespace is never what remains when another is missing.
+fn netns(id: &TaskId, on_host: bool, has_sandbox: bool) -> io::Result<PathBuf> {
+    match (on_host, has_sandbox, names::task_space(id)) {
+        (true, _, _) => Ok(PathBuf::from(HOST_NETNS)),
+        (false, true, Space::Named(name)) => Ok(space::path(&name)),
+        (false, _, space) => {
+            Err(io::Error::new(io::ErrorKind::NotFound, format!("network namespace {space} is not ready")))
+        }
+    }
+}
+
 /// The links that others can lie on, if any network needs to know.
 fn parents(state: &HostState) -> BTreeMap<IfName, Mtu> {
     let lies = |n: &crate::local::network::HostNetwork| matches!(n.spec.driver, Driver::Macvlan | Driver::Ipvlan);
@@ -599,4 +576,17 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_runs_in_the_hosts_namespace_but_what_is_meant_to() {
+        let id = TaskId::from_random([1; 16]);
+        assert_eq!(netns(&id, true, false).ok(), Some(HOST_NETNS.into()));
+        assert!(netns(&id, false, true).is_ok_and(|path| path.as_os_str() != HOST_NETNS));
+        assert!(netns(&id, false, false).is_err());
+    }
 }

@@ -51,8 +51,8 @@ impl Drop for Membership {
 pub struct Heard {
     /// The kernel should follow.
     pub assignments: bool,
-    /// A session began: what this host asked for can be compared with what the managers know.
-    pub connected: bool,
+    /// They are whole, as at the start of a session: what this host asked for can be compared with what the managers know.
+    pub complete: bool,
 }
 
 impl Membership {
@@ -72,7 +72,6 @@ impl Membership {
                 self.acked = 0;
                 leader.send_replace(Some(channel));
                 status.send_modify(|s| s.connected = true);
-                heard.connected = true;
             }
             Event::Disconnected => {
                 tracing::info!("no session with a leader");
@@ -86,7 +85,11 @@ impl Membership {
                 status.send_modify(|s| s.managers = managers.into_iter().map(|m| m.addr).collect());
                 self.memory.save();
             }
-            Event::Assignments(assignments) => heard.assignments = self.take(*assignments, status),
+            Event::Assignments(assignments) => {
+                let complete = assignments.r#type() == v1::assignments::Type::Complete;
+                heard.assignments = self.take(*assignments, status);
+                heard.complete = complete && heard.assignments;
+            }
             Event::Logs(request) => self.publish_logs(request, leader, worker, executor),
             Event::CancelLogs(id) => self.followers.remove(&id).into_iter().for_each(|f| f.abort()),
         }

@@ -3,7 +3,8 @@
 //! ```text
 //! actor       one loop: what is wanted, what runs, what the kernel has
 //! membership  what the managers say, what they are told     memory   what of it is kept on disk
-//! launch      what a program is started with                picture  what others see of all this
+//! sandboxes   which namespaces that needs, with which legs   picture  what others see of all this
+//! launch      what a program is started with
 //! ```
 
 mod actor;
@@ -11,6 +12,7 @@ mod launch;
 mod membership;
 mod memory;
 mod picture;
+mod sandboxes;
 
 pub use actor::{Command, chain, now, on_host};
 pub use picture::{JobPicture, MemberPicture, Picture, Status};
@@ -135,6 +137,7 @@ impl Agent {
             status: status_send,
             leader: leader_send,
             connected: connected.clone(),
+            ring: false,
         };
         let ports = Arc::new(Ports::default());
         let host = HostService::new(store.clone(), ports.clone(), picture, leader.clone(), executor, commands.clone());

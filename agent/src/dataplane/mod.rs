@@ -6,6 +6,7 @@
 //! kernel ─> observe ─> actual ─────┘
 //! ```
 
+pub mod concern;
 pub mod desired;
 pub mod diff;
 pub mod firewall;

@@ -57,7 +57,8 @@ pub fn route(protocol: u8) -> bool {
 }
 
 const HOST_SYSCTLS: &[&str] = &["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
-const HOST_LINK_SYSCTLS: &[&str] = &["net.ipv4.conf.{}.route_localnet", "net.ipv6.conf.{}.disable_ipv6"];
+const HOST_LINK_SYSCTLS: &[&str] =
+    &["net.ipv4.conf.{}.route_localnet", "net.ipv6.conf.{}.accept_ra", "net.ipv6.conf.{}.disable_ipv6"];
 const SPACE_SYSCTLS: &[&str] = &[
     "net.bridge.bridge-nf-call-arptables",
     "net.bridge.bridge-nf-call-ip6tables",
@@ -86,10 +87,11 @@ pub fn sysctls<'a>(space: &Space, links: impl IntoIterator<Item = &'a IfName>) -
 }
 
 /// What it amounts to that a sysctl does not exist: without the br_netfilter module no bridged frame is filtered, and a
-/// kernel without IPv6 has it on no link.
+/// kernel without IPv6 has it on no link, and hears no router.
 pub fn absent_sysctl(key: &str) -> Option<&'static str> {
     let filtered = key.starts_with("net.bridge.bridge-nf-call-").then_some("0");
-    filtered.or_else(|| (key.starts_with("net.ipv6.") && key.ends_with(".disable_ipv6")).then_some("1"))
+    let of_ipv6 = |name: &str| key.starts_with("net.ipv6.") && key.ends_with(name);
+    filtered.or_else(|| of_ipv6(".accept_ra").then_some("0")).or_else(|| of_ipv6(".disable_ipv6").then_some("1"))
 }
 
 #[cfg(test)]

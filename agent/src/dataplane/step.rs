@@ -2,9 +2,7 @@
 
 use super::{
     firewall::Place,
-    state::{
-        FdbKey, FdbTarget, IpvsKey, IpvsService, Link, LinkKind, PolicyRule, PortFlags, Route, Space, Table, TableId,
-    },
+    state::{FdbKey, FdbTarget, IpvsKey, IpvsService, Link, PolicyRule, PortFlags, Route, Space, Table, TableId},
 };
 use heddle_model::net::{IfName, Mac, Mtu};
 use ipnet::IpNet;
@@ -140,40 +138,4 @@ pub enum Step {
         key: String,
         value: String,
     },
-}
-
-impl Step {
-    /// The namespaces that miss something if the step fails.
-    pub fn concerns(&self) -> Vec<Space> {
-        match self {
-            Step::AddSpace(name) | Step::RemoveSpace(name) => vec![Space::Named(name.clone())],
-            Step::AddLink { space, link: Link { kind: LinkKind::Veth { peer: (other, _) }, .. }, .. } => {
-                vec![space.clone(), other.clone()]
-            }
-            Step::AddLink { space, .. }
-            | Step::RemoveLink { space, .. }
-            | Step::SetMac { space, .. }
-            | Step::SetMtu { space, .. }
-            | Step::SetUp { space, .. }
-            | Step::SetMaster { space, .. }
-            | Step::SetPort { space, .. }
-            | Step::AddAddress { space, .. }
-            | Step::RemoveAddress { space, .. }
-            | Step::AddRoute { space, .. }
-            | Step::RemoveRoute { space, .. }
-            | Step::AddRule { space, .. }
-            | Step::RemoveRule { space, .. }
-            | Step::SetNeighbour { space, .. }
-            | Step::RemoveNeighbour { space, .. }
-            | Step::SetFdb { space, .. }
-            | Step::RemoveFdb { space, .. }
-            | Step::SetTable { space, .. }
-            | Step::RemoveTable { space, .. }
-            | Step::SetIpvs { space, .. }
-            | Step::RemoveIpvs { space, .. }
-            | Step::AddPass { space, .. }
-            | Step::RemovePass { space, .. }
-            | Step::SetSysctl { space, .. } => vec![space.clone()],
-        }
-    }
 }

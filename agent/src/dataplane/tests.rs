@@ -1,7 +1,7 @@
 //! Properties of `desired` and `diff` over random clusters.
 
 use super::{
-    desired::{Balancer, LocalHost, Member, Sandbox, Wanted, addresses, desired, ipvlan, macvlan, sandbox},
+    desired::{Balancer, Leg, LocalHost, Member, Sandbox, Wanted, addresses, desired, ipvlan, macvlan, sandbox},
     diff::diff,
     names, own,
     state::{KernelState, Link, LinkKind, PortFlags, Space},
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::local::network::HostNetwork;
 use heddle_model::{
-    ClusterId, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp, Version,
+    Annotations, ClusterId, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp, Version,
     assignment::{ClusterView, EndpointView, NetworkView, NodeView, PeerView, ServiceView},
     endpoint::{Attachment, EndpointMode, PortConfig, PublishMode, VirtualIp},
     net::{DualAddr, DualSubnet, IfName, Mac, Mtu, Pool, Port, Protocol, Vni},
@@ -17,6 +17,7 @@ use heddle_model::{
     node::IngressLeg,
     service::{Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
     task::{Task, TaskState, TaskStatus},
+    workload::HostPort,
 };
 use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr};
@@ -102,11 +103,56 @@ fn local(balancer: Balancer) -> LocalHost {
     }
 }
 
-pub(crate) fn wanted(nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16) -> KernelState {
-    wanted_by(Balancer::Nftables, nodes, tasks, port)
+/// A bridge network of this host.
+pub(crate) fn bridge_network(n: u8, options: &[(&str, &str)], internal: bool) -> HostNetwork {
+    let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let annotations = Annotations { name: format!("bridge{n}"), labels: BTreeMap::new() };
+    HostNetwork {
+        id: NetworkId::from_random([120 + n; 16]),
+        created_at: Timestamp(0),
+        spec: NetworkSpec { annotations, driver: Driver::Bridge, options, internal, ..NetworkSpec::default() },
+        pools: subnet(220 + n).nets().map(Pool::new).to_vec(),
+        owns_parent: false,
+    }
 }
 
-fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16) -> KernelState {
+fn bridge_leg(workload: u8, net: u8, dev: usize) -> Leg {
+    Leg {
+        network: bridge_network(net, &[], false).id,
+        dev: names::task_link(dev),
+        addrs: addr(220 + net, workload + 2).addrs().to_vec(),
+        mac: Mac::from_random([4, workload, net, 1, 1, 1]),
+        aliases: vec![],
+        gateway_priority: 0,
+    }
+}
+
+/// A standalone workload on bridge networks, its port 80 published: on every address, or on the host's own alone.
+pub(crate) fn member(n: u8, nets: &[u8]) -> Sandbox {
+    let host_ip = n.is_multiple_of(2).then_some(IpAddr::from([127, 0, 0, 1]));
+    let (host, target) = (Port::try_from(9000 + u16::from(n)).unwrap(), Port::try_from(80).unwrap());
+    Sandbox {
+        id: TaskId::from_random([50 + n; 16]),
+        name: format!("w{n}"),
+        legs: nets.iter().enumerate().map(|(dev, net)| bridge_leg(n, *net, dev)).collect(),
+        gateway: None,
+        ports: vec![HostPort { host_ip, host, target, protocol: Protocol::Tcp }],
+    }
+}
+
+/// What a host has by itself: its networks, its workloads, and the network that every task of its is connected to.
+#[derive(Debug, Clone, Default)]
+struct Own {
+    networks: Vec<HostNetwork>,
+    workloads: Vec<Sandbox>,
+    connected: Option<u8>,
+}
+
+pub(crate) fn wanted(nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16) -> KernelState {
+    wanted_by(Balancer::Nftables, nodes, tasks, port, &Own::default())
+}
+
+fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16, own: &Own) -> KernelState {
     let local = local(balancer);
     let mut view = NodeView::empty(ClusterView {
         id: ClusterId::from_random([1; 16]),
@@ -159,14 +205,20 @@ fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port:
     }
     let ids = view.tasks.keys().cloned().collect();
     let given = addresses::assign(&local.gateway, &ids, &BTreeMap::new());
-    let sandboxes =
-        view.tasks.values().map(|t| (t.id.clone(), Sandbox::of_task(t, given.get(&t.id).copied(), &[]))).collect();
+    let sandbox = |t: &Task| {
+        let mut sandbox = Sandbox::of_task(t, given.get(&t.id).copied(), &[]);
+        sandbox.legs.extend(own.connected.map(|net| bridge_leg(100 + t.slot as u8, net, 9)));
+        (t.id.clone(), sandbox)
+    };
+    let workloads = own.workloads.iter().map(|s| (s.id.clone(), s.clone()));
+    let sandboxes = view.tasks.values().map(sandbox).chain(workloads).collect();
+    let networks = own.networks.iter().map(|n| (n.id.clone(), n.clone())).collect();
     let member = Some(Member { view: &view, local: &local });
-    desired(&Wanted { member, networks: &BTreeMap::new(), parents: &BTreeMap::new(), sandboxes: &sandboxes })
+    desired(&Wanted { member, networks: &networks, parents: &BTreeMap::new(), sandboxes: &sandboxes })
 }
 
 /// Links of the host's space whose names an operator chose.
-const CHOSEN: [&str; 2] = ["up9.10", "office.lan"];
+const CHOSEN: [&str; 3] = ["up9.10", "office.lan", "br.chosen"];
 
 /// A network on a parent: its number, driver, options, whether the sub-interface is its own, and who is in it.
 pub(crate) type OnParent = (u8, Driver, Vec<(&'static str, &'static str)>, bool, Vec<u8>);
@@ -242,8 +294,37 @@ fn states() -> impl Strategy<Value = KernelState> {
 fn cluster_states() -> impl Strategy<Value = KernelState> {
     let task = (prop::sample::subsequence(vec![0u8, 1, 2], 0..=3), 0..4u8, any::<bool>());
     let balancer = prop_oneof![3 => Just(Balancer::Nftables), 1 => Just(Balancer::Ipvs)];
-    (balancer, 1..4u8, prop::collection::vec(task, 0..6), 8080..8082u16)
-        .prop_map(|(by, n, tasks, port)| wanted_by(by, n, &tasks, port))
+    (balancer, 1..4u8, prop::collection::vec(task, 0..6), 8080..8082u16, owns())
+        .prop_map(|(by, n, tasks, port, own)| wanted_by(by, n, &tasks, port, &own))
+}
+
+/// Up to three bridge networks, their options and internality chosen at random, and workloads on some of them.
+fn owns() -> impl Strategy<Value = Own> {
+    let modes = prop::sample::select(vec!["nat", "nat-unprotected", "routed"]);
+    let network = (any::<bool>(), any::<bool>(), modes, any::<bool>(), any::<bool>());
+    let members = prop::collection::vec(prop::sample::subsequence(vec![0u8, 1, 2], 0..=3), 0..4);
+    (prop::collection::vec(network, 0..=3), members, prop::option::of(0..3u8)).prop_map(|(made, members, connected)| {
+        let network = |(n, (icc, masquerade, mode, internal, named)): (usize, &(bool, bool, &str, bool, bool))| {
+            let truth = |yes: &bool| if *yes { "true" } else { "false" };
+            let mut options = vec![
+                ("com.docker.network.bridge.enable_icc", truth(icc)),
+                ("com.docker.network.bridge.enable_ip_masquerade", truth(masquerade)),
+                ("com.docker.network.bridge.gateway_mode_ipv6", mode),
+            ];
+            if *named && n == 0 {
+                options.push(("com.docker.network.bridge.name", CHOSEN[2]));
+            }
+            bridge_network(n as u8, &options, *internal)
+        };
+        let there = |net: &u8| usize::from(*net) < made.len();
+        let workload =
+            |(n, nets): (usize, &Vec<u8>)| member(n as u8, &nets.iter().copied().filter(there).collect::<Vec<_>>());
+        Own {
+            networks: made.iter().enumerate().map(network).collect(),
+            workloads: members.iter().enumerate().map(workload).collect(),
+            connected: connected.filter(there),
+        }
+    })
 }
 
 pub(crate) fn blank() -> KernelState {

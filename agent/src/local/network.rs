@@ -5,9 +5,10 @@ use super::{
     state::HostState,
     subnets,
 };
+use crate::dataplane::{desired, own};
 use heddle_model::{
     Annotations, NetworkId, Timestamp,
-    net::{Mtu, Pool, PoolError},
+    net::{IfName, Mtu, Pool, PoolError},
     network::{self, Driver, NetworkSpec, Scope},
 };
 use ipnet::IpNet;
@@ -196,7 +197,13 @@ pub fn create(
     }
     if spec.driver == Driver::Bridge {
         let name = bridge::Options::parse(&spec.options)?.name;
-        if let Some(name) = name.filter(|n| around.links.contains(n.as_str())) {
+        // Links that are not made yet have names too.
+        let taken = |n: &IfName| {
+            own::host_name(n.as_str())
+                || around.links.contains(n.as_str())
+                || state.networks.values().any(|other| desired::link_of(other).as_ref() == Some(n))
+        };
+        if let Some(name) = name.filter(taken) {
             return Err(NetworkError::LinkExists(name.to_string()));
         }
     }

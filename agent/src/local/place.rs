@@ -5,6 +5,7 @@ use super::{
     network::HostNetwork,
     state::HostState,
 };
+use crate::dataplane::names;
 use heddle_model::{
     TaskId,
     net::{Mac, PoolError},
@@ -68,6 +69,14 @@ pub fn check_alias(alias: &str) -> Result<(), PlaceError> {
 /// The first number of a link that is free.
 pub fn free_link(taken: &BTreeSet<u8>, name: &str) -> Result<u8, PlaceError> {
     (0..u8::MAX).find(|n| !taken.contains(n)).ok_or_else(|| PlaceError::TooMany(name.to_owned()))
+}
+
+/// The MAC of an address: whoever has it next has the same one, so that neighbours who knew the one before reach it at once.
+/// `other` where there is no address, or somebody asked for that MAC.
+fn mac(state: &HostState, network: &HostNetwork, addrs: &[IpAddr], other: Mac) -> Mac {
+    let of = |addr: &IpAddr| names::local_mac(&["leg", network.id.as_str(), &addr.to_string()]);
+    let free = |mac: &Mac| state.on_network(&network.id).all(|(_, e)| e.mac != *mac);
+    addrs.first().map(of).filter(free).unwrap_or(other)
 }
 
 /// The place, or why there is none. Nothing is changed.
@@ -136,9 +145,46 @@ pub fn place(
     Ok(HostEndpoint {
         network: network.id.clone(),
         index: free_link(new.links, new.name)?,
-        addrs,
-        mac: wish.mac.unwrap_or(new.mac),
+        addrs: addrs.clone(),
+        mac: wish.mac.unwrap_or_else(|| mac(state, network, &addrs, new.mac)),
         aliases: wish.aliases.clone(),
         gateway_priority: wish.gateway_priority,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::tests::bridge_network;
+    use std::collections::BTreeMap;
+
+    fn placed(state: &mut HostState, n: u8, wish: &NetworkWish) -> HostEndpoint {
+        let (id, links) = (TaskId::from_random([n; 16]), BTreeSet::new());
+        let new = Newcomer { id: &id, name: "w", links: &links, mac: Mac::from_random([9, n, 0, 0, 0, 0]) };
+        let made = place(state, &bridge_network(1, &[], false), wish, &new).unwrap();
+        state.endpoints.insert(id, vec![made.clone()]);
+        made
+    }
+
+    #[test]
+    fn an_address_keeps_its_mac_whoever_has_it() {
+        let network = bridge_network(1, &[], false);
+        let mut state = HostState {
+            revision: 0,
+            ula: "fd00::/48".parse().unwrap(),
+            networks: BTreeMap::from([(network.id.clone(), network)]),
+            workloads: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+        };
+        let any = NetworkWish::default();
+        let (first, second) = (placed(&mut state, 1, &any), placed(&mut state, 2, &any));
+        assert!(first.mac != second.mac && first.addrs != second.addrs);
+        state.endpoints.remove(&TaskId::from_random([1; 16]));
+        assert_eq!(placed(&mut state, 3, &any).mac, first.mac);
+        // Somebody asked for the MAC of an address that is free.
+        state.endpoints.remove(&TaskId::from_random([3; 16]));
+        let wish = NetworkWish { mac: Some(first.mac), ip: "10.221.0.9".parse().ok(), ..any.clone() };
+        assert_eq!(placed(&mut state, 4, &wish).mac, first.mac);
+        assert_ne!(placed(&mut state, 5, &any).mac, first.mac);
+    }
 }

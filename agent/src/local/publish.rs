@@ -19,8 +19,8 @@ pub enum PublishError {
     Lengths { first: Port, last: Port, hosts: usize, targets: usize },
     #[error("port {port}/{protocol} of this host is in use: publish another")]
     Busy { port: Port, protocol: Protocol },
-    #[error("port {port}/{protocol} is published by service {service:?} on every host: publish another")]
-    Mesh { port: Port, protocol: Protocol, service: String },
+    #[error("port {port}/{protocol} is published by service {service:?}: publish another")]
+    Service { port: Port, protocol: Protocol, service: String },
     #[error("address {0} is not one of this host's: publish on an address that it has")]
     NotHere(IpAddr),
     #[error("no port of this host is free in {first} to {last}: give a larger range")]

@@ -91,10 +91,15 @@ impl Worker {
         self.tasks.retain(|id, local| wanted.contains_key(id) || local.needs_sandbox());
         for (id, local) in &mut self.tasks {
             let stop = wanted.get(id).is_none_or(|job| !job.is_wanted());
-            if stop && local.stopping.is_none() && local.needs_sandbox() {
-                let term_at = now.plus(local.job.drain());
-                let kill_at = term_at.plus(local.job.stop_grace());
-                local.stopping = Some(Stopping { term_at, kill_at, termed: false });
+            if !stop || !local.needs_sandbox() {
+                continue;
+            }
+            let term_at = now.plus(local.job.drain());
+            let kill_at = term_at.plus(local.job.stop_grace());
+            match &mut local.stopping {
+                None => local.stopping = Some(Stopping { term_at, kill_at, termed: false }),
+                // Who is asked once more may be given less time.
+                Some(stopping) => stopping.kill_at = stopping.kill_at.min(kill_at),
             }
         }
     }
@@ -111,7 +116,9 @@ impl Worker {
             if !local.needs_sandbox() {
                 continue;
             }
-            match processes.get(id).unwrap_or(&TaskProcess::Absent) {
+            // It could not be looked at: nothing is known of it.
+            let Some(process) = processes.get(id) else { continue };
+            match process {
                 TaskProcess::Ended(exit) => local.end(exit),
                 TaskProcess::Running { pid } => {
                     local.status.pid = Some(*pid);
@@ -243,6 +250,28 @@ mod tests {
         assert_eq!(host.step(11301).1, Some(TaskState::Shutdown));
         host.want(None, 11302);
         assert!(host.worker.tasks.is_empty());
+    }
+
+    #[test]
+    fn a_second_request_to_stop_can_be_more_urgent() {
+        let id = TaskId::from_random([1; 16]);
+        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+        let mut ending = task(TaskState::Running, TaskState::Shutdown);
+        host.want(Some(ending.clone()), 0);
+        assert_eq!(host.step(300).0, vec![Todo::Term(id.clone())]);
+        host.want(Some(ending.clone()), 5000);
+        assert_eq!(host.step(10_299).0, vec![]);
+        ending.spec.stop_grace = Duration::ZERO;
+        host.want(Some(ending), 6000);
+        assert_eq!(host.step(6300).0, vec![Todo::Kill(id)]);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_neither_ended_nor_started() {
+        let id = TaskId::from_random([1; 16]);
+        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+        assert_eq!(host.worker.advance(&BTreeMap::new(), |_| true, Timestamp(1)), vec![]);
+        assert_eq!(host.worker.tasks[&id].status.state, TaskState::Running);
     }
 
     #[test]

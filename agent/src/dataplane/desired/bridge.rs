@@ -3,7 +3,7 @@
 
 use super::{super::names, Leg, Sandbox, passage, sandbox::link_sysctls, way::Way, workload::veth};
 use crate::{
-    dataplane::state::{KernelState, Link, LinkKind, PortFlags, Space, Table, TableBody},
+    dataplane::state::{KernelState, Link, LinkKind, PortFlags, Space, SpaceState, Table, TableBody},
     local::{
         driver::bridge::{GatewayMode, Options},
         network::HostNetwork,
@@ -106,6 +106,13 @@ fn link(state: &mut KernelState, bridge: &Bridge<'_>) {
     }
     // Published ports answer on 127.0.0.1 too.
     host.sysctls.insert(format!("net.ipv4.conf.{}.route_localnet", names::in_sysctl(name)), "1".into());
+    no_routers(host, name);
+}
+
+/// A workload could otherwise advertise itself as the host's router: where the host goes on listening to its own routers
+/// although it forwards (accept_ra 2), a new link does too.
+pub fn no_routers(host: &mut SpaceState, bridge: &IfName) {
+    host.sysctls.insert(format!("net.ipv6.conf.{}.accept_ra", names::in_sysctl(bridge)), "0".into());
 }
 
 fn member(state: &mut KernelState, bridge: &Bridge<'_>, sandbox: &Sandbox, leg: &Leg) {
@@ -156,17 +163,25 @@ fn table(
     table.chain(
         "guard",
         Some("type filter hook prerouting priority -300; policy accept;"),
-        // The bridges route to the loopback, for the host's own use.
-        vec!["iifname @bridges ip daddr 127.0.0.0/8 counter drop".into()],
+        // The bridges route from and to the loopback, for the host's own use.
+        vec![
+            "iifname @bridges ip daddr 127.0.0.0/8 counter drop".into(),
+            "iifname @bridges ip saddr 127.0.0.0/8 counter drop".into(),
+        ],
     );
     let mut publish = Vec::new();
     for words in &FAMILIES {
         publish.extend(published(&mut table, bridges, networks, sandboxes, words));
     }
     table.chain("publish", None, publish);
-    let local = vec!["fib daddr type local jump publish".to_owned()];
-    table.chain("prerouting", Some("type nat hook prerouting priority dstnat; policy accept;"), local.clone());
-    table.chain("output", Some("type nat hook output priority -100; policy accept;"), local);
+    let local = || "fib daddr type local jump publish".to_owned();
+    // What comes from outside to 127.0.0.1 would be translated before the kernel refuses it: ports that are published
+    // there are the host's alone.
+    let entering = vec!["ip daddr 127.0.0.0/8 return".to_owned(), local()];
+    table.chain("prerouting", Some("type nat hook prerouting priority dstnat; policy accept;"), entering);
+    // What has ::1 as its source never gets an answer from elsewhere. Refused at once, a program goes on to 127.0.0.1.
+    let own = vec!["ip6 daddr ::1 return".to_owned(), local()];
+    table.chain("output", Some("type nat hook output priority -100; policy accept;"), own);
     table.chain("postrouting", Some("type nat hook postrouting priority srcnat; policy accept;"), leaving(bridges));
     forward(&mut table, bridges, networks, sandboxes);
     table.chain(
@@ -286,6 +301,8 @@ fn forward(
         Some(passage::FORWARD),
         vec![
             "iifname != @bridges oifname != @bridges return".into(),
+            // Not by a port that a neighbour publishes, either.
+            "iifname @internal oifname != @internal counter drop".into(),
             format!("ct state established,related {pass}"),
             "oifname vmap @to".into(),
             "iifname vmap @from".into(),
@@ -314,3 +331,6 @@ fn open(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

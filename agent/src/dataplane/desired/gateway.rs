@@ -29,6 +29,7 @@ pub fn add(state: &mut KernelState, view: &NodeView, wanted: &Wanted<'_>, local:
     host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into());
     host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
     host.sysctls.insert(format!("net.ipv4.conf.{bridge}.route_localnet"), "1".into());
+    bridge::no_routers(host, &bridge);
     host.tables.insert(names::gateway_table(), Table::new(table(view, wanted, local)));
 }
 
@@ -58,17 +59,20 @@ fn table(view: &NodeView, wanted: &Wanted<'_>, local: &LocalHost) -> TableBody {
         }
     }
     table.chain("publish", None, publish);
-    let local_only = vec!["fib daddr type local jump publish".to_owned()];
-    table.chain("prerouting", Some("type nat hook prerouting priority dstnat; policy accept;"), local_only.clone());
-    table.chain("output", Some("type nat hook output priority -100; policy accept;"), local_only);
+    let local = || "fib daddr type local jump publish".to_owned();
+    // Ports that are published on 127.0.0.1 are the host's alone.
+    let entering = vec!["ip daddr 127.0.0.0/8 return".to_owned(), local()];
+    table.chain("prerouting", Some("type nat hook prerouting priority dstnat; policy accept;"), entering);
+    // Translation of what has ::1 as its source leads nowhere; refused at once, a program goes on to 127.0.0.1.
+    let own = vec!["ip6 daddr ::1 return".to_owned(), local()];
+    table.chain("output", Some("type nat hook output priority -100; policy accept;"), own);
     let ours = format!("{{ \"{bridge}\", \"{}\" }}", names::ingress_leg_outer());
     table.chain(
         "postrouting",
         Some("type nat hook postrouting priority srcnat; policy accept;"),
         vec![
-            // 127.0.0.1 and ::1 cannot leave the host; a workload that reaches itself must be answered by way of here.
+            // 127.0.0.1 cannot leave the host; a workload that reaches itself must be answered by way of here.
             format!("oifname {ours} ct status dnat ip saddr 127.0.0.0/8 masquerade"),
-            format!("oifname {ours} ct status dnat ip6 saddr ::1 masquerade"),
             format!("iifname \"{bridge}\" oifname {ours} ct status dnat masquerade"),
             format!("ip saddr {v4} oifname != {ours} masquerade"),
             format!("ip6 saddr {v6} oifname != {ours} masquerade"),

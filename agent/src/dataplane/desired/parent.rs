@@ -2,7 +2,7 @@
 
 use super::{
     addresses,
-    sandbox::{Leg, Sandbox},
+    sandbox::{Leg, Sandbox, link_sysctls},
 };
 use crate::{
     dataplane::{
@@ -67,6 +67,7 @@ pub fn legs(
         for leg in sandbox.legs.iter().filter(|l| l.network == network.id) {
             let space: &mut SpaceState = state.spaces.entry(names::task_space(&sandbox.id)).or_default();
             space.links.insert(leg.dev.clone(), link(leg));
+            link_sysctls(space, &leg.dev);
             for addr in &leg.addrs {
                 let pool = network.pools.iter().find(|p| p.subnet.contains(addr));
                 space.addresses.extend(pool.map(|p| (leg.dev.clone(), addresses::with_prefix(*addr, p.subnet))));

@@ -77,6 +77,16 @@ impl Default for Options {
     }
 }
 
+/// What nft and sysctl read as this name alone: no patterns, no quotes, none of the names that mean every link.
+fn link_name(value: &str) -> Result<IfName, OptionError> {
+    let wanted = "an interface name of 1 to 15 of a-z, A-Z, 0-9, '_', '.' and '-', but not all or default";
+    let plain = value.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if !plain || ["all", "default"].contains(&value) {
+        return Err(OptionError::Value { option: NAME, value: value.to_owned(), allowed: vec![wanted] });
+    }
+    parsed(NAME, value, wanted)
+}
+
 impl Options {
     pub fn parse(options: &BTreeMap<String, String>) -> Result<Self, OptionError> {
         const V4: &str = "an IPv4 address";
@@ -84,7 +94,7 @@ impl Options {
         for (option, value) in options {
             let mode = |name| one_of(name, value, GatewayMode::ALL, GatewayMode::as_str);
             match option.as_str() {
-                NAME => out.name = Some(parsed(NAME, value, "an interface name of 1 to 15 characters")?),
+                NAME => out.name = Some(link_name(value)?),
                 ICC => out.icc = boolean(ICC, value)?,
                 MASQUERADE => out.masquerade = boolean(MASQUERADE, value)?,
                 BINDING => {
@@ -137,6 +147,9 @@ mod tests {
             ("com.docker.network.bridge.nome", "x", "com.docker.network.bridge.name"),
             (ICC, "maybe", "true, false"),
             (NAME, "a-name-that-is-too-long", "1 to 15"),
+            (NAME, "e*", "1 to 15"),
+            (NAME, "a\"b", "1 to 15"),
+            (NAME, "all", "not all or default"),
             (MODE_V4, "bridged", "nat-unprotected"),
             (BINDING, "::1", "an IPv4 address"),
         ] {

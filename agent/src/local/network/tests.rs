@@ -128,3 +128,16 @@ fn a_network_stays_while_somebody_is_in_it() {
     assert_eq!(names, ["bridge", "host", "none"]);
     assert!(builtin.iter().all(|n| matches!(removal(&had, n), Err(NetworkError::Builtin(_)))));
 }
+
+#[test]
+fn a_bridges_name_is_nobody_elses_made_or_not() {
+    const NAME: &str = "com.docker.network.bridge.name";
+    let mut had = state();
+    let there = make(&had, spec("there", Driver::Bridge, &[], &[(NAME, "br-there")]), &around()).unwrap();
+    had.networks.insert(there.id.clone(), there);
+    let made = |name| make(&had, spec("new", Driver::Bridge, &[], &[(NAME, name)]), &around()).map(|_| ());
+    for taken in ["eth0", "br-there", "heddle0", "heddle_gw"] {
+        assert!(made(taken).unwrap_err().contains(taken));
+    }
+    assert_eq!(made("br-free"), Ok(()));
+}

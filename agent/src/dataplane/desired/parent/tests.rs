@@ -77,7 +77,10 @@ fn lines(state: &KernelState) -> Vec<String> {
             out.push(format!("{space} {dev}: {kind} mtu {}{mac}", link.mtu).replace(name.as_str(), dev));
         }
         out.extend(objects.addresses.iter().map(|(dev, addr)| format!("{space} {dev} {addr}")));
-        out.extend(objects.sysctls.iter().map(|(k, v)| format!("{space} {k}={v}")));
+        // Every leg has the same ones: `routers_of_the_parents_network_are_not_the_workloads`.
+        let of_leg = |key: &str| key.contains(".eth") && (key.ends_with(".rp_filter") || key.ends_with(".accept_ra"));
+        let sysctls = objects.sysctls.iter().filter(|(k, _)| !of_leg(k));
+        out.extend(sysctls.map(|(k, v)| format!("{space} {k}={v}")));
     }
     let dead_end = names::dead_end(&NetworkId::from_random(ID));
     out.iter().map(|l| l.replace(dead_end.as_str(), "dead-end")).collect()
@@ -97,6 +100,16 @@ fn every_leg_is_a_link_on_the_parent_with_its_addresses() {
     expected.sort_unstable();
     found.sort_unstable();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn routers_of_the_parents_network_are_not_the_workloads() {
+    let net = network(Driver::Macvlan, &[("parent", "eth7")]);
+    let state = wanted(&net, &[("eth7", 1500)]);
+    let legs = state.spaces.values().flat_map(|s| s.links.keys().map(move |name| (s, name)));
+    let told = |s: &SpaceState, dev: &IfName| s.sysctls.get(&format!("net.ipv6.conf.{dev}.accept_ra")).cloned();
+    let all: Vec<_> = legs.map(|(s, dev)| told(s, dev)).collect();
+    assert_eq!(all, [Some("0".to_owned()), Some("0".to_owned())]);
 }
 
 #[test]

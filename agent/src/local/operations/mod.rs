@@ -1,0 +1,171 @@
+//! What an operator asks of this host, from the check to the kernel: each is refused whole or true when it returns.
+//!
+//! ```text
+//! networks     create, remove                  workloads  run, start, stop, remove
+//! connections  connect, disconnect             holding    ports of the host for workloads
+//! overlays     places there, from the managers waiting    for what the agent says
+//! tidying      what has changed by itself, and what managers know
+//! ```
+
+mod connections;
+mod holding;
+mod networks;
+mod overlays;
+mod tidying;
+mod waiting;
+mod workloads;
+
+use super::{
+    driver::OptionError,
+    network::{HostNetwork, NetworkError},
+    place::PlaceError,
+    ports::Ports,
+    publish::PublishError,
+    state::HostState,
+    store::{Store, StoreError},
+};
+use crate::{
+    agent::{Command, Picture},
+    executor::ProcessExecutor,
+    worker::Job,
+};
+use heddle_model::{
+    TaskId,
+    find::{FindError, find},
+    net::Mac,
+    workload::Workload,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{mpsc, watch};
+use tonic::transport::Channel;
+
+#[derive(Debug, thiserror::Error)]
+pub enum OperationError {
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("no command: give the program to run after `--`")]
+    NoCommand,
+    #[error("name {0:?}: use 1 to 63 of a-z, A-Z, 0-9, '_', '.' and '-', beginning with a letter or digit")]
+    Name(String),
+    #[error("workload {0:?} exists already: choose another name, or remove it with `heddle rm`")]
+    Exists(String),
+    #[error("workload {0} is running: stop it first, or use --force")]
+    Running(String),
+    #[error("workload {0} is not running")]
+    NotRunning(String),
+    #[error("{0} is a task of a service: the service decides about it")]
+    IsTask(String),
+    #[error("task {task} is on network {network} by its service: only what `network connect` made can be undone")]
+    ByService { task: String, network: String },
+    #[error("{workload} is not connected to network {network}")]
+    NotConnected { workload: String, network: String },
+    #[error("no manager of the cluster can be reached, and network {0} is not one of this host's")]
+    NoManager(String),
+    #[error("{0}")]
+    Manager(String),
+    #[error("{name} cannot be run: {reason}")]
+    CannotRun { name: String, reason: String },
+    #[error("the kernel refuses a part of {name}: {reason}")]
+    Kernel { name: String, reason: String },
+    #[error("{name}: not done after {limit:?}; last seen: {seen}")]
+    TimedOut { name: String, limit: Duration, seen: String },
+}
+
+type Result<T> = std::result::Result<T, OperationError>;
+
+/// A network that was meant: of this host, or somewhere in the cluster.
+pub enum Target {
+    Host(HostNetwork),
+    Overlay,
+}
+
+pub struct Operations {
+    pub store: Arc<Store>,
+    pub ports: Arc<Ports>,
+    pub picture: watch::Receiver<Picture>,
+    pub leader: watch::Receiver<Option<Channel>>,
+    pub executor: Arc<ProcessExecutor>,
+    pub commands: mpsc::Sender<Command>,
+    /// Workloads whose connections are being made or undone, and by how many: nobody tidies them meanwhile.
+    pub busy: Mutex<BTreeMap<TaskId, usize>>,
+}
+
+/// Marks a workload as busy while it lives.
+struct Busy<'a>(&'a Operations, TaskId);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(many) = busy.get_mut(&self.1) {
+            *many -= 1;
+        }
+        busy.retain(|_, many| *many > 0);
+    }
+}
+
+pub fn random_mac() -> Mac {
+    Mac::from_random(rand::random())
+}
+
+impl Operations {
+    fn busy(&self, id: &TaskId) -> Busy<'_> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).and_modify(|n| *n += 1).or_insert(1);
+        Busy(self, id.clone())
+    }
+
+    fn is_busy(&self, id: &TaskId) -> bool {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
+    /// The network that a reference means.
+    pub fn target(&self, reference: &str) -> Result<Target> {
+        let state = self.store.snapshot();
+        match find_network(&state, reference) {
+            Ok(found) => Ok(Target::Host(found.clone())),
+            Err(OperationError::Find(FindError::None { .. })) if self.picture.borrow().member.is_some() => {
+                Ok(Target::Overlay)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The workload, or task, that is meant: its id and name.
+    pub fn job(&self, reference: &str) -> Result<(TaskId, String, Job)> {
+        let picture = self.picture.borrow();
+        let all: Vec<_> = picture.jobs.values().map(|p| (p.job.id().clone(), p.job.name(), &p.job)).collect();
+        let all = all.iter().map(|(id, name, job)| (id.as_str(), name.as_str(), (id.clone(), name.clone(), *job)));
+        let (id, name, job) = find("workload", reference, all)?;
+        Ok((id, name, job.clone()))
+    }
+
+    pub fn workload(&self, reference: &str) -> Result<Workload> {
+        let state = self.store.snapshot();
+        let all = state.workloads.values().map(|w| (w.id.as_str(), w.spec.annotations.name.as_str(), w));
+        match find("workload", reference, all) {
+            Ok(workload) => Ok(workload.clone()),
+            Err(e) => match self.job(reference) {
+                Ok((_, name, _)) => Err(OperationError::IsTask(name)),
+                Err(_) => Err(e.into()),
+            },
+        }
+    }
+}
+
+pub fn find_network<'a>(state: &'a HostState, reference: &str) -> Result<&'a HostNetwork> {
+    let all = state.networks.values().map(|n| (n.id.as_str(), n.name(), n));
+    Ok(find("network", reference, all)?)
+}

@@ -1,0 +1,45 @@
+//! Networks of this host.
+
+use super::{OperationError, Operations, Result, find_network};
+use crate::{
+    agent::now,
+    host,
+    local::network::{self, HostNetwork},
+};
+use heddle_model::{NetworkId, network::NetworkSpec};
+
+impl Operations {
+    pub async fn create_network(&self, spec: NetworkSpec) -> Result<HostNetwork> {
+        let mut around = host::surroundings();
+        if let Some(member) = &self.picture.borrow().member {
+            around.taken.extend(member.gateway.nets().map(|net| (net, "the gateway bridge".to_owned())));
+            for overlay in member.view.iter().flat_map(|v| v.networks.values()) {
+                let nets = [overlay.subnet.nets(), overlay.service_subnet.nets()].concat();
+                around.taken.extend(nets.into_iter().map(|net| (net, format!("network {}", overlay.name))));
+            }
+        }
+        let id = NetworkId::from_random(rand::random());
+        let made = self.store.update(|state| {
+            let made = network::create(state, spec, &around, id, now())?;
+            state.networks.insert(made.id.clone(), made.clone());
+            Ok::<_, OperationError>(made)
+        })?;
+        let name = made.name().to_owned();
+        if let Err(error) = self.applied(&name, None).await {
+            self.store.update(|state| Ok::<_, OperationError>(state.networks.remove(&made.id)))?;
+            return Err(error);
+        }
+        Ok(made)
+    }
+
+    pub async fn remove_network(&self, reference: &str) -> Result<NetworkId> {
+        let removed = self.store.update(|state| {
+            let found = find_network(state, reference)?.clone();
+            network::removal(state, &found)?;
+            state.networks.remove(&found.id);
+            Ok::<_, OperationError>(found)
+        })?;
+        self.applied(removed.name(), None).await?;
+        Ok(removed.id)
+    }
+}

@@ -1,0 +1,261 @@
+//! Workloads: from a wish to a program that runs, and to its end.
+
+use super::{OperationError, Operations, Result, Target, find_network, random_mac, waiting::KERNEL_LIMIT};
+use crate::{
+    agent::{Picture, now},
+    local::{
+        driver::bridge,
+        place::{self, Newcomer, place},
+        publish,
+    },
+    worker::NOT_STARTED,
+};
+use heddle_model::{
+    TaskId,
+    find::FindError,
+    network::{DEFAULT, Driver},
+    task::{TaskState, TaskStatus},
+    workload::{HostEndpoint, NetworkWish, Workload, WorkloadSpec},
+};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+
+impl Operations {
+    pub async fn run(&self, mut spec: WorkloadSpec) -> Result<(Workload, Vec<String>)> {
+        if spec.process.command.first().is_none_or(String::is_empty) {
+            return Err(OperationError::NoCommand);
+        }
+        let id = TaskId::from_random(rand::random());
+        if spec.annotations.name.is_empty() {
+            spec.annotations.name = petname::petname(2, "-").unwrap_or_else(|| id.short().to_owned());
+        }
+        let name = spec.annotations.name.clone();
+        check_name(&name)?;
+        if self.store.snapshot().workloads.values().any(|w| w.spec.annotations.name == name) {
+            return Err(OperationError::Exists(name));
+        }
+        if spec.networks.is_empty() {
+            spec.networks.push(NetworkWish { network: DEFAULT.into(), ..NetworkWish::default() });
+        }
+        let targets = spec.networks.iter().map(|w| self.target(&w.network)).collect::<Result<Vec<_>>>()?;
+        let (warnings, binding) = publication(&mut spec, &targets)?;
+        let _busy = self.busy(&id);
+        let made = self.make(&id, &name, &spec, targets, binding).await;
+        let done = match made {
+            Ok(workload) => self.running(&workload).await.map(|()| workload),
+            Err(e) => Err(e),
+        };
+        match done {
+            Ok(workload) => Ok((workload, warnings)),
+            Err(error) => {
+                // Nothing half-made stays.
+                self.discard(&id).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(
+        &self,
+        id: &TaskId,
+        name: &str,
+        spec: &WorkloadSpec,
+        targets: Vec<Target>,
+        binding: Option<Ipv4Addr>,
+    ) -> Result<Workload> {
+        let ports = publish::choose(&spec.ports, binding, |port| self.hold(id, port))?;
+        let mut overlays = Vec::new();
+        for (target, wish) in targets.iter().zip(&spec.networks) {
+            if let Target::Overlay = target {
+                overlays.push(self.attach(id, name, wish).await?);
+            }
+        }
+        self.store.update(|state| {
+            if state.workloads.values().any(|w| w.spec.annotations.name == name) {
+                return Err(OperationError::Exists(name.to_owned()));
+            }
+            let mut overlays = overlays.into_iter();
+            let mut links = BTreeSet::new();
+            for (target, wish) in targets.iter().zip(&spec.networks) {
+                let endpoint = match target {
+                    Target::Host(network) => {
+                        let new = Newcomer { id, name, links: &links, mac: random_mac() };
+                        // It may have gone since it was found.
+                        let network = find_network(state, network.id.as_str())?;
+                        place(state, network, wish, &new)?
+                    }
+                    Target::Overlay => {
+                        let Some(endpoint) = overlays.next() else { continue };
+                        HostEndpoint { index: place::free_link(&links, name)?, ..endpoint }
+                    }
+                };
+                links.insert(endpoint.index);
+                state.endpoints.entry(id.clone()).or_default().push(endpoint);
+            }
+            let workload = Workload {
+                id: id.clone(),
+                created_at: now(),
+                spec: spec.clone(),
+                ports,
+                wanted: true,
+                runs: 1,
+                stop_grace: None,
+                status: assigned(),
+            };
+            state.workloads.insert(id.clone(), workload.clone());
+            Ok(workload)
+        })
+    }
+
+    /// Waits until the program runs, or has run.
+    async fn running(&self, workload: &Workload) -> Result<()> {
+        let name = workload.spec.annotations.name.clone();
+        let judge = |picture: &Picture| {
+            if let Some(reason) = picture.failures.get(&workload.id) {
+                return Some(Err(OperationError::Kernel { name: name.clone(), reason: reason.clone() }));
+            }
+            let seen = picture.jobs.get(&workload.id).filter(|j| j.job.runs() == workload.runs)?;
+            match seen.status.state {
+                _ if seen.status.message == NOT_STARTED => {
+                    Some(Err(OperationError::CannotRun { name: name.clone(), reason: seen.status.error.clone() }))
+                }
+                state if state >= TaskState::Running => Some(Ok(())),
+                _ => None,
+            }
+        };
+        let last = |p: &Picture| p.jobs.get(&workload.id).map_or_else(String::new, |j| j.status.message.clone());
+        self.wait(&name, KERNEL_LIMIT, judge, last).await
+    }
+
+    pub async fn start(&self, reference: &str) -> Result<()> {
+        let found = self.workload(reference)?;
+        if found.wanted {
+            return Ok(());
+        }
+        // What was asked to stop may take its time.
+        self.ended(&found, found.stop_grace).await?;
+        let started = self.store.update(|state| {
+            let gone = || FindError::None { kind: "workload", reference: reference.to_owned() };
+            let workload = state.workloads.get_mut(&found.id).ok_or_else(gone)?;
+            if workload.wanted {
+                return Ok(None);
+            }
+            self.hold_all(workload)?;
+            workload.wanted = true;
+            workload.runs += 1;
+            workload.stop_grace = None;
+            workload.status = assigned();
+            Ok::<_, OperationError>(Some(workload.clone()))
+        })?;
+        // Somebody else was faster.
+        let Some(workload) = started else { return Ok(()) };
+        let running = self.running(&workload).await;
+        if running.is_err() {
+            self.end(&workload.id, Some(Duration::ZERO)).await?;
+        }
+        running
+    }
+
+    pub async fn stop(&self, reference: &str, grace: Option<Duration>) -> Result<()> {
+        let found = self.workload(reference)?;
+        self.end(&found.id, grace).await
+    }
+
+    /// Ends the program and waits until it has.
+    async fn end(&self, id: &TaskId, grace: Option<Duration>) -> Result<()> {
+        let stopped = self.store.update(|state| {
+            let Some(workload) = state.workloads.get_mut(id) else { return Ok::<_, OperationError>(None) };
+            workload.wanted = false;
+            workload.stop_grace = grace;
+            Ok(Some(workload.clone()))
+        })?;
+        let Some(workload) = stopped else { return Ok(()) };
+        let name = workload.spec.annotations.name.clone();
+        self.ended(&workload, grace).await?;
+        self.release_ended(id)?;
+        self.applied(&name, None).await
+    }
+
+    async fn ended(&self, workload: &Workload, grace: Option<Duration>) -> Result<()> {
+        let limit = KERNEL_LIMIT + grace.unwrap_or(workload.spec.stop_grace);
+        let judge = |p: &Picture| match p.jobs.get(&workload.id) {
+            Some(seen) if !seen.status.state.is_terminal() => None,
+            _ => Some(Ok(())),
+        };
+        self.wait(&workload.spec.annotations.name, limit, judge, |_| "it has not ended".into()).await
+    }
+
+    pub async fn remove(&self, reference: &str, force: bool) -> Result<TaskId> {
+        let found = self.workload(reference)?;
+        if found.wanted && !force {
+            return Err(OperationError::Running(found.spec.annotations.name));
+        }
+        let _busy = self.busy(&found.id);
+        self.discard(&found.id).await?;
+        Ok(found.id)
+    }
+
+    /// Takes a workload away with all that it has.
+    async fn discard(&self, id: &TaskId) -> Result<()> {
+        self.end(id, Some(Duration::ZERO)).await?;
+        let state = self.store.snapshot();
+        let overlay = |e: &HostEndpoint| !state.networks.contains_key(&e.network);
+        let attached = state.endpoints_of(id).iter().any(overlay) || !state.workloads.contains_key(id);
+        let name = self.store.update(|state| {
+            state.endpoints.remove(id);
+            Ok::<_, OperationError>(state.workloads.remove(id).map(|w| w.spec.annotations.name))
+        })?;
+        self.ports.release(id);
+        self.applied(&name.unwrap_or_default(), None).await?;
+        self.executor.forget(id);
+        if attached && self.leader.borrow().is_some() {
+            // Without an answer it is told when the next session begins.
+            if let Err(error) = self.detach(id, "").await {
+                tracing::warn!(task = %id, %error, "the managers still count a place of a workload that is gone");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn assigned() -> TaskStatus {
+    TaskStatus { state: TaskState::Assigned, since: now(), message: "created".into(), ..TaskStatus::default() }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let edge = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    match place::check_alias(name) {
+        Ok(()) if edge => Ok(()),
+        _ => Err(OperationError::Name(name.to_owned())),
+    }
+}
+
+/// Where ports are published: on which address by default, and whether they can be at all. Ports that cannot are dropped, with
+/// a warning, as docker does.
+fn publication(spec: &mut WorkloadSpec, targets: &[Target]) -> Result<(Vec<String>, Option<Ipv4Addr>)> {
+    let driver = |t: &Target| match t {
+        Target::Host(n) => n.spec.driver,
+        Target::Overlay => Driver::Overlay,
+    };
+    let mut binding = None;
+    let mut leads = false;
+    for target in targets {
+        match target {
+            Target::Host(n) if n.spec.driver == Driver::Bridge && !n.spec.internal && !leads => {
+                binding = bridge::Options::parse(&n.spec.options)?.binding;
+                leads = true;
+            }
+            Target::Overlay => leads = true,
+            Target::Host(_) => {}
+        }
+    }
+    if leads || spec.ports.is_empty() {
+        return Ok((Vec::new(), binding));
+    }
+    spec.ports.clear();
+    let why = match targets.iter().map(driver).next() {
+        Some(Driver::Host) => "published ports are discarded when using host network mode",
+        Some(Driver::Null) => "published ports are discarded: the workload is on no network",
+        _ => "published ports are discarded: none of the workload's networks leads through this host",
+    };
+    Ok((vec![why.to_owned()], None))
+}

@@ -4,12 +4,14 @@
 //! Lab ── heddle lab up/exec/kill/... ─> hosts with daemons      wait: until a condition holds, or what was last seen
 //! ```
 
+pub mod matrix;
 pub mod vm;
 
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     process::{Command, Output},
     time::{Duration, Instant},
@@ -249,6 +251,36 @@ impl Lab {
     pub fn in_task(&self, task: &Value, script: &str) -> Output {
         let (host, pid) = place(task);
         self.exec(&host, &["nsenter", "-t", &pid, "-a", "sh", "-c", script])
+    }
+
+    /// A host answers by itself, outside of every workload, at these addresses.
+    pub fn answers(&self, host: &str, addrs: &[IpAddr], port: u16) {
+        let bind: String = addrs.iter().map(|a| format!(" --bind {a}")).collect();
+        let program = program().display().to_string();
+        // It ends with the host.
+        self.sh(host, &format!("setsid {program} whoami --port {port}{bind} </dev/null >/dev/null 2>&1 &"));
+        for addr in addrs {
+            let ask = || self.ask(host, &SocketAddr::new(*addr, port).to_string(), 1, false).failed;
+            wait("the host answers", || Some(ask()).filter(|e| !e.is_empty()).map_or(Ok(()), Err));
+        }
+    }
+
+    /// A further cable between two hosts.
+    pub fn link(&self, host: &str, name: &str, peer: &str, peer_name: &str) {
+        let hosts = self.hosts();
+        let pid = |host: &str| {
+            let found = hosts.as_array().into_iter().flatten().find(|h| h["name"] == host);
+            found.map(|h| h["pid"].to_string()).expect("the lab has the host")
+        };
+        let script = format!(
+            "ip link add {name} type veth peer name {peer_name} netns {} && ip link set {name} up && \
+             nsenter -t {} -n ip link set {peer_name} up",
+            pid(peer),
+            pid(peer)
+        );
+        let entered = Command::new("nsenter").args(["-t", &pid(host), "-n", "sh", "-c", &script]).output();
+        let output = entered.expect("nsenter runs");
+        assert!(output.status.success(), "{}", text(&output));
     }
 
     /// The hosts as `lab ps` tells them.

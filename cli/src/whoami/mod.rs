@@ -1,4 +1,10 @@
 //! The sample workload: answers who it is and whom it sees, over HTTP and as UDP datagrams; and a client for it.
+//!
+//! ```text
+//! answer <── ask: one target, so many times      probe: many targets, each once
+//! ```
+
+mod probe;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -9,10 +15,13 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    task::JoinSet,
+};
 
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 
@@ -21,6 +30,10 @@ pub struct WhoamiArgs {
     /// TCP and UDP port to answer on
     #[arg(long, default_value_t = 80)]
     port: u16,
+    /// Address to answer at; a host that has several answers datagrams from the one that it was asked at only if it is
+    /// named here [default: all]
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Vec<IpAddr>,
     /// Be the client: ask HOST:PORT instead of answering
     #[arg(long, value_name = "HOST:PORT")]
     ask: Option<String>,
@@ -33,6 +46,12 @@ pub struct WhoamiArgs {
     /// Print the answers as they are, not counted
     #[arg(long, requires = "ask")]
     verbose: bool,
+    /// Be the client: ask tcp4:HOST:PORT, tcp6:, udp4: or udp6:, all such targets at once, and print which answer
+    #[arg(long, value_name = "TARGET", conflicts_with = "ask")]
+    probe: Vec<probe::Target>,
+    /// Milliseconds in which a target must answer
+    #[arg(long, requires = "probe", default_value_t = 1000)]
+    within: u64,
 }
 
 /// One answer.
@@ -66,22 +85,39 @@ fn answer(local: SocketAddr, client: SocketAddr, protocol: &'static str) -> Stri
 }
 
 pub async fn run(args: WhoamiArgs) -> Result<()> {
+    if !args.probe.is_empty() {
+        probe::run(&args.probe, Duration::from_millis(args.within)).await;
+        return Ok(());
+    }
     match &args.ask {
         Some(target) => ask(target, &args).await,
-        None => serve(args.port).await,
+        None => serve(&args).await,
     }
 }
 
-async fn serve(port: u16) -> Result<()> {
-    let any: [SocketAddr; 2] = [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
-    let taken = || format!("cannot listen at port {port}");
-    let tcp = TcpListener::bind(any.as_slice()).await.with_context(taken)?;
-    let udp = UdpSocket::bind(any.as_slice()).await.with_context(taken)?;
+/// Where to listen: one choice after another for each pair of sockets.
+fn places(args: &WhoamiArgs) -> Vec<Vec<SocketAddr>> {
+    if args.bind.is_empty() {
+        let any: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+        return vec![any.map(|a| (a, args.port).into()).to_vec()];
+    }
+    args.bind.iter().map(|a| vec![(*a, args.port).into()]).collect()
+}
+
+async fn serve(args: &WhoamiArgs) -> Result<()> {
+    let port = args.port;
+    let mut servers = JoinSet::new();
+    for place in places(args) {
+        let taken = || format!("cannot listen at {place:?}");
+        let tcp = TcpListener::bind(place.as_slice()).await.with_context(taken)?;
+        let udp = UdpSocket::bind(place.as_slice()).await.with_context(taken)?;
+        servers.spawn(serve_tcp(tcp));
+        servers.spawn(serve_udp(udp));
+    }
     println!("listening on port {port}, tcp and udp");
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
-        result = serve_tcp(tcp) => result?,
-        result = serve_udp(udp) => result?,
+        Some(ended) = servers.join_next() => ended??,
         _ = term.recv() => println!("asked to stop"),
         _ = tokio::signal::ctrl_c() => {}
     }

@@ -98,7 +98,12 @@ async fn hear(member: &mut Option<Membership>) -> Option<Event> {
 }
 
 impl Actor {
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, in_cluster: bool) {
+        // Without its place in the cluster, all that runs there would seem to be nobody's.
+        while in_cluster && self.member.is_none() {
+            let Some(command) = commands.recv().await else { return };
+            self.obey(command).await;
+        }
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut retry_at = Instant::now();

@@ -55,6 +55,8 @@ pub struct Config {
     pub dir: PathBuf,
     /// The program that has `task-shim` as a verb.
     pub shim: PathBuf,
+    /// `join` comes next. Until then it is not known what should run, so nothing is touched.
+    pub in_cluster: bool,
 }
 
 /// A place in a cluster.
@@ -142,7 +144,7 @@ impl Agent {
         let ports = Arc::new(Ports::default());
         let host = HostService::new(store.clone(), ports.clone(), picture, leader.clone(), executor, commands.clone());
         host.resume(connected);
-        let task = tokio::spawn(actor.run(obeyed)).abort_handle();
+        let task = tokio::spawn(actor.run(obeyed, config.in_cluster)).abort_handle();
         Ok(Self { status, leader, host, store, ports, dir: config.dir, commands, task })
     }
 

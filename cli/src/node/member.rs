@@ -43,8 +43,10 @@ impl Daemon {
         std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let paths = Paths { root };
         let shim = std::env::current_exe().context("cannot find this program")?;
-        let agent = Agent::start(AgentConfig { dir: paths.agent(), shim }).await.context("the agent cannot start")?;
-        let member = match paths.load()? {
+        let state = paths.load()?;
+        let config = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some() };
+        let agent = Agent::start(config).await.context("the agent cannot start")?;
+        let member = match state {
             None => None,
             Some(state) => {
                 let credentials = Credentials::load(&paths.certificates())?;

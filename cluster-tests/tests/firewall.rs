@@ -125,7 +125,7 @@ fn beside(kind: &Kind) {
     lab.heddle("node1", &["init", "--advertise-addr", "eth0"]);
     let token = lab.heddle("node1", &["join-token", "worker", "-q"]);
     lab.heddle("node2", &["join", "--token", token.trim(), "--advertise-addr", "eth0", "10.77.0.1"]);
-    lab.heddle("node1", &["network", "create", "front"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
     lab.create_web("web", 2, &["-p", "8080:80", "-p", "8080:80/udp", "--network", "front"]);
     lab.sh("client", &format!("timeout 300 {} whoami --port 9000 >/dev/null 2>&1 &", program().display()));
     wait("the world answers", || {

@@ -62,8 +62,12 @@ fn scaling_and_removing_leave_exactly_what_is_wanted() {
 
     // A host that leaves has nothing of ours any more, and the cluster goes on without it.
     lab.heddle("node3", &["leave"]);
-    let left = lab.sh("node3", "ls /run/netns 2>/dev/null; ls /sys/class/net | grep -e ^hd -e heddle; nft list tables; ls /var/lib/heddle-lab/t-scale/node3");
-    assert!(!left.contains("hd") && !left.contains("heddle") && !left.contains("agent"), "{left}");
+    let left = lab.sh("node3", "ls /run/netns 2>/dev/null; ls /sys/class/net | grep -e ^hd -e heddle; nft list tables");
+    assert!(!left.contains("hd") && !left.contains("heddle"), "{left}");
+    // What the host has by itself stays: its own networks.
+    let kept = lab.sh("node3", "cd /var/lib/heddle-lab/t-scale/node3; find . -type f; ls agent/tasks");
+    let kept: Vec<_> = kept.lines().filter(|l| *l != "./daemon.log").collect();
+    assert_eq!(kept, ["./agent/host.json"]);
     wait("node3's tasks run elsewhere", || {
         let running = lab.running("node1", "other")?;
         if running.len() == 2 && running.iter().all(|t| t["hostname"] != "node3") {

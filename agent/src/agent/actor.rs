@@ -497,7 +497,9 @@ impl Actor {
         }
         // What the kernel still does in its own time must not meet a cluster that is joined next.
         member.memory.forget();
-        for id in &tasks {
+        // What ended before, too: only what this host runs by itself is its own.
+        let workloads = self.host.borrow().workloads.clone();
+        for id in self.executor.list().unwrap_or_default().iter().filter(|id| !workloads.contains_key(*id)) {
             self.executor.forget(id);
         }
         self.status.send_replace(Status::default());

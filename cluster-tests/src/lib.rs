@@ -2,10 +2,15 @@
 //!
 //! ```text
 //! Lab ── heddle lab up/exec/kill/... ─> hosts with daemons      wait: until a condition holds, or what was last seen
+//!  └── workload: what a host runs by itself
+//! daemon     one of them, asked by many at once                 footprint  what a host has, to find leaks
 //! ```
 
+pub mod daemon;
+pub mod footprint;
 pub mod matrix;
 pub mod vm;
+mod workload;
 
 use serde_json::Value;
 use std::{
@@ -227,7 +232,7 @@ impl Lab {
         self.ask_by(&["exec", &host, "--", "nsenter", "-t", &pid, "-a", &program], target, count, udp)
     }
 
-    fn ask_by(&self, how: &[&str], target: &str, count: u32, udp: bool) -> Answers {
+    pub(crate) fn ask_by(&self, how: &[&str], target: &str, count: u32, udp: bool) -> Answers {
         let count = count.to_string();
         let mut args = [how, &["whoami", "--ask", target, "--verbose", "--count", &count]].concat();
         if udp {

@@ -83,7 +83,7 @@ pub(super) struct Actor {
     pub(super) picture: watch::Sender<Picture>,
     pub(super) status: watch::Sender<Status>,
     pub(super) leader: watch::Sender<Option<Channel>>,
-    /// Rings when the managers should be asked what they know of this host's connections.
+    /// Rings when what the managers know of this host's connections can be seen in the picture.
     pub(super) connected: Arc<tokio::sync::Notify>,
     /// It rings when others can see what the managers have just said.
     pub(super) ring: bool,
@@ -98,6 +98,13 @@ async fn hear(member: &mut Option<Membership>) -> Option<Event> {
 }
 
 impl Actor {
+    /// Finds out how everything is that an earlier daemon started: nobody may hear before that that there is nothing.
+    pub(super) fn begin(&mut self) {
+        self.assign();
+        self.look();
+        self.show();
+    }
+
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, in_cluster: bool) {
         // Without its place in the cluster, all that runs there would seem to be nobody's.
         while in_cluster && self.member.is_none() {
@@ -179,7 +186,7 @@ impl Actor {
                     member.recall(&self.status);
                 }
                 self.member = Some(member);
-                self.assign();
+                self.begin();
                 let _ = done.send(());
             }
             Command::Leave(done) => {

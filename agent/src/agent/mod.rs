@@ -122,7 +122,7 @@ impl Agent {
         let (leader_send, leader) = watch::channel(None);
         let (commands, obeyed) = mpsc::channel(8);
         let connected = Arc::new(Notify::new());
-        let actor = Actor {
+        let mut actor = Actor {
             executor: executor.clone(),
             reconciler: Reconciler::new(LinuxKernel::new()),
             watch: Watch::start()?,
@@ -141,6 +141,9 @@ impl Agent {
             connected: connected.clone(),
             ring: false,
         };
+        if !config.in_cluster {
+            actor.begin();
+        }
         let ports = Arc::new(Ports::default());
         let host = HostService::new(store.clone(), ports.clone(), picture, leader.clone(), executor, commands.clone());
         host.resume(connected);

@@ -18,7 +18,7 @@ use heddle_proto::v1::{self, host_server};
 use serde_json::Value;
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -61,7 +61,18 @@ impl HostService {
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let busy = Mutex::default();
-        Self { operations: Arc::new(Operations { store, ports, picture, leader, executor, commands, busy }) }
+        Self {
+            operations: Arc::new(Operations {
+                store,
+                ports,
+                picture,
+                leader,
+                executor,
+                commands,
+                busy,
+                owes: AtomicBool::new(false),
+            }),
+        }
     }
 
     /// Takes up what an earlier daemon left, and tidies up from now on.

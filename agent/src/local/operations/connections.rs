@@ -109,6 +109,9 @@ impl Operations {
             Ok::<_, OperationError>(!state.networks.contains_key(network))
         })?;
         self.applied("the workload", None).await?;
-        if overlay { self.detach(id, network.as_str()).await } else { Ok(()) }
+        if overlay {
+            self.give_back(id, network.as_str()).await;
+        }
+        Ok(())
     }
 }

@@ -37,7 +37,7 @@ use heddle_model::{
 };
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::sync::{mpsc, watch};
@@ -102,6 +102,8 @@ pub struct Operations {
     pub commands: mpsc::Sender<Command>,
     /// Workloads whose connections are being made or undone, and by how many: nobody tidies them meanwhile.
     pub busy: Mutex<BTreeMap<TaskId, usize>>,
+    /// The managers may count a place that is gone.
+    pub owes: AtomicBool,
 }
 
 /// Marks a workload as busy while it lives.

@@ -1,16 +1,25 @@
 //! Places on overlays, which the managers give.
 
 use super::{OperationError, Operations, Result};
+use crate::agent::chain;
 use heddle_model::{
     NetworkId, TaskId,
     find::find,
     workload::{HostEndpoint, NetworkWish},
 };
 use heddle_proto::v1::{self, dispatcher_client::DispatcherClient};
-use std::time::Duration;
+use std::{error::Error, sync::atomic::Ordering, time::Duration};
 use tonic::transport::Channel;
 
 const MANAGER_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a manager said, or that none did: only a failure on the way has a cause.
+fn unanswered(network: &str, status: &tonic::Status) -> OperationError {
+    match status.source() {
+        Some(_) => OperationError::NoManager(network.to_owned()),
+        None => OperationError::Manager(status.message().to_owned()),
+    }
+}
 
 impl Operations {
     fn dispatcher(&self, network: &str) -> Result<DispatcherClient<Channel>> {
@@ -25,8 +34,8 @@ impl Operations {
             wish: Some(wish.clone().into()),
         });
         request.set_timeout(MANAGER_LIMIT);
-        let refused = |s: tonic::Status| OperationError::Manager(s.message().to_owned());
-        let answer = self.dispatcher(&wish.network)?.attach(request).await.map_err(refused)?.into_inner();
+        let answer = self.dispatcher(&wish.network)?.attach(request).await;
+        let answer = answer.map_err(|s| unanswered(&wish.network, &s))?.into_inner();
         let attachment = answer.attachment.map(heddle_model::endpoint::Attachment::try_from);
         let attachment = match attachment {
             Some(Ok(attachment)) => attachment,
@@ -48,9 +57,17 @@ impl Operations {
         let mut request =
             tonic::Request::new(v1::DetachRequest { workload: id.to_string(), network: network.to_owned() });
         request.set_timeout(MANAGER_LIMIT);
-        let refused = |s: tonic::Status| OperationError::Manager(s.message().to_owned());
-        self.dispatcher(network)?.detach(request).await.map_err(refused)?;
+        self.dispatcher(network)?.detach(request).await.map_err(|s| unanswered(network, &s))?;
         Ok(())
+    }
+
+    /// The same for a place that nothing here uses any more: it is gone from this host, whatever the managers answer. Without
+    /// an answer they are asked again.
+    pub(super) async fn give_back(&self, id: &TaskId, network: &str) {
+        if let Err(error) = self.detach(id, network).await {
+            tracing::warn!(task = %id, error = chain(&error), "the managers still count a place that is gone");
+            self.owes.store(true, Ordering::Relaxed);
+        }
     }
 
     /// An overlay that this host knows of.

@@ -6,7 +6,7 @@ use heddle_model::{
     NetworkId, TaskId,
     workload::{HostEndpoint, NetworkWish},
 };
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 impl Operations {
     /// What has changed by itself: ports of what has ended are free, what was to go when it ended goes, places of tasks that
@@ -37,11 +37,12 @@ impl Operations {
         };
         for id in state.endpoints.keys().filter(gone) {
             let forgotten = self.store.update(|state| Ok::<_, OperationError>(state.endpoints.remove(id).is_some()));
-            if forgotten.is_ok()
-                && let Err(error) = self.detach(id, "").await
-            {
-                tracing::debug!(task = %id, %error, "the managers are told later");
+            if forgotten.is_ok() {
+                self.give_back(id, "").await;
             }
+        }
+        if self.leader.borrow().is_some() && self.owes.swap(false, Ordering::Relaxed) {
+            self.agree().await;
         }
     }
 
@@ -59,9 +60,7 @@ impl Operations {
             here.filter(|e| unknown(&e.task, &e.network)).map(|e| (e.task.clone(), e.network.clone())).collect()
         };
         for (id, network) in surplus {
-            if let Err(error) = self.detach(&id, network.as_str()).await {
-                tracing::debug!(task = %id, %network, %error, "the managers still count a place that is gone");
-            }
+            self.give_back(&id, network.as_str()).await;
         }
         let state = self.store.snapshot();
         for (id, list) in &state.endpoints {

@@ -208,10 +208,7 @@ impl Operations {
         self.applied(&name.unwrap_or_default(), None).await?;
         self.executor.forget(id);
         if attached && self.leader.borrow().is_some() {
-            // Without an answer it is told when the next session begins.
-            if let Err(error) = self.detach(id, "").await {
-                tracing::warn!(task = %id, %error, "the managers still count a place of a workload that is gone");
-            }
+            self.give_back(id, "").await;
         }
         Ok(())
     }

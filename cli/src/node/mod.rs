@@ -16,11 +16,17 @@ mod member;
 mod remote;
 mod state;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use heddle_plumbing::tls;
 use heddle_proto::v1::{host_server::HostServer, local_server::LocalServer};
 use local::LocalService;
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
+use std::{
+    fs::{self, File, TryLockError},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::net::UnixListener;
 use tonic::transport::Server;
 
@@ -29,14 +35,37 @@ pub struct Config {
     pub socket: PathBuf,
 }
 
+/// How long a daemon that was killed a moment ago may take to be gone.
+const LAST_BREATH: Duration = Duration::from_secs(3);
+
+/// The state directory's lock, which ends with this process however it ends.
+async fn alone(state_dir: &Path) -> Result<File> {
+    fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+    let path = state_dir.join("daemon.lock");
+    let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    let until = tokio::time::Instant::now() + LAST_BREATH;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(TryLockError::WouldBlock) => bail!("a daemon is running already with {}", state_dir.display()),
+            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
+
 /// Runs until SIGTERM or SIGINT. Tasks and kernel objects stay: the next daemon takes them over.
 pub async fn run(config: Config) -> Result<()> {
+    // Before anything is touched: two agents on one host would undo each other's work.
+    let _alone = alone(&config.state_dir).await?;
     let daemon = Arc::new(member::Daemon::open(config.state_dir.clone()).await?);
     let dir = config.socket.parent().context("the socket's path has no directory")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
     if tokio::net::UnixStream::connect(&config.socket).await.is_ok() {
-        anyhow::bail!("a daemon is running already at {}", config.socket.display());
+        bail!("a daemon is running already at {}", config.socket.display());
     }
     let _ = fs::remove_file(&config.socket);
     let listener =

@@ -65,7 +65,9 @@ fn by_hand(lab: &Lab, network: &str) -> Way {
         |v4: &str, v6: &str| format!("ip -n h route add default via {v4}\nip -n h -6 route add default via {v6}");
     let begin = "set -e\nip netns add h\nip -n h link set lo up";
     let run = format!("ip netns exec h {SLEEP} >/dev/null 2>&1 & echo $! >/run/h.pid");
-    let end = "set -e\nkill $(cat /run/h.pid)\nip netns del h";
+    // The outer ends first: with its namespace the kernel would take them away in its own time.
+    let outer = if network == "own" { "ip link del vh" } else { "ip -n byhand link del vh\nip link del vg" };
+    let end = format!("set -e\nkill $(cat /run/h.pid)\n{outer}\nip netns del h");
     if network == "own" {
         lab.sh(
             HOST,
@@ -100,7 +102,7 @@ fn by_hand(lab: &Lab, network: &str) -> Way {
             &nft("", published),
             &run,
         ];
-        return Way { create: create.join("\n"), remove: format!("{end}\nip link del vh\nnft delete table ip byhand") };
+        return Way { create: create.join("\n"), remove: format!("{end}\nnft delete table ip byhand") };
     }
     lab.sh(
         HOST,
@@ -125,7 +127,7 @@ fn by_hand(lab: &Lab, network: &str) -> Way {
         &nft("ip netns exec h", &inside),
         &run,
     ];
-    Way { create: create.join("\n"), remove: format!("{end}\nip -n byhand link del vh\nip link del vg") }
+    Way { create: create.join("\n"), remove: end }
 }
 
 impl Way {

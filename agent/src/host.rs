@@ -51,8 +51,11 @@ pub fn subnets() -> BTreeSet<IpNet> {
     subnets_v4().into_iter().chain(subnets_v6()).collect()
 }
 
-/// From /proc/net/ipv6_route: destination, prefix length in hexadecimal, and the device last.
+/// From /proc/net/ipv6_route: destination, prefix length in hexadecimal, and the flags and the device last.
 fn subnets_v6() -> BTreeSet<IpNet> {
+    // linux/ipv6_route.h: an address of the host's own, and what stands for one.
+    const RTF_LOCAL: u32 = 0x8000_0000;
+    const RTF_ANYCAST: u32 = 0x0010_0000;
     let text = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
     let ours = ours();
     let route = |line: &str| {
@@ -60,9 +63,10 @@ fn subnets_v6() -> BTreeSet<IpNet> {
         let addr = u128::from_str_radix(fields.first()?, 16).ok().map(Ipv6Addr::from_bits)?;
         let len = u8::from_str_radix(fields.get(1)?, 16).ok()?;
         let dev = fields.last()?;
-        let foreign = *dev != "lo" && !ours.contains(*dev);
-        // Link-local and multicast prefixes are on every link, host routes are somebody's address.
-        let global = !addr.is_unicast_link_local() && !addr.is_multicast() && (1..128).contains(&len);
+        let flags = u32::from_str_radix(fields.get(fields.len().checked_sub(2)?)?, 16).ok()?;
+        let foreign = *dev != "lo" && !ours.contains(*dev) && flags & (RTF_LOCAL | RTF_ANYCAST) == 0;
+        // Link-local and multicast prefixes are on every link.
+        let global = !addr.is_unicast_link_local() && !addr.is_multicast() && len > 0;
         Ipv6Net::new(addr, len).ok().filter(|_| foreign && global).map(IpNet::V6)
     };
     text.lines().filter_map(route).collect()

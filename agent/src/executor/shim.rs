@@ -187,7 +187,9 @@ fn be_init(spec: &ShimSpec, null: &fs::File, [out, err]: [&OwnedFd; 2], go: &Own
         }
         Err(e) => {
             let program = spec.command.first().map_or("", String::as_str);
-            eprintln!("cannot run {program:?}: {e}");
+            // The directory may be what does not exist.
+            let place = spec.dir.as_ref().map_or_else(String::new, |dir| format!(" in {dir:?}"));
+            eprintln!("cannot run {program:?}{place}: {e}");
             return CANNOT_RUN;
         }
     };

@@ -29,16 +29,18 @@ pub enum PlaceError {
     Default,
     #[error("network {network} has no {family}: leave the address {addr} out")]
     NoFamily { network: String, family: &'static str, addr: IpAddr },
-    #[error("network {network}: {source}")]
+    #[error("network {network}")]
     Address { network: String, source: PoolError },
     #[error("network {network}: address {addr} is in use by {by}: use another")]
     InUse { network: String, addr: IpAddr, by: String },
-    #[error("network {network}: {source}")]
+    #[error("network {network}")]
     Parent { network: String, source: Refusal },
     #[error("network {network}: no free address in {subnet}")]
     Full { network: String, subnet: String },
     #[error("network {network}: MAC address {mac} is in use: use another")]
     MacInUse { network: String, mac: Mac },
+    #[error("MAC address {0} cannot be an interface's: use one whose first byte is even, such as 02:42:0a:01:00:05")]
+    BadMac(Mac),
     #[error("alias {0:?} is not a name of 1 to 63 of a-z, A-Z, 0-9, '_', '.' and '-'")]
     Alias(String),
     #[error("network {0} has no subnet: every subnet of the default pools was in use when this host started")]
@@ -112,6 +114,9 @@ pub fn place(
     }
     if network.spec.driver == Driver::Bridge && network.pools.is_empty() {
         return Err(PlaceError::NoSubnet(name()));
+    }
+    if let Some(mac) = wish.mac.filter(|m| !m.is_unicast()) {
+        return Err(PlaceError::BadMac(mac));
     }
     if let Some(mac) = wish.mac.filter(|m| state.on_network(&network.id).any(|(_, e)| e.mac == *m)) {
         return Err(PlaceError::MacInUse { network: name(), mac });

@@ -229,7 +229,7 @@ fn free_mac(
             }
         }
     };
-    if wish.0[0] & 1 == 1 || wish.0 == [0; 6] {
+    if !wish.is_unicast() {
         return Err(AttachError::BadMac { mac: wish });
     }
     let name = || network.spec.annotations.name.clone();

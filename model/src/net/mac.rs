@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// A unicast Ethernet address.
+/// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Mac(pub [u8; 6]);
@@ -17,6 +17,11 @@ impl Mac {
     pub fn from_random(mut bytes: [u8; 6]) -> Mac {
         bytes[0] = (bytes[0] & 0xfc) | 0x02;
         Mac(bytes)
+    }
+
+    /// Whether an interface can have it: neither a group's nor nobody's.
+    pub fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
     }
 }
 

@@ -1,6 +1,6 @@
 //! One subnet of a network with what of it may be given out.
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +24,12 @@ pub struct Pool {
 pub enum PoolError {
     #[error("gateway {gateway} is outside the subnet {subnet}: use an address of it")]
     Gateway { gateway: IpAddr, subnet: IpNet },
+    #[error("gateway {gateway} is {what} of subnet {subnet}: use another")]
+    GatewayReserved { gateway: IpAddr, what: &'static str, subnet: IpNet },
+    #[error(
+        "subnet {subnet} overlaps with {range}, the {what} addresses: use a private one such as 10.1.0.0/24 or fd00:1::/64"
+    )]
+    Special { subnet: IpNet, range: IpNet, what: &'static str },
     #[error("IP range {range} is outside the subnet {subnet}: use a part of it")]
     Range { range: IpNet, subnet: IpNet },
     #[error("auxiliary address {name}={addr} is outside the subnet {subnet}: use an address of it")]
@@ -37,6 +43,25 @@ pub enum PoolError {
     #[error("address {addr} is kept for {name:?} (--aux-address): use another")]
     Kept { addr: IpAddr, name: String },
 }
+
+/// Addresses that no host can have for itself, or not beyond one link (RFC 6890).
+const SPECIAL: [(IpNet, &str); 7] = {
+    const fn v4(a: u8, len: u8) -> IpNet {
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, 0, 0, 0), len))
+    }
+    const fn v6(a: u16, len: u8) -> IpNet {
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, 0, 0, 0, 0, 0, 0, 0), len))
+    }
+    [
+        (v4(0, 8), "unspecified"),
+        (v4(127, 8), "loopback"),
+        (v4(224, 4), "multicast"),
+        (v4(240, 4), "reserved"),
+        (v6(0, 8), "unspecified, loopback and mapped"),
+        (v6(0xfe80, 10), "link-local"),
+        (v6(0xff00, 8), "multicast"),
+    ]
+};
 
 /// An address as a number: the same arithmetic for both families.
 fn bits(addr: IpAddr) -> u128 {
@@ -59,11 +84,18 @@ impl Pool {
         Self { subnet, gateway: None, range: None, aux: BTreeMap::new() }
     }
 
-    /// Whether everything lies in the subnet.
+    /// Whether the subnet can be a network's, and everything lies in it.
     pub fn check(&self) -> Result<(), PoolError> {
         let subnet = self.subnet;
+        let overlaps = |range: &IpNet| range.contains(&subnet) || subnet.contains(range);
+        if let Some((range, what)) = SPECIAL.into_iter().find(|(range, _)| overlaps(range)) {
+            return Err(PoolError::Special { subnet, range, what });
+        }
         if let Some(gateway) = self.gateway.filter(|g| !subnet.contains(g)) {
             return Err(PoolError::Gateway { gateway, subnet });
+        }
+        if let Some((gateway, what)) = self.gateway.and_then(|g| Some((g, self.edge(g)?))) {
+            return Err(PoolError::GatewayReserved { gateway, what, subnet });
         }
         if let Some(range) = self.range.filter(|r| is_v4(r) != is_v4(&subnet) || !subnet.contains(r)) {
             return Err(PoolError::Range { range, subnet });
@@ -91,10 +123,13 @@ impl Pool {
 
     /// What an address of the subnet is kept for, if anything.
     fn reserved(&self, at: IpAddr) -> Option<&'static str> {
+        if at == self.gateway() { Some("the gateway") } else { self.edge(at) }
+    }
+
+    /// Whether an address stands for the subnet itself, or for all in it.
+    fn edge(&self, at: IpAddr) -> Option<&'static str> {
         let small = self.subnet.max_prefix_len() - self.subnet.prefix_len() < 2;
-        if at == self.gateway() {
-            Some("the gateway")
-        } else if !small && at == self.subnet.network() {
+        if !small && at == self.subnet.network() {
             Some("the network address")
         } else if !small && is_v4(&self.subnet) && at == self.subnet.broadcast() {
             Some("the broadcast address")
@@ -196,6 +231,26 @@ mod tests {
             assert!(said.contains(part), "{at}: {said}");
         }
         assert_eq!(kept.admits(ip("10.1.0.2")), Ok(()));
+    }
+
+    #[test]
+    fn a_subnet_has_addresses_for_hosts_and_a_gateway_that_is_one() {
+        for (subnet, part) in [
+            ("0.0.0.0/0", "0.0.0.0/8"),
+            ("127.0.0.0/24", "loopback"),
+            ("224.1.0.0/16", "multicast"),
+            ("fe80::/64", "link-local"),
+            ("::/64", "loopback"),
+            ("ff02::/64", "multicast"),
+        ] {
+            let said = pool(subnet).check().unwrap_err().to_string();
+            assert!(said.contains(part) && said.contains("10.1.0.0/24"), "{said}");
+        }
+        for (gateway, part) in [("10.1.0.0", "the network address"), ("10.1.0.255", "the broadcast address")] {
+            let said = Pool { gateway: Some(ip(gateway)), ..pool("10.1.0.0/24") }.check().unwrap_err().to_string();
+            assert!(said.contains(part), "{said}");
+        }
+        assert_eq!(pool("169.254.7.0/24").check(), Ok(()));
     }
 
     proptest! {

@@ -35,7 +35,7 @@ pub enum OptionError {
     Value { option: &'static str, value: String, allowed: Vec<&'static str> },
     #[error("option {MTU}={value:?}: use a number from {LEAST_MTU} to 65535")]
     Mtu { value: String },
-    #[error("option parent={name:?}: {source}")]
+    #[error("option parent={name:?}")]
     Parent { name: String, source: BadIfName },
     #[error("option parent={name:?}: a VLAN id is a number from 1 to 4094")]
     VlanId { name: String },

@@ -1,5 +1,8 @@
 use super::*;
-use crate::local::driver::{MTU, PARENT};
+use crate::{
+    agent::chain,
+    local::driver::{MTU, PARENT},
+};
 use heddle_model::{
     Annotations, NetworkId, Timestamp,
     network::{Driver, NetworkSpec},
@@ -46,8 +49,8 @@ fn options_say_what_docker_means_by_them() {
 
 #[test]
 fn options_that_cannot_be_are_refused_in_one_sentence() {
-    let macvlan = |k: &str, v: &str| macvlan::Options::parse(&options(&[(k, v)])).unwrap_err().to_string();
-    let ipvlan = |k: &str, v: &str| ipvlan::Options::parse(&options(&[(k, v)])).unwrap_err().to_string();
+    let macvlan = |k: &str, v: &str| chain(&macvlan::Options::parse(&options(&[(k, v)])).unwrap_err());
+    let ipvlan = |k: &str, v: &str| chain(&ipvlan::Options::parse(&options(&[(k, v)])).unwrap_err());
     assert_eq!(
         macvlan("ipvlan_mode", "l2"),
         "option \"ipvlan_mode\" is unknown to the driver macvlan: it knows parent, macvlan_mode, com.docker.network.driver.mtu"

@@ -64,6 +64,13 @@ impl Lab {
         self.heddle(host, &["network", "ls"]) + &self.heddle(host, &["ps", "-a", "--format", "json"])
     }
 
+    /// The same without what goes on by itself, such as how long somebody has been running.
+    pub fn listed_still(&self, host: &str) -> (String, Value) {
+        let mut rows = self.json(host, &["ps", "-a", "--format", "json"]);
+        rows.as_array_mut().into_iter().flatten().for_each(|row| row["Status"] = Value::Null);
+        (self.heddle(host, &["network", "ls"]), rows)
+    }
+
     /// A program of the foreground: its exit code and all that it says.
     pub fn attended(&self, host: &str, args: &[&str]) -> Output {
         self.exec(host, &[&["heddle", "run"], args].concat())

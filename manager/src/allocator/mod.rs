@@ -10,12 +10,13 @@ use crate::{
 use heddle_model::{
     NetworkId,
     endpoint::{Attachment, Endpoint, EndpointMode, PortConfig, PublishMode, VirtualIp},
-    net::{Mac, Pool, Port, Protocol, Vni},
+    net::{DualAddr, Mac, Pool, Port, Protocol, Vni},
     network::{Network, NetworkAllocation},
     node::{IngressLeg, Node},
     service::{NetworkTarget, Service, TaskSpec},
     task::{Task, TaskState},
 };
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use subnets::Used;
 
@@ -25,7 +26,7 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
     if !plan.mutations.is_empty() {
         return plan;
     }
-    nodes(state, context, &mut plan);
+    nodes(state, &mut plan);
     services(state, &mut plan);
     tasks(state, context, &mut plan);
     plan
@@ -55,13 +56,15 @@ fn spread(id: &str) -> u64 {
     id.bytes().fold(0u32, |n, b| n.wrapping_mul(31).wrapping_add(b.into())).into()
 }
 
-pub fn mac(random: [u8; 16]) -> Mac {
+/// The MAC of an address: whoever has it next has the same one, so that neighbours who knew the one before reach it at once.
+pub fn mac(network: &NetworkId, addr: &DualAddr) -> Mac {
+    let digest = Sha256::new().chain_update(network.as_str()).chain_update(addr.v4.octets()).finalize();
     let mut bytes = [0; 6];
-    bytes.copy_from_slice(&random[..6]);
+    bytes.copy_from_slice(&digest[..6]);
     Mac::from_random(bytes)
 }
 
-fn nodes(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
+fn nodes(state: &Snapshot, plan: &mut Plan) {
     let Some((network, given)) = state.ingress_network().and_then(|n| Some((n, n.allocation.as_ref()?))) else {
         return;
     };
@@ -79,7 +82,7 @@ fn nodes(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
         let addr = used.give_from(&network.id, &pools, spread(node.id.as_str()));
         let Some((index, addr)) = index.zip(addr) else { continue };
         indices.insert(index);
-        let leg = IngressLeg { index, addr, mac: mac((context.random)()) };
+        let leg = IngressLeg { index, addr, mac: mac(&network.id, &addr) };
         plan.push(Mutation::Update(Node { ingress: Some(leg), ..Node::clone(node) }.into()));
     }
 }
@@ -167,7 +170,7 @@ fn tasks(state: &Snapshot, context: &mut Context<'_>, plan: &mut Plan) {
             let pools = subnets::pools(network);
             match used.give(&network.id, &pools) {
                 Some(addr) => {
-                    let mac = mac((context.random)());
+                    let mac = mac(&network.id, &addr);
                     attachments.push(Attachment { network: network.id.clone(), addr, mac, aliases });
                 }
                 None => full = Some(no_address(network, &pools)),
@@ -194,4 +197,20 @@ fn no_address(network: &Network, pools: &[Pool]) -> String {
         return format!("network {name}: waits for its subnets");
     }
     format!("network {name}: no free address in {}", nets.join(" and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_one_mac_on_a_network_and_no_other() {
+        let network = |n: u8| NetworkId::from_random([n; 16]);
+        let addr = |v4: &str| DualAddr { v4: v4.parse().unwrap(), v6: "fd00::5".parse().unwrap() };
+        let one = mac(&network(1), &addr("10.1.0.5"));
+        assert_eq!(one, mac(&network(1), &addr("10.1.0.5")));
+        assert!(one.is_unicast());
+        assert_ne!(one, mac(&network(1), &addr("10.1.0.6")));
+        assert_ne!(one, mac(&network(2), &addr("10.1.0.5")));
+    }
 }

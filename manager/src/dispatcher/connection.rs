@@ -109,8 +109,8 @@ pub fn attach(
     if let Some(held) = earlier().find(|c| c.node == wanted.node && fits(&c.attachment, wish)) {
         return again(state, wanted, &network, held);
     }
-    let mac = free_mac(state, &network, wish.mac, random)?;
     let addr = free_addr(state, &network, wish)?;
+    let mac = free_mac(state, &network, wish.mac, &addr, random)?;
     let made = Connection {
         id: ConnectionId::from_random(random()),
         meta: Meta::default(),
@@ -217,17 +217,19 @@ fn free_mac(
     state: &Snapshot,
     network: &Network,
     wish: Option<Mac>,
+    addr: &DualAddr,
     random: &mut dyn FnMut() -> [u8; 16],
 ) -> Result<Mac, AttachError> {
     let places = || state.held(&network.id).filter_map(|(_, holder)| place(state, network, holder));
     let Some(wish) = wish else {
         let taken: BTreeSet<Mac> = places().map(|p| p.attachment.mac).collect();
-        loop {
-            match mac(random()) {
-                mac if taken.contains(&mac) => {}
-                mac => return Ok(mac),
-            }
+        let mut mac = mac(&network.id, addr);
+        // Somebody asked for just that one.
+        while taken.contains(&mac) {
+            let [a, b, c, d, e, f, ..] = random();
+            mac = Mac::from_random([a, b, c, d, e, f]);
         }
+        return Ok(mac);
     };
     if !wish.is_unicast() {
         return Err(AttachError::BadMac { mac: wish });

@@ -122,6 +122,8 @@ pub fn place(
         return Err(PlaceError::MacInUse { network: name(), mac });
     }
     let mut addrs = Vec::new();
+    // Both families by one number: a MAC that goes with the IPv4 address is then always the IPv6 address's too.
+    let mut number = 0;
     for (v4, family, asked) in [(true, "IPv4", asked[0]), (false, "IPv6", asked[1])] {
         match (network.pool(v4), asked) {
             (None, Some(addr)) => return Err(PlaceError::NoFamily { network: name(), family, addr }),
@@ -140,9 +142,10 @@ pub fn place(
                     }
                     None => {
                         let full = || PlaceError::Full { network: name(), subnet: pool.subnet.to_string() };
-                        pool.free(&used, 0).ok_or_else(full)?
+                        pool.free(&used, number).ok_or_else(full)?
                     }
                 };
+                number = pool.number(addr);
                 addrs.push(addr);
             }
         }
@@ -189,7 +192,9 @@ mod tests {
         // Somebody asked for the MAC of an address that is free.
         state.endpoints.remove(&TaskId::from_random([3; 16]));
         let wish = NetworkWish { mac: Some(first.mac), ip: "10.221.0.9".parse().ok(), ..any.clone() };
-        assert_eq!(placed(&mut state, 4, &wish).mac, first.mac);
+        let fourth = placed(&mut state, 4, &wish);
+        assert_eq!(fourth.mac, first.mac);
+        assert!(fourth.addrs.last().is_some_and(|v6| v6.to_string().ends_with("::9")), "{:?}", fourth.addrs);
         assert_ne!(placed(&mut state, 5, &any).mac, first.mac);
     }
 }

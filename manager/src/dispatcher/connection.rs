@@ -248,10 +248,15 @@ fn free_addr(state: &Snapshot, network: &Network, wish: &NetworkWish) -> Result<
     if pools.is_empty() {
         return Err(AttachError::NoSubnets { network: network.spec.annotations.name.clone() });
     }
+    // Both families by one number: a MAC that goes with the IPv4 address is then always the IPv6 address's too.
+    let mut number = 0;
     for pool in pools {
         let wish = if pool.subnet.addr().is_ipv4() { wish.ip.map(IpAddr::V4) } else { wish.ip6.map(IpAddr::V6) };
-        match wish.map_or_else(|| any(state, network, &pool), |at| exactly(state, network, &pool, at))? {
-            IpAddr::V4(v4) => addr.v4 = v4,
+        match wish.map_or_else(|| any(state, network, &pool, number), |at| exactly(state, network, &pool, at))? {
+            IpAddr::V4(v4) => {
+                addr.v4 = v4;
+                number = pool.number(v4.into());
+            }
             IpAddr::V6(v6) => addr.v6 = v6,
         }
     }
@@ -268,9 +273,10 @@ fn exactly(state: &Snapshot, network: &Network, pool: &Pool, addr: IpAddr) -> Re
     }
 }
 
-fn any(state: &Snapshot, network: &Network, pool: &Pool) -> Result<IpAddr, AttachError> {
+/// The first that is free from this number upward.
+fn any(state: &Snapshot, network: &Network, pool: &Pool, start: u64) -> Result<IpAddr, AttachError> {
     let used: BTreeSet<IpAddr> = state.held(&network.id).map(|(addr, _)| addr).collect();
-    if let Some(addr) = pool.free(&used, 0) {
+    if let Some(addr) = pool.free(&used, start) {
         return Ok(addr);
     }
     let network_name = network.spec.annotations.name.clone();

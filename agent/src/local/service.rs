@@ -128,6 +128,16 @@ impl HostService {
         }
         out
     }
+
+    /// The document of the network that is meant.
+    fn network(&self, reference: &str) -> Result<Value, Status> {
+        let documents = self.documents();
+        let text = |d: &Value, key: &str| d[key].as_str().unwrap_or_default().to_owned();
+        let all: Vec<(String, String, &Value)> =
+            documents.iter().map(|d| (text(d, "Id"), text(d, "Name"), d)).collect();
+        let all = all.iter().map(|(id, name, d)| (id.as_str(), name.as_str(), *d));
+        heddle_model::find::find("network", reference, all).cloned().map_err(|e| refused(e.into()))
+    }
 }
 
 #[tonic::async_trait]
@@ -149,21 +159,16 @@ impl host_server::Host for HostService {
     }
 
     async fn inspect_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::Document> {
-        let reference = local(request)?.r#ref;
-        let documents = self.documents();
-        let text = |d: &'_ Value, key: &str| d[key].as_str().unwrap_or_default().to_owned();
-        let all: Vec<(String, String, &Value)> =
-            documents.iter().map(|d| (text(d, "Id"), text(d, "Name"), d)).collect();
-        let all = all.iter().map(|(id, name, d)| (id.as_str(), name.as_str(), *d));
-        let found = heddle_model::find::find("network", &reference, all).map_err(|e| refused(e.into()))?;
+        let found = self.network(&local(request)?.r#ref)?;
         Ok(Response::new(v1::Document { json: found.to_string() }))
     }
 
     async fn remove_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveResponse> {
         let reference = local(request)?.r#ref;
-        if reference == network::GATEWAY && self.operations.picture.borrow().member.is_some() {
+        if self.network(&reference).is_ok_and(|found| found["Name"] == network::GATEWAY) {
             return Err(Status::failed_precondition(format!(
-                "network {reference} is used by the cluster: it goes when this host leaves"
+                "network {} is used by the cluster: it goes when this host leaves",
+                network::GATEWAY
             )));
         }
         if let Ok(Target::Overlay) = self.operations.target(&reference) {

@@ -30,16 +30,16 @@ use crate::{
 use actor::Actor;
 use heddle_model::{
     NetworkId,
-    net::{DualSubnet, Mtu},
+    net::{DualSubnet, Mtu, unique_local},
 };
 use heddle_plumbing::tls::Credentials;
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use membership::Membership;
 use memory::Memory;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -89,17 +89,11 @@ impl Drop for Agent {
     }
 }
 
-/// A unique local prefix (RFC 4193, section 3.2.2).
-fn random_ula() -> Ipv6Net {
-    let global: u64 = rand::random::<u64>() & 0xff_ffff_ffff;
-    Ipv6Net::new_assert(Ipv6Addr::from_bits(0xfd << 120 | u128::from(global) << 80), 48)
-}
-
 /// What a host has before anybody asked it for anything.
 fn first_state() -> HostState {
     let mut state = HostState {
         revision: 0,
-        ula: random_ula(),
+        ula: unique_local(rand::random()),
         networks: BTreeMap::new(),
         workloads: BTreeMap::new(),
         endpoints: BTreeMap::new(),

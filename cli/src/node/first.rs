@@ -6,11 +6,11 @@ use heddle_manager::{ca, raft::raft_id};
 use heddle_model::{
     Annotations, ClusterId, Meta, NodeId,
     cluster::{AddressPools, Cluster, ClusterSpec, Role},
-    net::{Port, parse_subnet},
+    net::{Port, parse_subnet, unique_local},
     node::{Availability, ManagerStatus, Node, NodeSpec, NodeStatus},
 };
 use heddle_proto::v1;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net};
 use std::time::Duration;
 
 const DATA_PATH_PORT: u16 = 4789;
@@ -38,7 +38,7 @@ pub fn cluster(
         bail!("--default-addr-pool-mask-length {v4_size}: use {} to 29", v4.prefix_len() + 1);
     }
     let v6 = match request.pool_v6.as_str() {
-        "" => random_ula(),
+        "" => unique_local(rand::random()),
         text => match parse_subnet(text)? {
             IpNet::V6(net) if net.prefix_len() <= 60 => net,
             _ => bail!("--default-addr-pool-v6 {text:?} is not an IPv6 subnet of at most /60"),
@@ -60,13 +60,6 @@ pub fn cluster(
     let join_tokens = ca::new_tokens(rand::random());
     let cluster = Cluster { id, meta: Meta::default(), spec, root_ca, join_tokens, ingress_seed: rand::random() };
     Ok((cluster, ingress))
-}
-
-/// A unique local prefix (RFC 4193, section 3.2).
-fn random_ula() -> Ipv6Net {
-    let global: u64 = rand::random::<u64>() & 0xff_ffff_ffff;
-    let bits = (0xfd_u128 << 120) | (u128::from(global) << 80);
-    Ipv6Net::new_assert(std::net::Ipv6Addr::from_bits(bits), 48)
 }
 
 pub fn manager_node(id: &NodeId, state: &NodeState) -> Node {

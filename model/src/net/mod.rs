@@ -13,5 +13,5 @@ pub use mac::{BadMac, Mac};
 pub use mtu::{Mtu, VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6};
 pub use pool::{Pool, PoolError};
 pub use port::{BadPort, Port, Protocol};
-pub use subnet::{BadSubnet, DualAddr, DualSubnet, parse_subnet};
+pub use subnet::{BadSubnet, DualAddr, DualSubnet, parse_subnet, unique_local};
 pub use vni::{BadVni, Vni};

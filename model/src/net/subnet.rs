@@ -37,6 +37,12 @@ impl DualAddr {
     }
 }
 
+/// A unique local prefix (RFC 4193, section 3.2.2) of 40 random bits, the low ones of `random`.
+pub fn unique_local(random: u64) -> Ipv6Net {
+    let global = u128::from(random & 0xff_ffff_ffff);
+    Ipv6Net::new_assert(Ipv6Addr::from_bits(0xfd << 120 | global << 80), 48)
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("subnet {0:?} is not an address and a prefix length without host bits, such as 10.1.0.0/24 or fd00:1::/64")]
 pub struct BadSubnet(pub String);
@@ -51,6 +57,12 @@ pub fn parse_subnet(s: &str) -> Result<IpNet, BadSubnet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unique_local_prefixes_keep_forty_bits() {
+        assert_eq!(unique_local(0), "fd00::/48".parse().unwrap());
+        assert_eq!(unique_local(u64::MAX), "fdff:ffff:ffff::/48".parse().unwrap());
+    }
 
     #[test]
     fn subnets_have_no_host_bits() {

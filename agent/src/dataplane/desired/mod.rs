@@ -7,7 +7,6 @@
 //! hd-n-...     overlay (bridge, tunnel, forwarding entries)
 //! hd-t-...     workload (resolver, replies, way out) + a leg per network: overlay, bridge, macvlan, ipvlan
 //!              + vip (virtual address -> backend)
-//! hd-t-...     workload (legs, resolver, replies) + vip (virtual address -> backend)
 //! passage      completes what is wanted of the host by what other firewalls there drop
 //! ```
 //!

@@ -204,6 +204,53 @@ fn docker() {
     }
 }
 
+/// A container of docker's, behind its bridge. It answers on port 9000.
+fn container(lab: &Lab, host: &str) {
+    lab.sh(
+        host,
+        &format!(
+            "ip link add docker0 type bridge && ip addr add 172.30.0.1/16 dev docker0 && ip link set docker0 up
+             ip netns add theirs && ip link add their0 type veth peer name eth0 netns theirs
+             ip link set their0 master docker0 && ip link set their0 up
+             ip -n theirs link set lo up && ip -n theirs link set eth0 up
+             ip -n theirs addr add 172.30.0.2/16 dev eth0 && ip -n theirs route add default via 172.30.0.1
+             setsid ip netns exec theirs {} whoami --port 9000 </dev/null >/dev/null 2>&1 &",
+            program().display()
+        ),
+    );
+    wait("the container answers its host", || lab.ask(host, "172.30.0.2:9000", 1, false).by());
+}
+
+#[test]
+fn dockers_containers_stay_behind_dockers_rules() {
+    if skipped() || !has("iptables-nft") {
+        return;
+    }
+    let lab = Lab::up("t-fw-guests", 1, 1);
+    lab.sh("node1", &as_nft("docker", "DOCKER-USER").load);
+    container(&lab, "node1");
+    lab.answers("client", &["10.77.0.250".parse().unwrap()], 9000);
+    lab.create_web("web", 1, &[]);
+    lab.run_web("node1", "own", &["-p", "8080:80"]);
+    let task = lab.running("node1", "web").unwrap().remove(0);
+    let asks = |target: &str| {
+        let answers = [lab.ask_from_task(&task, target, 1, false), lab.ask_from("node1", "own", target, false)];
+        answers.map(|a| a.by().is_ok())
+    };
+    wait("what is ours reaches the world", || match asks("10.77.0.250:9000") {
+        [true, true] => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(asks("172.30.0.2:9000"), [false, false], "nobody opened docker's network for the gateway or a bridge");
+    // What docker's own rules let pass, passes: theirs out, by a port that we publish; and ours in, once somebody says so.
+    let program = program().display().to_string();
+    let ask = ["ip", "netns", "exec", "theirs", &program, "whoami", "--ask", "10.77.0.1:8080"];
+    let answer = lab.exec("node1", &ask);
+    assert!(answer.status.success(), "{answer:?}");
+    lab.sh("node1", "iptables-nft -I DOCKER-USER -o docker0 -j ACCEPT");
+    assert_eq!(asks("172.30.0.2:9000"), [true, true]);
+}
+
 #[test]
 fn ufw() {
     if !skipped() && has("iptables-nft") {

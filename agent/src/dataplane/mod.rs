@@ -20,3 +20,4 @@ pub mod state;
 pub mod step;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod uplink;

@@ -53,6 +53,8 @@ pub struct SpaceState {
     pub passes: BTreeSet<Place>,
     /// Observed, never wanted: where a foreign firewall drops what we forward.
     pub cuts: BTreeMap<Place, Cut>,
+    /// Observed, never wanted: bridges of others that lead outside.
+    pub uplinks: BTreeSet<IfName>,
     /// Path below /proc/sys with dots, such as `net.ipv4.conf.eth0.rp_filter`; only those that we set.
     pub sysctls: BTreeMap<String, String>,
 }

@@ -273,13 +273,14 @@ fn forward(
     networks: &BTreeMap<NetworkId, HostNetwork>,
     sandboxes: &BTreeMap<TaskId, Sandbox>,
 ) {
-    let pass = passage::accept();
+    let pass = passage::ACCEPT;
+    passage::add(table);
     let (mut to, mut from) = (Vec::new(), Vec::new());
     for (n, bridge) in bridges.iter().enumerate() {
         let Bridge { network, options, link, .. } = bridge;
         let mut rules = vec![
             // Routed, or bridged where bridged frames are filtered.
-            format!("iifname \"{link}\" {}", if options.icc { pass.as_str() } else { "counter drop" }),
+            format!("iifname \"{link}\" {}", if options.icc { pass } else { "counter drop" }),
         ];
         if !network.spec.internal {
             rules.push(format!("ct status dnat {pass}"));
@@ -290,7 +291,7 @@ fn forward(
         rules.push("counter drop".into());
         table.chain(&format!("to_{n}"), None, rules);
         to.push((quoted(link), format!("goto to_{n}")));
-        let out = if network.spec.internal { format!("oifname != \"{link}\" counter drop") } else { pass.clone() };
+        let out = if network.spec.internal { format!("oifname != \"{link}\" counter drop") } else { pass.to_owned() };
         table.chain(&format!("from_{n}"), None, vec![out]);
         from.push((quoted(link), format!("goto from_{n}")));
     }
@@ -321,13 +322,13 @@ fn open(
     let Words { v4, ip, addr_type, suffix } = *words;
     match bridge.options.mode(v4) {
         GatewayMode::Nat => None,
-        GatewayMode::NatUnprotected => Some(format!("meta nfproto ipv{suffix} {}", passage::accept())),
+        GatewayMode::NatUnprotected => Some(format!("meta nfproto ipv{suffix} {}", passage::ACCEPT)),
         GatewayMode::Routed => {
             let ports = target(networks, sandboxes, bridge, v4);
             let ports = ports.iter().map(|(p, addr)| format!("{addr} . {} . {}", p.protocol, p.target));
             let set = format!("open{suffix}_{n}");
             table.set(&set, &format!("type {addr_type} . inet_proto . inet_service;"), ports);
-            Some(format!("{ip} daddr . meta l4proto . th dport @{set} {}", passage::accept()))
+            Some(format!("{ip} daddr . meta l4proto . th dport @{set} {}", passage::ACCEPT))
         }
     }
 }

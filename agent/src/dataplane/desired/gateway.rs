@@ -78,15 +78,16 @@ fn table(view: &NodeView, wanted: &Wanted<'_>, local: &LocalHost) -> TableBody {
             format!("ip6 saddr {v6} oifname != {ours} masquerade"),
         ],
     );
+    passage::add(&mut table);
     table.chain(
         "forward",
         Some(passage::FORWARD),
         vec![
             format!("iifname != {ours} oifname != {ours} return"),
-            format!("ct state established,related {}", passage::accept()),
-            format!("oifname {ours} ct status dnat {}", passage::accept()),
+            format!("ct state established,related {}", passage::ACCEPT),
+            format!("oifname {ours} ct status dnat {}", passage::ACCEPT),
             format!("oifname {ours} counter drop"),
-            passage::accept(),
+            passage::ACCEPT.to_owned(),
         ],
     );
     table.chain(

@@ -11,6 +11,7 @@ use crate::dataplane::{
     mode::{IpvlanFlag, IpvlanMode, MacvlanMode},
     own,
     state::{FdbKey, FdbOn, FdbTarget, Link, LinkKind, PolicyRule, PortFlags, Route, Space, SpaceState, Vxlan},
+    uplink::{self, HostLink, Role},
 };
 use futures::TryStreamExt;
 use heddle_model::net::{IfName, Mac, Mtu, Port, Vni};
@@ -25,12 +26,12 @@ use rtnetlink::{
             LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteProtocol},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType},
         rule::RuleAttribute,
     },
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::IpAddr,
 };
@@ -49,10 +50,13 @@ impl LinuxKernel {
                 state.links.insert(name.clone(), link);
             }
         }
-        let ours: HashMap<u32, IfName> =
-            indices.into_iter().filter(|(_, name)| state.links.contains_key(name)).collect();
+        let ours: HashMap<u32, IfName> = indices
+            .iter()
+            .filter(|(_, name)| state.links.contains_key(*name))
+            .map(|(index, name)| (*index, name.clone()))
+            .collect();
         addresses(&socket, &ours, &mut state).await?;
-        routes(&socket, &ours, &mut state).await?;
+        let defaults = routes(&socket, &ours, &mut state).await?;
         if *space != Space::Host {
             rules(&socket, &mut state).await?;
             neighbours(&socket, &ours, &mut state).await?;
@@ -64,6 +68,7 @@ impl LinuxKernel {
         if *space == Space::Host {
             let foreign = super::space::inside(space, firewall::look).await?;
             (state.cuts, state.passes) = (foreign.cuts, foreign.passes);
+            state.uplinks = uplink::uplinks(&host_links(&messages, &indices), &named(&defaults, &indices));
         }
         if *space != Space::Host
             && let Some(mut ipvs) = Ipvs::open(space).await?
@@ -237,7 +242,9 @@ fn route_addr(addr: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-async fn routes(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceState) -> io::Result<()> {
+/// The links that default routes, whoever made them, go by.
+async fn routes(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceState) -> io::Result<BTreeSet<u32>> {
+    let mut defaults = BTreeSet::new();
     for v6 in [false, true] {
         let filter = if v6 {
             RouteMessageBuilder::<std::net::Ipv6Addr>::new().build()
@@ -246,6 +253,9 @@ async fn routes(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceS
         };
         let all: Vec<_> = socket.handle.route().get(filter).execute().try_collect().await.map_err(io_error)?;
         for message in all {
+            if message.header.destination_prefix_length == 0 {
+                defaults.extend(leads_by(&message));
+            }
             let RouteProtocol::Other(protocol) = message.header.protocol else { continue };
             if !own::route(protocol) {
                 continue;
@@ -269,7 +279,49 @@ async fn routes(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceS
             }
         }
     }
-    Ok(())
+    Ok(defaults)
+}
+
+/// The links of a route to which packets go.
+fn leads_by(message: &RouteMessage) -> Vec<u32> {
+    if message.header.kind != RouteType::Unicast {
+        return Vec::new();
+    }
+    let links = message.attributes.iter().flat_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    });
+    links.collect()
+}
+
+fn named(links: &BTreeSet<u32>, indices: &HashMap<u32, IfName>) -> BTreeSet<IfName> {
+    links.iter().filter_map(|index| indices.get(index).cloned()).collect()
+}
+
+/// All links, as far as they have to do with bridges.
+fn host_links(messages: &[LinkMessage], indices: &HashMap<u32, IfName>) -> Vec<HostLink> {
+    let link = |message: &LinkMessage| {
+        let kind = infos(message).find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind.clone()),
+            _ => None,
+        });
+        let master = message.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Controller(index) => indices.get(index).cloned(),
+            _ => None,
+        });
+        Some(HostLink { name: indices.get(&message.header.index)?.clone(), role: role(kind.as_ref()), master })
+    };
+    messages.iter().filter_map(link).collect()
+}
+
+/// Hardware has no kind, save the ports of a switch chip.
+fn role(kind: Option<&InfoKind>) -> Role {
+    match kind {
+        Some(InfoKind::Bridge) => Role::Bridge,
+        None | Some(InfoKind::Bond | InfoKind::Team | InfoKind::Vlan | InfoKind::Dsa) => Role::Outward,
+        Some(_) => Role::Inward,
+    }
 }
 
 async fn rules(socket: &Socket, state: &mut SpaceState) -> io::Result<()> {

@@ -5,7 +5,6 @@ mod parents;
 use super::LinuxKernel;
 use crate::{
     dataplane::{
-        diff::diff,
         state::Space,
         tests::{blank, wanted},
     },
@@ -79,8 +78,7 @@ async fn the_kernel_becomes_what_is_wanted_and_foreign_objects_stay() {
     let two = wanted(2, &[(vec![0, 2], 0, true), (vec![1], 0, false), (vec![0], 1, true)], 8081);
     for goal in [&one, &two, &one, &blank()] {
         Reconciler::new(LinuxKernel::new()).reconcile(goal).await.unwrap();
-        let seen = LinuxKernel::new().observe().await.unwrap();
-        assert_eq!(diff(goal, &seen), vec![]);
+        assert_eq!(Reconciler::new(LinuxKernel::new()).drift(goal).await.unwrap(), vec![]);
         assert_eq!(foreign(), before);
     }
     let seen = LinuxKernel::new().observe().await.unwrap();
@@ -116,8 +114,7 @@ async fn drift_is_repaired() {
         passes += 1;
         assert!(passes < 10, "{outcome:?}");
     }
-    let seen = LinuxKernel::new().observe().await.unwrap();
-    assert_eq!(diff(&goal, &seen), vec![]);
+    assert_eq!(reconciler.drift(&goal).await.unwrap(), vec![]);
 }
 
 /// Whether the command works here; if not, that is said, and is a failure where `REQUIRE` is set.

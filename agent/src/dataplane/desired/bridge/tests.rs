@@ -28,10 +28,15 @@ fn a_network_with_ports_beside_an_internal_one() {
     let host = host(&networks, &[member(1, &[1]), member(2, &[1]), member(3, &[2])]);
     expect![[r#"
           chain from_0 {
-            meta mark set meta mark or 0x20000000 accept
+            goto pass
           }
           chain from_1 {
             oifname != "hdb-791bkh1to1" counter drop
+          }
+          chain pass {
+            meta iifkind "bridge" iifname != @trusted accept
+            meta oifkind "bridge" oifname != @trusted accept
+            meta mark set meta mark or 0x20000000 accept
           }
           chain publish {
             meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip addr . port to ip daddr . meta l4proto . th dport map @at4
@@ -40,12 +45,12 @@ fn a_network_with_ports_beside_an_internal_one() {
             meta nfproto ipv6 meta l4proto { tcp, udp } dnat ip6 addr . port to meta l4proto . th dport map @anywhere6
           }
           chain to_0 {
-            iifname "hdb-76wal6vm1q" meta mark set meta mark or 0x20000000 accept
-            ct status dnat meta mark set meta mark or 0x20000000 accept
+            iifname "hdb-76wal6vm1q" goto pass
+            ct status dnat goto pass
             counter drop
           }
           chain to_1 {
-            iifname "hdb-791bkh1to1" meta mark set meta mark or 0x20000000 accept
+            iifname "hdb-791bkh1to1" goto pass
             counter drop
           }
           map anywhere4 {
@@ -79,11 +84,14 @@ fn a_network_with_ports_beside_an_internal_one() {
             type ifname : verdict;
             elements = { "hdb-76wal6vm1q" : goto to_0, "hdb-791bkh1to1" : goto to_1 }
           }
+          set trusted {
+            type ifname;
+          }
           chain forward {
             type filter hook forward priority filter - 5; policy accept;
             iifname != @bridges oifname != @bridges return
             iifname @internal oifname != @internal counter drop
-            ct state established,related meta mark set meta mark or 0x20000000 accept
+            ct state established,related goto pass
             oifname vmap @to
             iifname vmap @from
           }
@@ -138,12 +146,13 @@ fn a_routed_network_without_talk_among_members() {
         .map(str::to_owned)
         .collect();
     expect![[r#"
+        meta iifkind "bridge" iifname != @trusted accept
         meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip addr . port to ip daddr . meta l4proto . th dport map @at4
         meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip addr . port to meta l4proto . th dport map @anywhere4
         meta nfproto ipv6 meta l4proto { tcp, udp } dnat ip6 addr . port to ip6 daddr . meta l4proto . th dport map @at6
         meta nfproto ipv6 meta l4proto { tcp, udp } dnat ip6 addr . port to meta l4proto . th dport map @anywhere6
         iifname "hdb-76wal6vm1q" counter drop
-        ip6 daddr . meta l4proto . th dport @open6_0 meta mark set meta mark or 0x20000000 accept
+        ip6 daddr . meta l4proto . th dport @open6_0 goto pass
         iifname != @bridges oifname != @bridges return
         iifname @internal oifname != @internal counter drop
         iifname vmap @from

@@ -4,6 +4,7 @@
 use super::look;
 use crate::{
     dataplane::{
+        desired::passage,
         firewall::{Obstacle, Owner, Place, Reason, Tool},
         state::{Family, KernelState, Space},
         tests::{blank, wanted},
@@ -174,6 +175,30 @@ async fn the_rule_follows_the_foreign_chains() {
 }
 
 #[tokio::test]
+async fn a_bridge_of_others_is_trusted_while_the_default_route_goes_by_it() {
+    if isolate("kernel::linux::firewall::tests::a_bridge_of_others_is_trusted_while_the_default_route_goes_by_it") {
+        return;
+    }
+    for (bridge, net) in [("docker0", 1), ("br-lan", 2)] {
+        run(&format!("ip link add {bridge} type bridge && ip link set {bridge} up"));
+        run(&format!("ip addr add 192.0.{net}.1/24 dev {bridge}"));
+    }
+    run("ip route add 198.51.100.0/24 via 192.0.1.9 && ip route add default via 192.0.2.9");
+    let mut reconciler = Reconciler::new(LinuxKernel::new());
+    let trusted = || run("nft -j list set inet heddle_gateway trusted");
+    reconciler.reconcile(&goal()).await.unwrap();
+    let seen = trusted();
+    assert!(seen.contains("\"br-lan\"") && seen.contains("\"heddle_gw\"") && !seen.contains("docker0"), "{seen}");
+    reconciler.distrust();
+    assert_eq!(reconciler.reconcile(&goal()).await.unwrap().steps, 0);
+    run("ip route del default && ip route add default nexthop via 192.0.1.9");
+    reconciler.distrust();
+    reconciler.reconcile(&goal()).await.unwrap();
+    let seen = trusted();
+    assert!(seen.contains("\"docker0\"") && !seen.contains("br-lan"), "{seen}");
+}
+
+#[tokio::test]
 async fn a_table_with_an_owner_is_told_of_and_left_alone() {
     if isolate("kernel::linux::firewall::tests::a_table_with_an_owner_is_told_of_and_left_alone") {
         return;
@@ -236,7 +261,9 @@ async fn what_others_change_is_told_and_what_we_change_is_not() {
     assert!(reconciler.notice(&change));
     assert!(reconciler.reconcile(&goal()).await.unwrap().steps > 0);
     let seen = LinuxKernel::new().observe().await.unwrap();
-    assert_eq!(seen.spaces[&Space::Host].tables, goal().spaces[&Space::Host].tables);
+    let mut completed = goal();
+    passage::complete(&mut completed, &seen);
+    assert_eq!(seen.spaces[&Space::Host].tables, completed.spaces[&Space::Host].tables);
 
     run("ip addr del 172.18.0.1/16 dev heddle_gw");
     let change = next(&mut watch).await;

@@ -3,7 +3,7 @@
 
 use crate::{
     dataplane::{
-        concern::concerned,
+        concern::{self, concerned},
         desired::passage,
         diff::diff,
         state::{KernelState, Space},
@@ -11,6 +11,7 @@ use crate::{
     },
     kernel::{Kernel, KernelError, linux::watch::Change},
 };
+use heddle_model::net::IfName;
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
 
@@ -30,6 +31,8 @@ pub struct Reconciler<K> {
 pub struct Failure {
     /// The namespaces that miss something now.
     pub concerns: BTreeSet<Space>,
+    /// The link that it is about.
+    pub link: Option<(Space, IfName)>,
     pub error: KernelError,
 }
 
@@ -124,7 +127,8 @@ impl<K: Kernel> Reconciler<K> {
             if guards(failed) {
                 return Err(error);
             }
-            outcome.failures.push(Failure { concerns: concerned(failed, &desired), error });
+            let (concerns, link) = (concerned(failed, &desired), concern::link(failed));
+            outcome.failures.push(Failure { concerns, link, error });
             done += count + 1;
         }
         // On a refusal the model and the kernel differ: look again next time.

@@ -3,6 +3,7 @@
 use super::{
     launch::launch,
     membership::Membership,
+    missing::{self, Aim},
     picture::{MemberPicture, Picture, Status},
     sandboxes::{Known, Sandboxes, sandboxes},
 };
@@ -19,7 +20,7 @@ use crate::{
     host,
     kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
     local::{driver::facts::HostFacts, state::HostState, store::Store},
-    reconciler::{Outcome, Reconciler},
+    reconciler::Reconciler,
     session::Event,
     worker::{Job, Todo, Worker},
 };
@@ -138,6 +139,7 @@ impl Actor {
                     dirty = true;
                     // Somebody waits for it.
                     retry_at = Instant::now();
+                    self.retry = RETRY;
                 }
                 change = self.watch.changed() => dirty |= self.reconciler.notice(&change),
                 _ = look.tick() => {}
@@ -353,6 +355,7 @@ impl Actor {
             Err(error) => {
                 // What was whole before may have been taken away.
                 self.ready.clear();
+                self.picture.send_modify(|p| p.stall(host_revision, chain(&error)));
                 self.fail(vec![chain(&error)]);
                 return false;
             }
@@ -360,15 +363,20 @@ impl Actor {
         if outcome.steps > 0 {
             tracing::debug!(steps = outcome.steps, revision, host_revision, "the kernel follows");
         }
-        let mut failures = failures(&outcome, &sandboxes);
+        let host = self.host.borrow().clone();
+        let parents = parents(&host);
+        let aim = Aim { networks: &host.networks, parents: &parents, sandboxes: &sandboxes };
+        let mut hurts_cluster = missing::hurts_cluster(&outcome, &aim, |id| self.is_task(id));
+        let networks = missing::networks(&outcome, &aim);
+        let mut failures = missing::workloads(&outcome, &aim);
         for (id, sandbox) in sandboxes.iter().filter(|(id, _)| !failures.contains_key(*id)).collect::<Vec<_>>() {
             if let Err(error) = self.resolve(id, sandbox, &sandboxes).await {
                 failures.insert(id.clone(), chain(&error));
+                hurts_cluster |= self.is_task(id);
             }
         }
         self.ready =
             sandboxes.keys().filter(|id| !failures.contains_key(*id) && !waiting.contains(*id)).cloned().collect();
-        let hurts_cluster = self.hurts_cluster(&outcome, &failures);
         let errors: Vec<String> = outcome.failures.iter().map(|f| chain(&f.error)).collect();
         let done = errors.is_empty() && failures.is_empty();
         let sandboxes = Arc::new(sandboxes);
@@ -378,6 +386,8 @@ impl Actor {
             p.host_revision = host_revision;
             p.sandboxes = sandboxes;
             p.failures = failures;
+            p.networks = networks;
+            p.stalled = None;
         });
         if !hurts_cluster {
             self.status.send_modify(|s| s.applied_revision = revision);
@@ -401,13 +411,8 @@ impl Actor {
         self.status.send_modify(|s| s.errors = errors);
     }
 
-    /// Whether something that the managers wait for is missing. Networks of this host alone are not their business.
-    fn hurts_cluster(&self, outcome: &Outcome, failures: &BTreeMap<TaskId, String>) -> bool {
-        let is_task = |id: &TaskId| self.worker.tasks.get(id).is_some_and(|l| l.job.task().is_some());
-        let workloads: BTreeSet<Space> =
-            self.worker.tasks.keys().filter(|id| !is_task(id)).map(names::task_space).collect();
-        let of_cluster = |space: &Space| *space != Space::Host && !workloads.contains(space);
-        failures.keys().any(is_task) || outcome.failures.iter().flat_map(|f| &f.concerns).any(of_cluster)
+    fn is_task(&self, id: &TaskId) -> bool {
+        self.worker.tasks.get(id).is_some_and(|local| local.job.task().is_some())
     }
 
     async fn resolve(
@@ -565,21 +570,6 @@ fn parents(state: &HostState) -> BTreeMap<IfName, Mtu> {
 /// Whether a task runs in the host's own network namespace.
 pub fn on_host(task: &Task) -> bool {
     task.spec.networks.iter().any(|t| t.target == heddle_model::network::HOST)
-}
-
-/// Which workloads miss something, and what.
-fn failures(outcome: &Outcome, sandboxes: &BTreeMap<TaskId, Sandbox>) -> BTreeMap<TaskId, String> {
-    let incomplete = outcome.incomplete();
-    let mut out = BTreeMap::new();
-    for id in sandboxes.keys() {
-        let space = names::task_space(id);
-        if !incomplete.contains(&space) {
-            continue;
-        }
-        let first = outcome.failures.iter().find(|f| f.concerns.contains(&space));
-        out.insert(id.clone(), first.map_or_else(String::new, |f| chain(&f.error)));
-    }
-    out
 }
 
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {

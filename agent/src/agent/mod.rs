@@ -4,13 +4,14 @@
 //! actor       one loop: what is wanted, what runs, what the kernel has
 //! membership  what the managers say, what they are told     memory   what of it is kept on disk
 //! sandboxes   which namespaces that needs, with which legs   picture  what others see of all this
-//! launch      what a program is started with
+//! launch      what a program is started with                missing  what a pass left undone, and to whom
 //! ```
 
 mod actor;
 mod launch;
 mod membership;
 mod memory;
+mod missing;
 mod picture;
 mod sandboxes;
 

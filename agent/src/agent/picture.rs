@@ -4,7 +4,7 @@ use crate::{
     dataplane::desired::Sandbox,
     worker::{Job, Worker},
 };
-use heddle_model::{NodeId, TaskId, assignment::NodeView, net::DualSubnet, task::TaskStatus};
+use heddle_model::{NetworkId, NodeId, TaskId, assignment::NodeView, net::DualSubnet, task::TaskStatus};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Of the daemon.
@@ -26,6 +26,20 @@ pub struct JobPicture {
     pub status: TaskStatus,
 }
 
+/// Passes over one state of the host that may fail before its operator hears that the kernel refuses it: the next one may
+/// do, when somebody else was just changing the same.
+const PATIENCE: u32 = 3;
+
+/// The kernel lets nothing pass that depends on what it refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stalled {
+    /// `HostState::revision` that cannot be reached.
+    pub host_revision: u64,
+    /// How often that was tried.
+    pub passes: u32,
+    pub reason: String,
+}
+
 /// What runs here and on which networks.
 #[derive(Debug, Clone, Default)]
 pub struct Picture {
@@ -36,6 +50,10 @@ pub struct Picture {
     pub sandboxes: Arc<BTreeMap<TaskId, Sandbox>>,
     /// Why a sandbox is not there, or not whole.
     pub failures: BTreeMap<TaskId, String>,
+    /// Why a network of this host is not whole.
+    pub networks: BTreeMap<NetworkId, String>,
+    /// The last pass came to nothing.
+    pub stalled: Option<Stalled>,
     /// None: this host is in no cluster.
     pub member: Option<MemberPicture>,
 }
@@ -48,6 +66,18 @@ pub struct MemberPicture {
 }
 
 impl Picture {
+    /// Notes that a pass came to nothing.
+    pub fn stall(&mut self, host_revision: u64, reason: String) {
+        let before = self.stalled.as_ref().filter(|s| s.host_revision == host_revision).map_or(0, |s| s.passes);
+        self.stalled = Some(Stalled { host_revision, passes: before + 1, reason });
+    }
+
+    /// Why the kernel does not get to this state of the host, if it has shown to refuse it.
+    pub fn refusal(&self, host_revision: u64) -> Option<&str> {
+        let stalled = self.stalled.as_ref().filter(|s| s.host_revision >= host_revision && s.passes >= PATIENCE);
+        stalled.map(|s| s.reason.as_str())
+    }
+
     /// False: nothing of the jobs has changed.
     pub fn see(&mut self, worker: &Worker) -> bool {
         let same = self.jobs.len() == worker.tasks.len()
@@ -59,5 +89,23 @@ impl Picture {
             self.jobs = worker.tasks.iter().map(|(id, local)| (id.clone(), picture(local))).collect();
         }
         !same
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_pass_that_failed_is_no_refusal_and_a_new_state_has_new_tries() {
+        let mut picture = Picture::default();
+        for _ in 1..PATIENCE {
+            picture.stall(7, "no".into());
+            assert_eq!(picture.refusal(7), None);
+        }
+        picture.stall(7, "no".into());
+        assert_eq!((picture.refusal(7), picture.refusal(6), picture.refusal(8)), (Some("no"), Some("no"), None));
+        picture.stall(8, "still no".into());
+        assert_eq!(picture.refusal(7), None);
     }
 }

@@ -2,6 +2,7 @@
 //! bridge of the host's is the workload's business, and the bridge is that of all its ports.
 
 use super::{
+    names,
     state::{KernelState, Link, LinkKind, Space},
     step::Step,
 };
@@ -65,6 +66,37 @@ fn subject(step: &Step) -> (Space, Option<&IfName>) {
         | Step::RemovePass { space, .. }
         | Step::SetSysctl { space, .. } => (space.clone(), None),
     }
+}
+
+/// The link that a step is about, whether it makes it or needs it.
+pub fn link(step: &Step) -> Option<(Space, IfName)> {
+    let (space, name) = match step {
+        Step::AddLink { space, name, .. }
+        | Step::RemoveLink { space, name }
+        | Step::SetMac { space, name, .. }
+        | Step::SetMtu { space, name, .. }
+        | Step::SetUp { space, name, .. }
+        | Step::SetMaster { space, name, .. }
+        | Step::SetPort { space, name, .. } => (space, name.clone()),
+        Step::AddAddress { space, dev, .. }
+        | Step::RemoveAddress { space, dev, .. }
+        | Step::SetNeighbour { space, dev, .. }
+        | Step::RemoveNeighbour { space, dev, .. } => (space, dev.clone()),
+        Step::AddRoute { space, route } | Step::RemoveRoute { space, route } => (space, route.dev.clone()),
+        Step::SetFdb { space, key, .. } | Step::RemoveFdb { space, key } => (space, key.dev.clone()),
+        Step::SetSysctl { space, key, .. } => (space, names::link_of_sysctl(key)?),
+        Step::AddSpace(_)
+        | Step::RemoveSpace(_)
+        | Step::AddRule { .. }
+        | Step::RemoveRule { .. }
+        | Step::SetTable { .. }
+        | Step::RemoveTable { .. }
+        | Step::SetIpvs { .. }
+        | Step::RemoveIpvs { .. }
+        | Step::AddPass { .. }
+        | Step::RemovePass { .. } => return None,
+    };
+    Some((space.clone(), name))
 }
 
 #[cfg(test)]

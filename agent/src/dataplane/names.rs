@@ -134,6 +134,15 @@ pub fn in_sysctl(link: &IfName) -> String {
     link.as_str().replace('.', "/")
 }
 
+/// The link that a sysctl is of, if it is one of a link's.
+pub fn link_of_sysctl(key: &str) -> Option<IfName> {
+    let mut parts = key.split('.');
+    let of_links = parts.next() == Some("net") && parts.next().is_some_and(|family| family.starts_with("ipv"));
+    let link = parts.nth(1).filter(|name| of_links && !matches!(*name, "all" | "default"))?;
+    parts.next()?;
+    link.replace('/', ".").parse().ok()
+}
+
 /// The outer end of a workload's leg on the gateway bridge.
 pub fn gateway_port(task: &TaskId) -> IfName {
     fixed(&format!("hd{}", hash36(&[b"gateway", task.as_str().as_bytes()])))
@@ -192,6 +201,18 @@ fn hash36(parts: &[&[u8]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_link_of_a_sysctl_is_found() {
+        for link in ["br0", "eth0.10"] {
+            let link: IfName = link.parse().unwrap();
+            let key = format!("net.ipv6.conf.{}.accept_ra", in_sysctl(&link));
+            assert_eq!(link_of_sysctl(&key), Some(link));
+        }
+        for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.vs.conntrack"] {
+            assert_eq!(link_of_sysctl(key), None, "{key}");
+        }
+    }
 
     #[test]
     fn every_pair_has_a_port_of_its_own() {

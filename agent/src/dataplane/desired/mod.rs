@@ -39,7 +39,10 @@ use heddle_model::{
     net::{DualSubnet, IfName, Mtu},
     network::Driver,
 };
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// What turns a virtual address into a backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,6 +80,13 @@ pub struct Wanted<'a> {
     /// Links of the host that others can lie on, with their MTUs.
     pub parents: &'a BTreeMap<IfName, Mtu>,
     pub sandboxes: &'a BTreeMap<TaskId, Sandbox>,
+}
+
+/// The links of the host that a network of its own is made of, with nobody on it.
+pub fn links_of(network: &HostNetwork, parents: &BTreeMap<IfName, Mtu>) -> BTreeSet<IfName> {
+    let networks = BTreeMap::from([(network.id.clone(), network.clone())]);
+    let alone = desired(&Wanted { member: None, networks: &networks, parents, sandboxes: &BTreeMap::new() });
+    alone.spaces.into_values().flat_map(|space| space.links.into_keys()).collect()
 }
 
 /// Everything of ours that this host's kernel should have.

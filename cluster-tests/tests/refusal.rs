@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use heddle_cluster_tests::{Lab, program, skipped, wait};
-use std::process::Command;
+use serde_json::Value;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 fn create<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&["service", "create", "--process"], more, &["--", "heddle", "whoami", "--port", "80"]].concat()
@@ -96,6 +100,55 @@ fn specs_that_cannot_be_are_refused() {
     let said =
         lab.refused("node1", &create(&["--name", "far", "--timeout", "2", "--constraint", "node.hostname==mars"]));
     assert!(said.contains("2 do not match the constraints"), "{said}");
+}
+
+/// What a host shows of its own state, and has in its kernel.
+fn own(lab: &Lab) -> ((String, Value), String) {
+    (lab.listed_still("node1"), lab.kernel("node1"))
+}
+
+#[test]
+fn what_the_kernel_refuses_is_refused_with_its_reason() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::bare("t-kernel", 1);
+    lab.heddle("node1", &["network", "create", "front"]);
+    lab.run_web("node1", "web", &["--network", "front"]);
+    // No link is called so, but the name is taken.
+    lab.sh("node1", "ip link property add dev eth0 altname taken0");
+    let before = own(&lab);
+    let named = ["network", "create", "-o", "com.docker.network.bridge.name=taken0", "bad"];
+    let said = lab.refused("node1", &named);
+    assert!(said.contains("the kernel refuses a part of bad: add link taken0 in host: a link of that name"), "{said}");
+    assert_eq!(own(&lab), before, "nothing is left of it");
+    let errors = lab.json("node1", &["info", "--format", "json"])["dataPlaneErrors"].clone();
+    assert_eq!(errors.to_string(), "[]");
+
+    // Somebody has taken our table away and made one that only he may change.
+    lab.sh(
+        "node1",
+        "mkfifo /run/owner
+         (timeout 120 nft -i < /run/owner & timeout 120 sleep 120 > /run/owner &) >/dev/null 2>&1
+         timeout 10 sh -c 'echo \"delete table inet heddle_bridge; add table inet heddle_bridge { flags owner; }\" > /run/owner'",
+    );
+    wait("the table is his", || {
+        let tables = lab.sh("node1", "nft list tables; nft list table inet heddle_bridge");
+        if tables.contains("owner") { Ok(()) } else { Err(tables) }
+    });
+    for args in [
+        vec!["network", "create", "more"],
+        vec!["run", "-d", "--name", "more", "--network", "front", "--", "sleep", "9"],
+        vec!["network", "connect", "bridge", "web"],
+    ] {
+        let begun = Instant::now();
+        let said = lab.refused("node1", &args);
+        assert!(said.contains("the kernel refuses a part of ") && said.contains("heddle_bridge"), "{args:?}: {said}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{args:?}: {:?}", begun.elapsed());
+        assert_eq!(lab.listed_still("node1"), before.0, "{args:?} leaves nothing");
+        let seen = lab.workload("node1", "web")["NetworkSettings"]["Networks"].clone();
+        assert_eq!(seen.as_object().map(serde_json::Map::len), Some(1), "{args:?}: {seen}");
+    }
 }
 
 #[test]

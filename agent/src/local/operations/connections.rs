@@ -1,7 +1,10 @@
 //! Joining a network and leaving it, while running.
 
-use super::{OperationError, Operations, Result, Target, find_network, random_mac};
-use crate::local::place::{self, Newcomer, PlaceError, place};
+use super::{OperationError, Operations, Result, Target, find_network, random_mac, waiting::Part};
+use crate::{
+    agent::chain,
+    local::place::{self, Newcomer, PlaceError, place},
+};
 use heddle_model::{
     NetworkId, TaskId,
     find::FindError,
@@ -44,6 +47,7 @@ impl Operations {
                 Some(self.attach(&id, &name.replace('.', "-"), &wish).await?)
             }
         };
+        let place_given = attached.is_some();
         let made = self.store.update(|state| {
             let mut links: BTreeSet<u8> = (0..first).collect();
             links.extend(state.endpoints_of(&id).iter().map(|e| e.index));
@@ -63,11 +67,24 @@ impl Operations {
             };
             state.endpoints.entry(id.clone()).or_default().push(endpoint.clone());
             Ok::<_, OperationError>(Some(endpoint))
-        })?;
+        });
+        let made = match made {
+            Ok(made) => made,
+            // The place is in use: it was given once more.
+            Err(error @ OperationError::Place(PlaceError::Twice { .. })) => return Err(error),
+            Err(error) => {
+                if place_given {
+                    self.give_back(&id, &wish.network).await;
+                }
+                return Err(error);
+            }
+        };
         let Some(endpoint) = made else { return Ok(()) };
-        let there = self.applied(&name, Some((&id, &endpoint.network))).await;
-        if there.is_err() {
-            self.undo(&id, &endpoint.network).await?;
+        let there = self.applied(&name, Part::Place(&id, &endpoint.network)).await;
+        if there.is_err()
+            && let Err(left) = self.undo(&id, &endpoint.network).await
+        {
+            tracing::warn!(task = %id, error = chain(&left), "a connection that was refused is not wholly gone");
         }
         there
     }
@@ -108,10 +125,11 @@ impl Operations {
             }
             Ok::<_, OperationError>(!state.networks.contains_key(network))
         })?;
-        self.applied("the workload", None).await?;
+        // Whatever the kernel says: nothing here asks for the place any more.
+        let gone = self.applied("the workload", Part::None).await;
         if overlay {
             self.give_back(id, network.as_str()).await;
         }
-        Ok(())
+        gone
     }
 }

@@ -1,8 +1,8 @@
 //! Networks of this host.
 
-use super::{OperationError, Operations, Result, find_network};
+use super::{OperationError, Operations, Result, find_network, waiting::Part};
 use crate::{
-    agent::now,
+    agent::{chain, now},
     host,
     local::network::{self, HostNetwork},
 };
@@ -25,11 +25,23 @@ impl Operations {
             Ok::<_, OperationError>(made)
         })?;
         let name = made.name().to_owned();
-        if let Err(error) = self.applied(&name, None).await {
-            self.store.update(|state| Ok::<_, OperationError>(state.networks.remove(&made.id)))?;
+        if let Err(error) = self.applied(&name, Part::Network(&made.id)).await {
+            if let Err(left) = self.unmake(&made).await {
+                tracing::warn!(network = name, error = chain(&left), "a network that was refused is not wholly gone");
+            }
             return Err(error);
         }
         Ok(made)
+    }
+
+    /// Takes a network away again, unless somebody has joined it meanwhile.
+    async fn unmake(&self, made: &HostNetwork) -> Result<()> {
+        self.store.update(|state| {
+            network::removal(state, made)?;
+            state.networks.remove(&made.id);
+            Ok::<_, OperationError>(())
+        })?;
+        self.applied(made.name(), Part::None).await
     }
 
     pub async fn remove_network(&self, reference: &str) -> Result<NetworkId> {
@@ -39,7 +51,7 @@ impl Operations {
             state.networks.remove(&found.id);
             Ok::<_, OperationError>(found)
         })?;
-        self.applied(removed.name(), None).await?;
+        self.applied(removed.name(), Part::None).await?;
         Ok(removed.id)
     }
 }

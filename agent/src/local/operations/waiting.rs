@@ -8,19 +8,34 @@ use std::{sync::Arc, time::Duration};
 /// How long the kernel may take to follow.
 pub const KERNEL_LIMIT: Duration = Duration::from_secs(30);
 
+/// What must be whole beside.
+#[derive(Clone, Copy)]
+pub(super) enum Part<'a> {
+    /// Nothing: something was taken away.
+    None,
+    Network(&'a NetworkId),
+    /// What does not run has no links.
+    Place(&'a TaskId, &'a NetworkId),
+}
+
 impl Operations {
-    /// Waits until the kernel has what the store says now; with a place, until that too is there and whole.
-    pub(super) async fn applied(&self, name: &str, place: Option<(&TaskId, &NetworkId)>) -> Result<()> {
+    /// Waits until the kernel has what the store says now, and the part of it is whole.
+    pub(super) async fn applied(&self, name: &str, part: Part<'_>) -> Result<()> {
         let state: Arc<HostState> = self.store.snapshot();
+        let refused =
+            |reason: &str| Some(Err(OperationError::Kernel { name: name.to_owned(), reason: reason.to_owned() }));
         let judge = |picture: &Picture| {
             if picture.host_revision < state.revision {
-                return None;
+                return picture.refusal(state.revision).and_then(refused);
             }
-            let Some((id, network)) = place else { return Some(Ok(())) };
+            let (id, network) = match part {
+                Part::None => return Some(Ok(())),
+                Part::Network(id) => return picture.networks.get(id).map_or(Some(Ok(())), |r| refused(r)),
+                Part::Place(id, network) => (id, network),
+            };
             if let Some(reason) = picture.failures.get(id) {
-                return Some(Err(OperationError::Kernel { name: name.to_owned(), reason: reason.clone() }));
+                return refused(reason);
             }
-            // What does not run has no links.
             let Some(sandbox) = picture.sandboxes.get(id) else { return Some(Ok(())) };
             let known = state.networks.contains_key(network)
                 || picture
@@ -55,7 +70,8 @@ impl Operations {
         match waited.await {
             Ok(verdict) => verdict,
             Err(_) => {
-                let seen = last(&self.picture.borrow());
+                let picture = self.picture.borrow();
+                let seen = picture.stalled.as_ref().map_or_else(|| last(&picture), |s| s.reason.clone());
                 Err(OperationError::TimedOut { name: name.to_owned(), limit, seen })
             }
         }

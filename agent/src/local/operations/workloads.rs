@@ -1,8 +1,11 @@
 //! Workloads: from a wish to a program that runs, and to its end.
 
-use super::{OperationError, Operations, Result, Target, find_network, random_mac, waiting::KERNEL_LIMIT};
+use super::{
+    OperationError, Operations, Result, Target, find_network, random_mac,
+    waiting::{KERNEL_LIMIT, Part},
+};
 use crate::{
-    agent::{Picture, now},
+    agent::{Picture, chain, now},
     local::{
         driver::bridge,
         place::{self, Newcomer, place},
@@ -48,7 +51,9 @@ impl Operations {
             Ok(workload) => Ok((workload, warnings)),
             Err(error) => {
                 // Nothing half-made stays.
-                self.discard(&id).await?;
+                if let Err(left) = self.discard(&id).await {
+                    tracing::warn!(task = %id, error = chain(&left), "what could not be run is not wholly gone");
+                }
                 Err(error)
             }
         }
@@ -109,10 +114,10 @@ impl Operations {
     /// Waits until the program runs, or has run.
     async fn running(&self, workload: &Workload) -> Result<()> {
         let name = workload.spec.annotations.name.clone();
-        let judge = |picture: &Picture| {
-            if let Some(reason) = picture.failures.get(&workload.id) {
-                return Some(Err(OperationError::Kernel { name: name.clone(), reason: reason.clone() }));
-            }
+        let revision = self.store.snapshot().revision;
+        let refused =
+            |reason: &str| Some(Err(OperationError::Kernel { name: name.clone(), reason: reason.to_owned() }));
+        let begun = |picture: &Picture| {
             let seen = picture.jobs.get(&workload.id).filter(|j| j.job.runs() == workload.runs)?;
             match seen.status.state {
                 _ if seen.status.message == NOT_STARTED => {
@@ -121,6 +126,10 @@ impl Operations {
                 state if state >= TaskState::Running => Some(Ok(())),
                 _ => None,
             }
+        };
+        let judge = |picture: &Picture| match picture.failures.get(&workload.id) {
+            Some(reason) => refused(reason),
+            None => begun(picture).or_else(|| picture.refusal(revision).and_then(refused)),
         };
         let last = |p: &Picture| p.jobs.get(&workload.id).map_or_else(String::new, |j| j.status.message.clone());
         self.wait(&name, KERNEL_LIMIT, judge, last).await
@@ -149,8 +158,10 @@ impl Operations {
         // Somebody else was faster.
         let Some(workload) = started else { return Ok(()) };
         let running = self.running(&workload).await;
-        if running.is_err() {
-            self.end(&workload.id, Some(Duration::ZERO)).await?;
+        if running.is_err()
+            && let Err(left) = self.end(&workload.id, Some(Duration::ZERO)).await
+        {
+            tracing::warn!(task = %workload.id, error = chain(&left), "what could not be started is not wholly gone");
         }
         running
     }
@@ -160,19 +171,24 @@ impl Operations {
         self.end(&found.id, grace).await
     }
 
-    /// Ends the program and waits until it has.
+    /// Ends the program, and waits until it has and its namespace is gone.
     async fn end(&self, id: &TaskId, grace: Option<Duration>) -> Result<()> {
+        let Some(name) = self.halt(id, grace).await? else { return Ok(()) };
+        self.applied(&name, Part::None).await
+    }
+
+    /// Ends the program and waits until it has. With the name of the workload, if there is one.
+    async fn halt(&self, id: &TaskId, grace: Option<Duration>) -> Result<Option<String>> {
         let stopped = self.store.update(|state| {
             let Some(workload) = state.workloads.get_mut(id) else { return Ok::<_, OperationError>(None) };
             workload.wanted = false;
             workload.stop_grace = grace;
             Ok(Some(workload.clone()))
         })?;
-        let Some(workload) = stopped else { return Ok(()) };
-        let name = workload.spec.annotations.name.clone();
+        let Some(workload) = stopped else { return Ok(None) };
         self.ended(&workload, grace).await?;
         self.release_ended(id)?;
-        self.applied(&name, None).await
+        Ok(Some(workload.spec.annotations.name))
     }
 
     async fn ended(&self, workload: &Workload, grace: Option<Duration>) -> Result<()> {
@@ -196,7 +212,7 @@ impl Operations {
 
     /// Takes a workload away with all that it has.
     async fn discard(&self, id: &TaskId) -> Result<()> {
-        self.end(id, Some(Duration::ZERO)).await?;
+        self.halt(id, Some(Duration::ZERO)).await?;
         let state = self.store.snapshot();
         let overlay = |e: &HostEndpoint| !state.networks.contains_key(&e.network);
         let attached = state.endpoints_of(id).iter().any(overlay) || !state.workloads.contains_key(id);
@@ -205,12 +221,13 @@ impl Operations {
             Ok::<_, OperationError>(state.workloads.remove(id).map(|w| w.spec.annotations.name))
         })?;
         self.ports.release(id);
-        self.applied(&name.unwrap_or_default(), None).await?;
+        // Whatever the kernel says: nothing here asks for any of it any more.
+        let gone = self.applied(&name.unwrap_or_default(), Part::None).await;
         self.executor.forget(id);
         if attached && self.leader.borrow().is_some() {
             self.give_back(id, "").await;
         }
-        Ok(())
+        gone
     }
 }
 

@@ -30,7 +30,7 @@ impl Operations {
         if job.task().is_some_and(|t| !t.on_node()) {
             return Err(OperationError::NotRunning(name));
         }
-        let _busy = self.busy(&id);
+        let _busy = self.busy(&id).await;
         let attached = match &target {
             Target::Host(_) => None,
             Target::Overlay => {
@@ -110,7 +110,7 @@ impl Operations {
         if !state.is_joined(endpoint) {
             return Err(PlaceError::Fixed(found_name).into());
         }
-        let _busy = self.busy(&id);
+        let _busy = self.busy(&id).await;
         self.undo(&id, &found).await
     }
 

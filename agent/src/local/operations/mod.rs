@@ -40,7 +40,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tonic::transport::Channel;
 
 #[derive(Debug, thiserror::Error)]
@@ -100,22 +100,27 @@ pub struct Operations {
     pub leader: watch::Receiver<Option<Channel>>,
     pub executor: Arc<ProcessExecutor>,
     pub commands: mpsc::Sender<Command>,
-    /// Workloads whose connections are being made or undone, and by how many: nobody tidies them meanwhile.
-    pub busy: Mutex<BTreeMap<TaskId, usize>>,
+    /// Workloads whose connections are being made or undone: one at a time, and nobody tidies them meanwhile.
+    pub busy: Mutex<BTreeMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,
     /// The managers may count a place that is gone.
     pub owes: AtomicBool,
 }
 
-/// Marks a workload as busy while it lives.
-struct Busy<'a>(&'a Operations, TaskId);
+/// A workload's turn, while it lives.
+struct Busy<'a> {
+    operations: &'a Operations,
+    id: TaskId,
+    turn: Option<OwnedMutexGuard<()>>,
+}
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        let mut busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(many) = busy.get_mut(&self.1) {
-            *many -= 1;
+        self.turn = None;
+        let mut busy = self.operations.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        // Others may wait for theirs.
+        if busy.get(&self.id).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+            busy.remove(&self.id);
         }
-        busy.retain(|_, many| *many > 0);
     }
 }
 
@@ -124,13 +129,17 @@ pub fn random_mac() -> Mac {
 }
 
 impl Operations {
-    fn busy(&self, id: &TaskId) -> Busy<'_> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).and_modify(|n| *n += 1).or_insert(1);
-        Busy(self, id.clone())
+    /// Waits until nobody else changes the connections of a workload.
+    async fn busy(&self, id: &TaskId) -> Busy<'_> {
+        let turn = self.busy.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_default().clone();
+        Busy { operations: self, id: id.clone(), turn: Some(turn.lock_owned().await) }
     }
 
-    fn is_busy(&self, id: &TaskId) -> bool {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    /// None: somebody else does.
+    fn try_busy(&self, id: &TaskId) -> Option<Busy<'_>> {
+        let turn = self.busy.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_default().clone();
+        let turn = turn.try_lock_owned().ok()?;
+        Some(Busy { operations: self, id: id.clone(), turn: Some(turn) })
     }
 
     /// The network that a reference means.

@@ -33,9 +33,10 @@ impl Operations {
         }
         let gone = |id: &&TaskId| {
             let ended = picture.jobs.get(*id).is_none_or(|j| j.status.state.is_terminal());
-            !state.workloads.contains_key(*id) && ended && !self.is_busy(id)
+            !state.workloads.contains_key(*id) && ended
         };
         for id in state.endpoints.keys().filter(gone) {
+            let Some(_busy) = self.try_busy(id) else { continue };
             let forgotten = self.store.update(|state| Ok::<_, OperationError>(state.endpoints.remove(id).is_some()));
             if forgotten.is_ok() {
                 self.give_back(id, "").await;
@@ -46,32 +47,53 @@ impl Operations {
         }
     }
 
-    /// Compares what this host asked for with what the managers know of it: they may have missed the end of something.
+    /// Compares what this host asked for with what the managers know of it: they may have missed the end of something. What
+    /// is being connected or disconnected just now is looked at again later: it would be given back while it is asked for.
     pub async fn agree(&self) {
-        let surplus: Vec<(TaskId, NetworkId)> = {
-            let picture = self.picture.borrow();
-            let Some(member) = &picture.member else { return };
-            let Some(view) = &member.view else { return };
-            let state = self.store.snapshot();
-            let here = view.endpoints.values().filter(|e| e.service.is_none() && e.node == member.node);
-            let unknown = |id: &TaskId, network: &NetworkId| {
-                !state.endpoints_of(id).iter().any(|e| e.network == *network) && !self.is_busy(id)
+        for (id, network) in self.surplus() {
+            let Some(_busy) = self.try_busy(&id) else {
+                self.owes.store(true, Ordering::Relaxed);
+                continue;
             };
-            here.filter(|e| unknown(&e.task, &e.network)).map(|e| (e.task.clone(), e.network.clone())).collect()
-        };
-        for (id, network) in surplus {
-            self.give_back(&id, network.as_str()).await;
-        }
-        let state = self.store.snapshot();
-        for (id, list) in &state.endpoints {
-            for endpoint in list.iter().filter(|e| !state.networks.contains_key(&e.network)) {
-                let known = self.picture.borrow().member.as_ref().and_then(|m| m.view.clone());
-                if known.is_some_and(|v| v.endpoints.contains_key(&(endpoint.network.clone(), id.clone()))) {
-                    continue;
-                }
-                self.restore(id, endpoint).await;
+            // Somebody may have asked for it since.
+            if self.surplus().contains(&(id.clone(), network.clone())) {
+                self.give_back(&id, network.as_str()).await;
             }
         }
+        for (id, endpoint) in self.forgotten() {
+            let Some(_busy) = self.try_busy(&id) else {
+                self.owes.store(true, Ordering::Relaxed);
+                continue;
+            };
+            // It may have been given up since.
+            if self.forgotten().contains(&(id.clone(), endpoint.clone())) {
+                self.restore(&id, &endpoint).await;
+            }
+        }
+    }
+
+    /// Places that the managers count and nothing here uses.
+    fn surplus(&self) -> Vec<(TaskId, NetworkId)> {
+        let picture = self.picture.borrow();
+        let Some((member, view)) = picture.member.as_ref().and_then(|m| Some((m, m.view.as_ref()?))) else {
+            return Vec::new();
+        };
+        let state = self.store.snapshot();
+        let here = view.endpoints.values().filter(|e| e.service.is_none() && e.node == member.node);
+        let unknown = |id: &TaskId, network: &NetworkId| !state.endpoints_of(id).iter().any(|e| e.network == *network);
+        here.filter(|e| unknown(&e.task, &e.network)).map(|e| (e.task.clone(), e.network.clone())).collect()
+    }
+
+    /// Places that something here uses and the managers do not know.
+    fn forgotten(&self) -> Vec<(TaskId, HostEndpoint)> {
+        let view = self.picture.borrow().member.as_ref().and_then(|m| m.view.clone());
+        let state = self.store.snapshot();
+        let known = |id: &TaskId, e: &HostEndpoint| {
+            view.as_ref().is_some_and(|v| v.endpoints.contains_key(&(e.network.clone(), id.clone())))
+        };
+        let all = state.endpoints.iter().flat_map(|(id, list)| list.iter().map(move |e| (id, e)));
+        let overlays = all.filter(|(_, e)| !state.networks.contains_key(&e.network));
+        overlays.filter(|(id, e)| !known(id, e)).map(|(id, e)| (id.clone(), e.clone())).collect()
     }
 
     /// Asks for a place once more that the managers have forgotten, such as after this host was removed and joined again.

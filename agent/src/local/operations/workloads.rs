@@ -41,7 +41,7 @@ impl Operations {
         }
         let targets = spec.networks.iter().map(|w| self.target(&w.network)).collect::<Result<Vec<_>>>()?;
         let (warnings, binding) = publication(&mut spec, &targets)?;
-        let _busy = self.busy(&id);
+        let _busy = self.busy(&id).await;
         let made = self.make(&id, &name, &spec, targets, binding).await;
         let done = match made {
             Ok(workload) => self.running(&workload).await.map(|()| workload),
@@ -205,7 +205,7 @@ impl Operations {
         if found.wanted && !force {
             return Err(OperationError::Running(found.spec.annotations.name));
         }
-        let _busy = self.busy(&found.id);
+        let _busy = self.busy(&found.id).await;
         self.discard(&found.id).await?;
         Ok(found.id)
     }

@@ -267,6 +267,19 @@ fn a_published_port_is_held_and_given_back() {
             assert_eq!(lab.ask("client", "10.77.0.1:8080", 1, false).by(), Ok("web".into()));
         }
     }
+    // Somebody takes it while no daemon is there to hold it; when he goes, it is held again.
+    lab.run_web(NODE, "web", &["--network", "front", "-p", "8080:80", "-p", "8081:80/udp"]);
+    lab.do_lab(&["kill", NODE, "--daemon"]);
+    lab.sh(
+        NODE,
+        &format!("timeout 200 {} whoami --port 8080 >/dev/null 2>&1 & echo $! > /run/taker", program().display()),
+    );
+    wait("somebody has it", || if can_bind(&lab, "::", "8080", false) { Err("free".into()) } else { Ok(()) });
+    lab.do_lab(&["start", NODE]);
+    wait("the other port is held", || if can_bind(&lab, "::", "8081", true) { Err("free".into()) } else { Ok(()) });
+    lab.sh(NODE, "taker=$(cat /run/taker); kill $taker; timeout 10 tail --pid=$taker -f /dev/null");
+    wait("the daemon has it", || if can_bind(&lab, "::", "8080", false) { Err("free".into()) } else { Ok(()) });
+    lab.heddle(NODE, &["rm", "-f", "web"]);
     // One that ends by itself gives back too.
     lab.heddle(NODE, &["run", "-d", "--name", "brief", "-p", "8080:80", "--", "true"]);
     wait("it is free again", || if can_bind(&lab, "0.0.0.0", "8080", false) { Ok(()) } else { Err("bound".into()) });

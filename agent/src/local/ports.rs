@@ -72,6 +72,12 @@ impl Ports {
         self.by.lock().unwrap_or_else(PoisonError::into_inner).contains_key(workload)
     }
 
+    /// Whether this port is held for a workload.
+    pub fn holds_port(&self, workload: &TaskId, port: &HostPort) -> bool {
+        let by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
+        by.get(workload).is_some_and(|all| all.iter().any(|(held, _)| held == port))
+    }
+
     /// Everything held, for the managers to know.
     pub fn held(&self) -> BTreeSet<(Protocol, Port)> {
         let by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,6 +105,7 @@ mod tests {
         drop(taken);
         assert!(matches!(ports.hold(&id, &port), Ok(Held::Yes)));
         assert!(TcpListener::bind(("127.0.0.1", number)).is_err() && ports.held().len() == 1);
+        assert!(ports.holds_port(&id, &port) && !ports.holds_port(&TaskId::from_random([2; 16]), &port));
         ports.release(&id);
         assert!(TcpListener::bind(("127.0.0.1", number)).is_ok());
         let far = HostPort { host_ip: Some([192, 0, 2, 1].into()), ..port };

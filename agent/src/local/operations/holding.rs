@@ -1,11 +1,15 @@
 //! Ports of the host that lead to workloads: taken before one runs, given back when it has ended.
 
-use super::{Operations, Result};
-use crate::local::publish::{Held, PublishError};
+use super::{OperationError, Operations, Result};
+use crate::{
+    agent::chain,
+    local::publish::{Held, PublishError},
+};
 use heddle_model::{
     TaskId,
     assignment::NodeView,
     endpoint::{PortConfig, PublishMode},
+    net::Port,
     workload::{HostPort, Workload},
 };
 
@@ -53,18 +57,35 @@ impl Operations {
 
     /// Takes the ports of what ran before the daemon was restarted.
     pub fn hold_again(&self) {
+        for (port, why) in self.hold_missing() {
+            tracing::warn!(%port, why, "a published port is not held: it will be when it is free");
+        }
+    }
+
+    /// Takes every port of what runs that is not held, such as one that somebody else had when the daemon began. With those
+    /// that still cannot be, and why.
+    pub(super) fn hold_missing(&self) -> Vec<(Port, String)> {
+        let missing = |workload: &Workload| {
+            let ports = workload.ports.iter().filter(|port| !self.ports.holds_port(&workload.id, port));
+            ports.map(|port| (workload.id.clone(), port.clone())).collect::<Vec<_>>()
+        };
         let state = self.store.snapshot();
-        for workload in state.workloads.values().filter(|w| w.wanted) {
-            for port in &workload.ports {
-                match self.ports.hold(&workload.id, port) {
-                    Ok(Held::Yes) => {}
-                    Ok(Held::Busy) => {
-                        tracing::warn!(port = %port.host, "somebody else has a published port");
-                    }
-                    Err(error) => tracing::warn!(port = %port.host, %error, "cannot hold a published port"),
-                }
+        let mut left = Vec::new();
+        for (id, port) in state.workloads.values().filter(|w| w.wanted).flat_map(missing) {
+            // Whoever ends it gives its ports back as one change too.
+            let held = self.store.update(|state| {
+                let runs = state.workloads.get(&id).is_some_and(|w| w.wanted && w.ports.contains(&port));
+                let free = runs && !self.ports.holds_port(&id, &port);
+                Ok::<_, OperationError>(if free { Some(self.ports.hold(&id, &port)?) } else { None })
+            });
+            match held {
+                Ok(Some(Held::Yes)) => tracing::debug!(task = %id, port = %port.host, "a published port is held again"),
+                Ok(Some(Held::Busy)) => left.push((port.host, "somebody else has it".to_owned())),
+                Ok(None) => {}
+                Err(error) => left.push((port.host, chain(&error))),
             }
         }
+        left
     }
 }
 

@@ -28,6 +28,7 @@ impl Operations {
                 tracing::warn!(task = %workload.id, %error, "cannot remove a workload that has ended");
             }
         }
+        self.hold_missing();
         if picture.member.as_ref().is_none_or(|m| m.view.is_none()) {
             return;
         }

@@ -217,6 +217,8 @@ fn host_and_none_have_the_hosts_links_and_none() {
     assert_eq!(lab.ask("client", "[fd77::1]:80", 1, true).by(), Ok("h".into()));
     assert!(lab.ask("client", "10.77.0.1:81", 1, false).failed.contains("refused"));
     assert_eq!(lab.inside(NODE, "h", "hostname").trim(), NODE, "the host's own name, as docker has it");
+    let links = |script: &str| script.replace("LS", "ls /sys/class/net | sort | tr '\\n' ' '");
+    assert_eq!(lab.inside(NODE, "h", &links("LS")), lab.sh(NODE, &links("LS")), "and its links");
     // A second one finds the port taken, by its own means.
     let ended = lab.attended(NODE, &["--rm", "--network", "host", "--", "heddle", "whoami", "--port", "80"]);
     let (code, _, said) = out(&ended);
@@ -226,6 +228,11 @@ fn host_and_none_have_the_hosts_links_and_none() {
     lab.run_web(NODE, "alone", &["--network", "none"]);
     wait("it reaches itself", || lab.ask_from(NODE, "alone", "127.0.0.1:80", false).by());
     assert_eq!(lab.inside(NODE, "alone", "ip route; ip -6 route; ip -o link | grep -v lo: || true"), "");
+    // Its own links, which nobody changes by files.
+    assert_eq!(lab.inside(NODE, "alone", &links("LS")).trim(), "lo");
+    let written = lab.exec(NODE, &["heddle", "exec", "alone", "sh", "-c", "echo 1400 > /sys/class/net/lo/mtu"]);
+    assert!(String::from_utf8_lossy(&written.stderr).contains("Read-only"), "{written:?}");
+    assert!(lab.inside(NODE, "alone", "ls -A /dev/shm").is_empty());
     lab.heddle(NODE, &["rm", "-f", "alone"]);
     assert_eq!(lab.kernel(NODE), before, "neither needs anything of the host");
 }

@@ -16,7 +16,7 @@ use crate::{
         step::Step,
     },
     dns::{Resolver, Upstream, Zone},
-    executor::{ProcessExecutor, TaskProcess},
+    executor::{HOST_NETNS, ProcessExecutor, TaskProcess},
     host,
     kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
     local::{driver::facts::HostFacts, state::HostState, store::Store},
@@ -50,8 +50,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After a pass that failed; doubles while it fails.
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(6);
-/// The network namespace that the daemon itself is in.
-const HOST_NETNS: &str = "/proc/self/ns/net";
 
 pub fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

@@ -10,7 +10,7 @@ mod record;
 mod shim;
 
 pub use log::{Line, Stream, read};
-pub use record::{Exit, ShimSpec};
+pub use record::{Exit, HOST_NETNS, ShimSpec};
 pub use shim::{Outcome, run as run_shim};
 
 use heddle_model::{TaskId, service::ProcessSpec};

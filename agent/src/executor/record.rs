@@ -11,6 +11,9 @@ pub const SPEC: &str = "spec.json";
 pub const TASK: &str = "task.json";
 pub const EXIT: &str = "exit.json";
 
+/// The network namespace that the daemon itself is in.
+pub const HOST_NETNS: &str = "/proc/self/ns/net";
+
 /// What a shim is to run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShimSpec {
@@ -21,6 +24,12 @@ pub struct ShimSpec {
     pub netns: PathBuf,
     /// Path in the task's view to content, such as /etc/resolv.conf.
     pub files: BTreeMap<String, String>,
+}
+
+impl ShimSpec {
+    pub fn is_on_host(&self) -> bool {
+        self.netns == Path::new(HOST_NETNS)
+    }
 }
 
 /// The shim and the task's pid 1, with their start times in clock ticks since boot: a pid may be used again.

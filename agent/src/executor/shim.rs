@@ -226,6 +226,9 @@ fn prepare(spec: &ShimSpec) -> io::Result<()> {
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, none)?;
     sethostname(&spec.hostname)?;
     mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, none)?;
+    if !spec.is_on_host() {
+        own_sysfs()?;
+    }
     for (path, content) in &spec.files {
         // A file of our own on top of the host's, in this task's view only. It may be a symbolic link there.
         let target = fs::canonicalize(path)?;
@@ -233,6 +236,31 @@ fn prepare(spec: &ShimSpec) -> io::Result<()> {
         fs::write(own, content)?;
         mount(Some(own), &target, none, MsFlags::MS_BIND, none)?;
         fs::remove_file(own)?;
+    }
+    Ok(())
+}
+
+/// The host's sysfs shows the host's links, and lets root change them. One of our own, made in our network namespace, shows
+/// ours. It holds no reference that keeps the namespace alive, and goes with our mount namespace.
+fn own_sysfs() -> io::Result<()> {
+    let none: Option<&str> = None;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    // Only this view of it is read-only: the kernel has one file system for all who mount it in this network namespace.
+    let closed = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    let groups = Path::new("/sys/fs/cgroup");
+    let kept = Path::new("/dev/shm/.heddle-cgroup");
+    // Programs look there for the limits of their memory and CPU.
+    let has_groups = groups.is_dir();
+    if has_groups {
+        fs::create_dir(kept)?;
+        mount(Some(groups), kept, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+    }
+    mount(Some("sysfs"), "/sys", Some("sysfs"), flags, none)?;
+    mount(none, "/sys", none, closed, none)?;
+    if has_groups {
+        mount(Some(kept), groups, none, MsFlags::MS_MOVE, none)?;
+        mount(none, groups, none, closed, none)?;
+        fs::remove_dir(kept)?;
     }
     Ok(())
 }

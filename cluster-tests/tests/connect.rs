@@ -64,6 +64,17 @@ fn workloads_of_two_hosts_and_services_meet_on_an_overlay() {
         }
     }
     assert_eq!(lab.dig(A, "here", "-x 10.90.0.100"), ["here.front."]);
+    // What cannot be published is told, whether this host knew the network or not.
+    overlay(&lab, "inside", &["--internal"]);
+    for name in ["first", "second"] {
+        let args = ["run", "-d", "--name", name, "--network", "inside", "-p", "8080:80", "--", "sleep", "100"];
+        let output = lab.exec(B, &[&["heddle"], &args[..]].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && said.contains("ublished ports are discarded"), "{said}");
+        let ports = lab.workload(B, name)["NetworkSettings"]["Ports"].clone();
+        assert!(ports.as_object().is_none_or(serde_json::Map::is_empty), "{ports}");
+    }
+    lab.heddle(B, &["rm", "-f", "first", "second"]);
     // Every manager shows both.
     for manager in [A, B] {
         wait("the connections are told", || {

@@ -205,6 +205,7 @@ impl DispatcherService {
         Ok(v1::AttachResponse {
             attachment: Some(given.attachment.clone().into()),
             network_name: network.spec.annotations.name.clone(),
+            internal: network.spec.internal,
         })
     }
 

@@ -44,7 +44,7 @@ impl Operations {
                 if known.as_ref().is_some_and(|(n, _)| twice(n)) {
                     return Err(PlaceError::Twice { workload: name, network: wish.network }.into());
                 }
-                Some(self.attach(&id, &name.replace('.', "-"), &wish).await?)
+                Some(self.attach(&id, &name.replace('.', "-"), &wish).await?.endpoint)
             }
         };
         let place_given = attached.is_some();

@@ -21,13 +21,20 @@ fn unanswered(network: &str, status: &tonic::Status) -> OperationError {
     }
 }
 
+/// A place that the managers gave.
+pub(super) struct Given {
+    pub endpoint: HostEndpoint,
+    /// The network leads nowhere.
+    pub internal: bool,
+}
+
 impl Operations {
     fn dispatcher(&self, network: &str) -> Result<DispatcherClient<Channel>> {
         let channel = self.leader.borrow().clone().ok_or_else(|| OperationError::NoManager(network.to_owned()))?;
         Ok(DispatcherClient::new(channel))
     }
 
-    pub async fn attach(&self, id: &TaskId, name: &str, wish: &NetworkWish) -> Result<HostEndpoint> {
+    pub(super) async fn attach(&self, id: &TaskId, name: &str, wish: &NetworkWish) -> Result<Given> {
         let mut request = tonic::Request::new(v1::AttachRequest {
             workload: id.to_string(),
             name: name.to_owned(),
@@ -42,14 +49,15 @@ impl Operations {
             Some(Err(e)) => return Err(OperationError::Manager(e.to_string())),
             None => return Err(OperationError::Manager("the manager's answer has no attachment".into())),
         };
-        Ok(HostEndpoint {
+        let endpoint = HostEndpoint {
             network: attachment.network,
             index: 0,
             addrs: attachment.addr.addrs().to_vec(),
             mac: attachment.mac,
             aliases: attachment.aliases,
             gateway_priority: wish.gateway_priority,
-        })
+        };
+        Ok(Given { endpoint, internal: answer.internal })
     }
 
     /// Gives a place on an overlay back; empty: all of them.

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     agent::{Picture, chain, now},
+    dataplane::desired::ways_out,
     local::{
         driver::bridge,
         place::{self, Newcomer, place},
@@ -18,7 +19,7 @@ use heddle_model::{
     find::FindError,
     network::{DEFAULT, Driver},
     task::{TaskState, TaskStatus},
-    workload::{HostEndpoint, NetworkWish, Workload, WorkloadSpec},
+    workload::{HostEndpoint, HostPort, NetworkWish, Workload, WorkloadSpec},
 };
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
@@ -40,15 +41,9 @@ impl Operations {
             spec.networks.push(NetworkWish { network: DEFAULT.into(), ..NetworkWish::default() });
         }
         let targets = spec.networks.iter().map(|w| self.target(&w.network)).collect::<Result<Vec<_>>>()?;
-        let (warnings, binding) = publication(&mut spec, &targets)?;
         let _busy = self.busy(&id).await;
-        let made = self.make(&id, &name, &spec, targets, binding).await;
-        let done = match made {
-            Ok(workload) => self.running(&workload).await.map(|()| workload),
-            Err(e) => Err(e),
-        };
-        match done {
-            Ok(workload) => Ok((workload, warnings)),
+        match self.begin(&id, &name, spec, targets).await {
+            Ok(begun) => Ok(begun),
             Err(error) => {
                 // Nothing half-made stays.
                 if let Err(left) = self.discard(&id).await {
@@ -59,21 +54,37 @@ impl Operations {
         }
     }
 
-    async fn make(
+    /// From the first place that is given to the program that runs. What fails leaves its part behind.
+    async fn begin(
+        &self,
+        id: &TaskId,
+        name: &str,
+        mut spec: WorkloadSpec,
+        targets: Vec<Target>,
+    ) -> Result<(Workload, Vec<String>)> {
+        let mut given = Vec::new();
+        for (target, wish) in targets.iter().zip(&spec.networks) {
+            if let Target::Overlay = target {
+                given.push(self.attach(id, name, wish).await?);
+            }
+        }
+        let (warnings, binding) = publication(&mut spec, &targets, given.iter().any(|g| !g.internal))?;
+        let ports = publish::choose(&spec.ports, binding, |port| self.hold(id, port))?;
+        let overlays = given.into_iter().map(|g| g.endpoint).collect();
+        let workload = self.make(id, name, &spec, targets, overlays, ports)?;
+        self.running(&workload).await?;
+        Ok((workload, warnings))
+    }
+
+    fn make(
         &self,
         id: &TaskId,
         name: &str,
         spec: &WorkloadSpec,
         targets: Vec<Target>,
-        binding: Option<Ipv4Addr>,
+        overlays: Vec<HostEndpoint>,
+        ports: Vec<HostPort>,
     ) -> Result<Workload> {
-        let ports = publish::choose(&spec.ports, binding, |port| self.hold(id, port))?;
-        let mut overlays = Vec::new();
-        for (target, wish) in targets.iter().zip(&spec.networks) {
-            if let Target::Overlay = target {
-                overlays.push(self.attach(id, name, wish).await?);
-            }
-        }
         self.store.update(|state| {
             if state.workloads.values().any(|w| w.spec.annotations.name == name) {
                 return Err(OperationError::Exists(name.to_owned()));
@@ -244,24 +255,28 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 /// Where ports are published: on which address by default, and whether they can be at all. Ports that cannot are dropped, with
-/// a warning, as docker does.
-fn publication(spec: &mut WorkloadSpec, targets: &[Target]) -> Result<(Vec<String>, Option<Ipv4Addr>)> {
+/// a warning, as docker does. By an overlay that leads out they are published where the gateway bridge is the way out.
+fn publication(
+    spec: &mut WorkloadSpec,
+    targets: &[Target],
+    overlay_leads: bool,
+) -> Result<(Vec<String>, Option<Ipv4Addr>)> {
     let driver = |t: &Target| match t {
         Target::Host(n) => n.spec.driver,
         Target::Overlay => Driver::Overlay,
     };
-    let mut binding = None;
-    let mut leads = false;
-    for target in targets {
-        match target {
-            Target::Host(n) if n.spec.driver == Driver::Bridge && !n.spec.internal && !leads => {
-                binding = bridge::Options::parse(&n.spec.options)?.binding;
-                leads = true;
-            }
-            Target::Overlay => leads = true,
-            Target::Host(_) => {}
-        }
-    }
+    let hosts = || {
+        targets.iter().filter_map(|t| match t {
+            Target::Host(network) => Some(network),
+            Target::Overlay => None,
+        })
+    };
+    let bridge = hosts().find(|n| n.spec.driver == Driver::Bridge && !n.spec.internal);
+    let binding = match bridge {
+        Some(network) => bridge::Options::parse(&network.spec.options)?.binding,
+        None => None,
+    };
+    let leads = bridge.is_some() || (overlay_leads && hosts().all(|n| ways_out(n).is_empty()));
     if leads || spec.ports.is_empty() {
         return Ok((Vec::new(), binding));
     }
@@ -272,4 +287,40 @@ fn publication(spec: &mut WorkloadSpec, targets: &[Target]) -> Result<(Vec<Strin
         _ => "published ports are discarded: none of the workload's networks leads through this host",
     };
     Ok((vec![why.to_owned()], None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{dataplane::tests::bridge_network, local::network::HostNetwork};
+    use heddle_model::{network::NetworkSpec, workload::PublishWish};
+
+    #[test]
+    fn ports_are_published_where_something_leads_to_them_and_else_a_warning_says_so() {
+        let target = |internal| Target::Host(bridge_network(1, &[], internal));
+        let macvlan = || {
+            let spec = NetworkSpec { driver: Driver::Macvlan, ..NetworkSpec::default() };
+            let options = [("parent".to_owned(), "eth0".to_owned())].into();
+            Target::Host(HostNetwork { spec: NetworkSpec { options, ..spec }, ..bridge_network(1, &[], false) })
+        };
+        for (targets, overlay_leads, published) in [
+            (vec![target(false)], false, true),
+            (vec![target(true)], false, false),
+            (vec![Target::Overlay], true, true),
+            (vec![Target::Overlay], false, false),
+            (vec![Target::Overlay, target(false)], false, true),
+            (vec![Target::Overlay, target(true)], true, true),
+            (vec![Target::Overlay, target(true)], false, false),
+            // The macvlan is the way out, and nothing of this host leads there.
+            (vec![Target::Overlay, macvlan()], true, false),
+        ] {
+            let port = heddle_model::net::Port::try_from(80).unwrap();
+            let protocol = heddle_model::net::Protocol::Tcp;
+            let wish = PublishWish { host_ip: None, host: None, target: port..=port, protocol };
+            let mut spec = WorkloadSpec { ports: vec![wish], ..WorkloadSpec::default() };
+            let (warnings, _) = publication(&mut spec, &targets, overlay_leads).unwrap();
+            let seen: Vec<_> = targets.iter().map(|t| matches!(t, Target::Overlay)).collect();
+            assert_eq!((spec.ports.len(), warnings.len()), if published { (1, 0) } else { (0, 1) }, "{seen:?}");
+        }
+    }
 }

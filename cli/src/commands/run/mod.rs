@@ -47,7 +47,8 @@ pub struct RunArgs {
     /// MAC address on the first network
     #[arg(long)]
     mac_address: Option<Mac>,
-    /// [IP:][HOST:]TARGET[/tcp|/udp]; HOST and TARGET may be ranges such as 8000-8010
+    /// [IP:][HOST:]TARGET[/tcp|/udp]; HOST and TARGET may be ranges such as 8000-8010. Discarded with a warning where
+    /// no network of the workload leads through this host: host, none, macvlan, ipvlan, --internal
     #[arg(short, long, value_parser = publish::parse)]
     publish: Vec<PublishWish>,
     /// A name server to ask instead of the host's

@@ -84,6 +84,10 @@ pub fn add(
         }
     }
     let host = state.spaces.entry(Space::Host).or_default();
+    // A host with two uplinks forwards between them from now on, as with every engine that turns this on. A drop of ours
+    // between uplinks would be no mend: whoever makes the host a router after us (an operator's sysctl.d, libvirt, a VPN)
+    // finds the switch at 1 and writes the 1 again, which the kernel tells nobody, so he could not be told from nobody, and
+    // his packets would be dropped by a table that he does not know. That policy is the host's own firewall's.
     host.sysctls.insert("net.ipv4.ip_forward".into(), "1".into());
     host.sysctls.insert("net.ipv6.conf.all.forwarding".into(), "1".into());
     host.tables.insert(names::bridge_table(), Table::new(table(&bridges, networks, sandboxes)));

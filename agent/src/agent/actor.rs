@@ -16,7 +16,7 @@ use crate::{
         step::Step,
     },
     dns::{Resolver, Upstream, Zone},
-    executor::{HOST_NETNS, ProcessExecutor, TaskProcess},
+    executor::{Ends, HOST_NETNS, ProcessExecutor, TaskProcess},
     host,
     kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
     local::{driver::facts::HostFacts, state::HostState, store::Store},
@@ -45,7 +45,7 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-/// How often running programs are looked at.
+/// How often running programs are looked at, though nothing rang.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After a pass that failed; doubles while it fails.
 const RETRY: Duration = Duration::from_millis(200);
@@ -70,6 +70,7 @@ pub(super) struct Actor {
     pub(super) reconciler: Reconciler<LinuxKernel>,
     pub(super) watch: Watch,
     pub(super) worker: Worker,
+    pub(super) ends: Ends,
     pub(super) store: Arc<Store>,
     pub(super) host: watch::Receiver<Arc<HostState>>,
     pub(super) member: Option<Membership>,
@@ -140,6 +141,7 @@ impl Actor {
                     self.retry = RETRY;
                 }
                 change = self.watch.changed() => dirty |= self.reconciler.notice(&change),
+                () = self.ends.rings() => {}
                 _ = look.tick() => {}
             }
             dirty |= self.look();
@@ -236,6 +238,16 @@ impl Actor {
     /// Looks at the programs and does what is due. True: the kernel should follow.
     fn look(&mut self) -> bool {
         let before: BTreeSet<TaskId> = self.in_sandbox();
+        // What was started runs now, or has failed: somebody waits to hear of it.
+        if self.look_once() {
+            self.look_once();
+        }
+        self.keep();
+        self.in_sandbox() != before
+    }
+
+    /// True: something was started.
+    fn look_once(&mut self) -> bool {
         let mut processes = BTreeMap::new();
         for id in self.worker.tasks.iter().filter(|(_, l)| l.needs_sandbox()).map(|(id, _)| id) {
             match self.executor.state(id) {
@@ -244,10 +256,14 @@ impl Actor {
                 Err(error) => tracing::warn!(task = %id, %error, "cannot look at a task"),
             }
         }
+        let mut started = false;
         let (ready, on_host) = (self.ready.clone(), self.on_host());
         for todo in self.worker.advance(&processes, |id| ready.contains(id) || on_host.contains(id), now()) {
             let done = match &todo {
-                Todo::Start(id) => self.start(id),
+                Todo::Start(id) => {
+                    started = true;
+                    self.start(id)
+                }
                 Todo::Term(id) => self.executor.signal(id, Signal::SIGTERM),
                 Todo::Kill(id) => self.executor.signal(id, Signal::SIGKILL),
             };
@@ -257,8 +273,9 @@ impl Actor {
         }
         let running = processes.values().filter(|p| matches!(p, TaskProcess::Running { .. })).count() as u32;
         self.status.send_if_modified(|s| std::mem::replace(&mut s.running, running) != running);
-        self.keep();
-        self.in_sandbox() != before
+        let running = processes.iter().filter(|(_, p)| matches!(p, TaskProcess::Running { .. }));
+        self.ends.watch(running.map(|(id, _)| id), &self.executor);
+        started
     }
 
     /// Writes down how workloads are, for the daemon that comes after this one.

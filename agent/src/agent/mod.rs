@@ -20,7 +20,7 @@ pub use picture::{JobPicture, MemberPicture, Picture, Status};
 
 use crate::{
     dataplane::desired::LocalHost,
-    executor::ProcessExecutor,
+    executor::{Ends, ProcessExecutor},
     host,
     kernel::linux::{LinuxKernel, watch::Watch},
     local::{HostService, network, ports::Ports, state::HostState, store::Store},
@@ -122,6 +122,7 @@ impl Agent {
             reconciler: Reconciler::new(LinuxKernel::new()),
             watch: Watch::start()?,
             worker: Worker::default(),
+            ends: Ends::default(),
             store: store.clone(),
             host: store.watch(),
             member: None,

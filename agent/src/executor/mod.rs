@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! daemon ── starts ─> shim (outlives the daemon) ── parent of ─> init (pid 1 of the task) ─> the program
-//!    └── looks at the task's directory: task.json, exit.json, log.jsonl
+//!    └── looks at the task's directory: task.json, exit.json, log.jsonl          ends  rings when a shim has ended
 //! ```
 
+mod ends;
 mod log;
 mod record;
 mod shim;
 
+pub use ends::Ends;
 pub use log::{Line, Stream, read};
 pub use record::{Exit, HOST_NETNS, ShimSpec};
 pub use shim::{Outcome, run as run_shim};
@@ -140,6 +142,12 @@ impl ProcessExecutor {
             Some(exit) => Ok(TaskProcess::Ended(exit)),
             None => Ok(TaskProcess::Ended(Exit::lost())),
         }
+    }
+
+    /// The process that writes down how the task ends. None: it was never started, or has ended.
+    fn shim_of(&self, task: &TaskId) -> Option<u32> {
+        let running = record::read::<Running>(&self.task_dir(task).join(TASK)).ok()??;
+        (record::start_time(running.shim)? == running.shim_start).then_some(running.shim)
     }
 
     /// Signals the task's pid 1, which passes it on. A task that has ended is left alone.

@@ -129,7 +129,10 @@ impl LinuxKernel {
             }
             Step::AddPass { space, place, at } => firewall::add(space, place, *at).await,
             Step::RemovePass { space, place } => firewall::remove(space, place).await,
-            Step::SetSysctl { space, key, value } => set_sysctl(space, key, value).await,
+            Step::SetSysctl { space, key, value } => {
+                let one = vec![(key.clone(), value.clone())];
+                set_sysctls(space, one).await.map_err(|(_, error)| error)
+            }
         }
     }
 
@@ -311,16 +314,24 @@ fn sysctl_path(key: &str) -> String {
     format!("/proc/sys/{}", swapped.collect::<String>())
 }
 
-async fn set_sysctl(space: &Space, key: &str, value: &str) -> io::Result<()> {
-    let (key, value) = (key.to_owned(), value.to_owned());
-    space::inside(space, move || match std::fs::write(sysctl_path(&key), &value) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => match crate::dataplane::own::absent_sysctl(&key) {
+/// In turn. An error: so many were set before it.
+pub(super) async fn set_sysctls(space: &Space, values: Vec<(String, String)>) -> Result<(), (usize, io::Error)> {
+    let all = move || {
+        let mut each = values.iter().enumerate();
+        Ok(each.try_for_each(|(done, (key, value))| set_sysctl(key, value).map_err(|e| (done, e))))
+    };
+    space::inside(space, all).await.map_err(|e| (0, e))?
+}
+
+/// In the namespace of the calling thread.
+fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
+    match std::fs::write(sysctl_path(key), value) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match crate::dataplane::own::absent_sysctl(key) {
             Some(same) if same == value => Ok(()),
             _ => Err(e),
         },
         other => other,
-    })
-    .await
+    }
 }
 
 /// The values of these sysctls; one that does not exist counts as what its absence amounts to.

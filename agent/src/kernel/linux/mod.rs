@@ -96,21 +96,32 @@ impl Kernel for LinuxKernel {
 
     async fn apply(&self, steps: &[Step]) -> Result<(), (usize, KernelError)> {
         let mut at = 0;
-        while let Some(step) = steps.get(at) {
-            let batch = tables(&steps[at..]);
-            let (count, result) = match (step, batch.len()) {
-                (Step::SetTable { space, .. }, 2..) => (batch.len(), nft::run(space, batch.concat()).await),
-                _ => (1, self.step(step).await),
+        while at < steps.len() {
+            let (count, result) = match &steps[at] {
+                Step::SetTable { space, .. } => {
+                    let scripts = tables(&steps[at..]);
+                    (scripts.len(), nft::run(space, scripts.concat()).await)
+                }
+                Step::SetSysctl { space, .. } => {
+                    let values = sysctls(&steps[at..]);
+                    let count = values.len();
+                    match apply::set_sysctls(space, values).await {
+                        Ok(()) => (count, Ok(())),
+                        Err((done, source)) => {
+                            at += done;
+                            (1, Err(source))
+                        }
+                    }
+                }
+                step => (1, self.step(step).await),
             };
             if let Err(source) = result {
-                if matches!(step, Step::AddPass { .. } | Step::RemovePass { .. }) {
-                    let (operation, object, _) = apply::describe(step);
-                    tracing::warn!(error = %source, "cannot {operation} {object}");
-                    at += count;
-                    continue;
-                }
+                let step = &steps[at];
                 let (operation, object, space) = apply::describe(step);
-                return Err((at, KernelError { operation, object, space, source }));
+                if !matches!(step, Step::AddPass { .. } | Step::RemovePass { .. }) {
+                    return Err((at, KernelError { operation, object, space, source }));
+                }
+                tracing::warn!(error = %source, "cannot {operation} {object}");
             }
             at += count;
         }
@@ -132,4 +143,14 @@ fn tables(steps: &[Step]) -> Vec<String> {
         }
     }
     out
+}
+
+/// Neighbouring steps that set sysctls of one namespace: one thread enters it for all.
+fn sysctls(steps: &[Step]) -> Vec<(String, String)> {
+    let Some(Step::SetSysctl { space: first, .. }) = steps.first() else { return Vec::new() };
+    let same = |step: &Step| match step {
+        Step::SetSysctl { space, key, value } if space == first => Some((key.clone(), value.clone())),
+        _ => None,
+    };
+    steps.iter().map_while(same).collect()
 }

@@ -6,6 +6,7 @@ use super::LinuxKernel;
 use crate::{
     dataplane::{
         state::Space,
+        step::Step,
         tests::{blank, wanted},
     },
     kernel::Kernel,
@@ -115,6 +116,21 @@ async fn drift_is_repaired() {
         assert!(passes < 10, "{outcome:?}");
     }
     assert_eq!(reconciler.drift(&goal).await.unwrap(), vec![]);
+}
+
+#[tokio::test]
+async fn a_refused_sysctl_is_named_and_those_before_it_are_set() {
+    if isolate("kernel::linux::tests::a_refused_sysctl_is_named_and_those_before_it_are_set") {
+        return;
+    }
+    let set = |key: &str, value: &str| Step::SetSysctl { space: Space::Host, key: key.into(), value: value.into() };
+    let (good, bad) = ("net.ipv4.conf.lo.rp_filter", "net.ipv4.conf.lo.no_such_thing");
+    let steps = [set("net.ipv4.ip_forward", "1"), set(good, "2"), set(bad, "1"), set(good, "1")];
+    let (at, error) = LinuxKernel::new().apply(&steps).await.unwrap_err();
+    assert_eq!((at, error.object), (2, format!("{bad}=1")));
+    assert_eq!(run("cat /proc/sys/net/ipv4/conf/lo/rp_filter /proc/sys/net/ipv4/ip_forward"), "2\n1\n");
+    LinuxKernel::new().apply(&steps[3..]).await.unwrap();
+    assert_eq!(run("cat /proc/sys/net/ipv4/conf/lo/rp_filter"), "1\n");
 }
 
 /// Whether the command works here; if not, that is said, and is a failure where `REQUIRE` is set.

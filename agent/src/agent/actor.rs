@@ -28,7 +28,7 @@ use heddle_model::{
     TaskId, Timestamp,
     net::{DualAddr, IfName, Mtu},
     network::Driver,
-    task::Task,
+    task::{Task, TaskState},
 };
 use nix::sys::signal::Signal;
 use std::{
@@ -278,12 +278,13 @@ impl Actor {
         started
     }
 
-    /// Writes down how workloads are, for the daemon that comes after this one.
+    /// Writes down how workloads are, for the daemon that comes after this one. What they only pass through it finds out anew.
     fn keep(&self) {
         let host = self.host.borrow().clone();
         let changed = |id: &TaskId, kept: &heddle_model::workload::Workload| {
             let local = self.worker.tasks.get(id).filter(|l| l.job.runs() == kept.runs)?;
-            (local.status != kept.status).then(|| (id.clone(), kept.runs, local.status.clone()))
+            let news = local.status != kept.status && local.status.state >= TaskState::Running;
+            news.then(|| (id.clone(), kept.runs, local.status.clone()))
         };
         let changes: Vec<_> = host.workloads.iter().filter_map(|(id, kept)| changed(id, kept)).collect();
         if changes.is_empty() {

@@ -247,15 +247,17 @@ async fn wait_until_ready(client: &Client, count: usize) -> Result<()> {
 
 async fn ps(lab: &Lab, format: Format) -> Result<()> {
     let state = |h: &Host| if h.is_alive() { "up" } else { "killed" };
+    // The client has no daemon.
+    let socket = |h: &Host| (!h.role.is_empty()).then(|| h.socket());
     let row = |h: &Host| {
-        let texts =
-            [&h.name, &h.role, &h.v4().to_string(), &h.v6().to_string(), state(h), &h.socket().display().to_string()];
+        let socket = socket(h).map_or_else(String::new, |path| path.display().to_string());
+        let texts = [&h.name, &h.role, &h.v4().to_string(), &h.v6().to_string(), state(h), &socket];
         texts.map(|t| t.to_string()).to_vec()
     };
     let value = |h: &Host| {
         json!({
             "name": h.name, "role": h.role, "ipv4": h.v4(), "ipv6": h.v6(), "state": state(h),
-            "pid": h.pid, "socket": h.socket(), "stateDir": lab.state_dir(&h.name),
+            "pid": h.pid, "socket": socket(h), "stateDir": lab.state_dir(&h.name),
         })
     };
     let headings = ["HOST", "ROLE", "IPV4", "IPV6", "STATE", "SOCKET"];

@@ -27,8 +27,9 @@ const HEDDLE: &str = "node1";
 const HAND: &str = "client";
 const UP: &str = "/run/up";
 const MAC: &str = "02:00:00:00:00:02";
-/// What is in one veth and gone with it, on either side.
-const NOTHING_LEFT: &str = "ls /run/netns | grep -e ^hd-t- -e ^h$; ls /sys/class/net | grep -e ^hdu -e ^v; pgrep -x sleep";
+/// Prints what a workload has left on its host, if anything.
+const NOTHING_LEFT: &str =
+    "ls /run/netns | grep -e ^hd-t- -e ^h$; ls /sys/class/net | grep -e ^hdu -e ^v; pgrep -x sleep";
 
 fn main() {
     // `cargo test` builds benches too and runs them with this flag: nothing to test here.

@@ -250,6 +250,20 @@ fn a_thousand_rounds_leave_nothing_behind() {
     for port in [8080, 8081, 8082, 8083] {
         assert_eq!(lab.ask("client", &format!("10.77.0.2:{port}"), 5, false).failed, "", "port {port}");
     }
+    // Every port is still held for its workload.
+    wait("the ports are held", || {
+        for port in ["8081", "8082", "8083"] {
+            let publish = format!("{port}:80");
+            match lab.try_heddle(HOST, &["run", "-d", "--name", "thief", "-p", &publish, "--", "sleep", "9"]) {
+                Ok(_) => {
+                    lab.heddle(HOST, &["rm", "-f", "thief"]);
+                    return Err(format!("port {port} is free"));
+                }
+                Err(said) => assert!(said.contains(port), "{said}"),
+            }
+        }
+        Ok(())
+    });
 }
 
 /// The daemon is killed and another takes its place.

@@ -25,12 +25,14 @@ pub(super) const DEAD_END: &str = "hdp-";
 /// Alias (IFLA_IFALIAS) of links in the host's namespace whose names an operator chose: what makes them ours.
 pub const ALIAS: &str = "heddle";
 
-/// `rtm_protocol` of every route that we make; unassigned in iproute2's rt_protos.
+/// `rtm_protocol` of every route, and `FRA_PROTOCOL` of every rule, that we make; unassigned in iproute2's rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 104;
 /// Routing table of replies that go back to the host they entered by (in workloads' namespaces).
 pub const REPLY_TABLE: u32 = 1000;
 /// Preference of the policy rule that leads there.
 pub const REPLY_PREF: u32 = 100;
+/// Preference of the rules that keep what is sent on a parent of ours on it (in the host's namespace).
+pub const PARENT_PREF: u32 = 100;
 /// Set in the firewall mark of such replies; the low 16 bits say which host.
 pub const REPLY_MARK: u32 = 0x4000_0000;
 /// Set in the firewall mark of what our own forward chains accept: foreign chains that would drop it let it pass by this.
@@ -122,6 +124,13 @@ pub fn default_bridge() -> IfName {
 /// The parent of a macvlan or ipvlan network that has none: a bridge without ports. Not every kernel has `dummy`.
 pub fn dead_end(network: &NetworkId) -> IfName {
     fixed(&format!("{DEAD_END}{}", &network.as_str()[..ID_PART]))
+}
+
+/// Routing table of what workloads send by the network's own parent, in the host's namespace. Its upper byte is our route
+/// protocol number: others count from 1, or use names of less than 2^16.
+pub fn parent_table(network: &NetworkId) -> u32 {
+    let hash = Sha256::digest([&b"parent"[..], network.as_str().as_bytes()].concat());
+    u32::from_be_bytes([ROUTE_PROTOCOL, hash[0], hash[1], hash[2]])
 }
 
 /// What a link is called until it is finished and gets its own name. One that is still called so at a look is rubbish.

@@ -51,7 +51,7 @@ pub fn table(name: &str) -> bool {
     name == "heddle" || name.starts_with("heddle_")
 }
 
-/// Whether a route is ours: by the protocol it was made with.
+/// Whether a route, or a rule of the host's, is ours: by the protocol it was made with.
 pub fn route(protocol: u8) -> bool {
     protocol == names::ROUTE_PROTOCOL
 }

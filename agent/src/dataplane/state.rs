@@ -147,13 +147,15 @@ pub struct Route {
     pub src: Option<IpAddr>,
 }
 
-/// `ip rule pref N fwmark M/MASK lookup TABLE`.
+/// `ip rule pref N fwmark M/MASK oif OUT lookup TABLE`, with our route protocol number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PolicyRule {
     pub v6: bool,
     pub pref: u32,
     pub mark: u32,
     pub mask: u32,
+    /// Only what is bound to leave by this link.
+    pub out: Option<IfName>,
     pub table: u32,
 }
 

@@ -1,7 +1,7 @@
 //! Workloads on an ipvlan network: a link each on the parent, under the parent's MAC.
 
 use super::{
-    parent::{host, keep_out, legs, link, place},
+    parent::{host, keep_on, keep_out, legs, link, place},
     sandbox::Sandbox,
     way::Way,
 };
@@ -30,9 +30,9 @@ pub fn add(
     let Some((parent, mtu)) = place(host(state), network, options.parent.as_ref(), options.mtu, present) else {
         return;
     };
-    // In the other modes the host's own stack routes what workloads send.
-    if options.mode == IpvlanMode::L2 {
-        keep_out(host(state), network, &parent);
+    match options.mode {
+        IpvlanMode::L2 => keep_out(host(state), network, &parent),
+        IpvlanMode::L3 | IpvlanMode::L3s => keep_on(host(state), network, &parent),
     }
     legs(state, network, sandboxes, |_| {
         let kind = LinkKind::Ipvlan { parent: parent.clone(), mode: options.mode, flag: options.flag };

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     dataplane::{
         names,
-        state::{KernelState, Link, LinkKind, PortFlags, Space, SpaceState},
+        state::{KernelState, Link, LinkKind, PolicyRule, PortFlags, Route, Space, SpaceState},
     },
     local::{driver::parent::Parent, network::HostNetwork},
 };
@@ -15,6 +15,7 @@ use heddle_model::{
     TaskId,
     net::{IfName, Mac, Mtu},
 };
+use ipnet::{IpNet, Ipv6Net};
 use std::collections::BTreeMap;
 
 /// The parent and the MTU of what lies on it. Made here if it is the network's own. None: it is not there now.
@@ -45,11 +46,31 @@ pub fn place(
     }
 }
 
+fn is_ours(network: &HostNetwork, parent: &IfName) -> bool {
+    network.owns_parent || *parent == names::dead_end(&network.id)
+}
+
 /// The host takes no part in what lies on a link of ours: no address of its own, nothing learned from routers there.
 pub fn keep_out(host: &mut SpaceState, network: &HostNetwork, parent: &IfName) {
-    if network.owns_parent || *parent == names::dead_end(&network.id) {
+    if is_ours(network, parent) {
         host.sysctls.insert(format!("net.ipv6.conf.{}.disable_ipv6", names::in_sysctl(parent)), "1".into());
     }
+}
+
+/// The host routes what workloads send by a link of ours, where it has no address and so no route. With IPv4 the kernel takes
+/// everybody to be on the link then (`ip_route_output_key_hash_rcu`). With IPv6 it would find nobody, or, since ipvlan asks
+/// for any way (`ipvlan_process_v6_outbound`), send to another link that the host has a route by.
+pub fn keep_on(host: &mut SpaceState, network: &HostNetwork, parent: &IfName) {
+    if !is_ours(network, parent) || network.pools.iter().all(|p| p.subnet.addr().is_ipv4()) {
+        return;
+    }
+    for (setting, value) in [("disable_ipv6", "0"), ("accept_ra", "0")] {
+        host.sysctls.insert(format!("net.ipv6.conf.{}.{setting}", names::in_sysctl(parent)), value.into());
+    }
+    let (dst, table) = (IpNet::V6(Ipv6Net::default()), names::parent_table(&network.id));
+    host.routes.insert(Route { dst, via: None, dev: parent.clone(), table, src: None });
+    let (pref, out) = (names::PARENT_PREF, Some(parent.clone()));
+    host.rules.insert(PolicyRule { v6: true, pref, mark: 0, mask: 0, out, table });
 }
 
 pub fn link(kind: LinkKind, mac: Option<Mac>, mtu: Mtu) -> Link {

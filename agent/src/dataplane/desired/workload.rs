@@ -133,6 +133,6 @@ fn replies(space: &mut SpaceState, table: &mut TableBody, network: &NetworkView,
         space.neighbours.insert((dev.clone(), via), names::VIRTUAL_GATEWAY_MAC);
         space.routes.insert(Route { dst, via: Some(via), dev: dev.clone(), table: names::REPLY_TABLE, src: None });
         let (pref, table) = (names::REPLY_PREF, names::REPLY_TABLE);
-        space.rules.insert(PolicyRule { v6, pref, mark, mask: mark, table });
+        space.rules.insert(PolicyRule { v6, pref, mark, mask: mark, out: None, table });
     }
 }

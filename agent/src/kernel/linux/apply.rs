@@ -300,7 +300,9 @@ fn rule_message(rule: &PolicyRule) -> RuleMessage {
         RuleAttribute::FwMark(rule.mark),
         RuleAttribute::FwMask(rule.mask),
         RuleAttribute::Table(rule.table),
+        RuleAttribute::Protocol(RouteProtocol::Other(names::ROUTE_PROTOCOL)),
     ];
+    message.attributes.extend(rule.out.as_ref().map(|link| RuleAttribute::Oifname(link.to_string())));
     message
 }
 

@@ -57,8 +57,8 @@ impl LinuxKernel {
             .collect();
         addresses(&socket, &ours, &mut state).await?;
         let defaults = routes(&socket, &ours, &mut state).await?;
+        rules(&socket, space, &mut state).await?;
         if *space != Space::Host {
-            rules(&socket, &mut state).await?;
             neighbours(&socket, &ours, &mut state).await?;
         }
         fdb(&socket, &ours, &mut state).await?;
@@ -324,23 +324,30 @@ fn role(kind: Option<&InfoKind>) -> Role {
     }
 }
 
-async fn rules(socket: &Socket, state: &mut SpaceState) -> io::Result<()> {
+async fn rules(socket: &Socket, space: &Space, state: &mut SpaceState) -> io::Result<()> {
     for (v6, version) in [(false, IpVersion::V4), (true, IpVersion::V6)] {
         let all: Vec<_> = socket.handle.rule().get(version).execute().try_collect().await.map_err(io_error)?;
         for message in all {
             let (mut pref, mut mark, mut mask, mut table) = (0, 0, 0, u32::from(message.header.table));
+            let (mut out, mut made_by_us) = (None, false);
             for attribute in &message.attributes {
                 match attribute {
                     RuleAttribute::Priority(n) => pref = *n,
                     RuleAttribute::FwMark(n) => mark = *n,
                     RuleAttribute::FwMask(n) => mask = *n,
                     RuleAttribute::Table(n) => table = *n,
+                    RuleAttribute::Oifname(name) => out = name.parse().ok(),
+                    RuleAttribute::Protocol(RouteProtocol::Other(n)) => made_by_us = own::route(*n),
                     _ => {}
                 }
             }
-            // What the kernel starts every namespace with.
-            if !matches!(pref, 0 | 32766 | 32767) {
-                state.rules.insert(PolicyRule { v6, pref, mark, mask, table });
+            // Of a namespace of ours, all but what the kernel starts every one with.
+            let ours = match space {
+                Space::Host => made_by_us,
+                Space::Named(_) => !matches!(pref, 0 | 32766 | 32767),
+            };
+            if ours {
+                state.rules.insert(PolicyRule { v6, pref, mark, mask, out, table });
             }
         }
     }

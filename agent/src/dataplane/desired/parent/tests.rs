@@ -79,11 +79,18 @@ fn lines(state: &KernelState) -> Vec<String> {
         out.extend(objects.addresses.iter().map(|(dev, addr)| format!("{space} {dev} {addr}")));
         // Every leg has the same ones: `routers_of_the_parents_network_are_not_the_workloads`.
         let of_leg = |key: &str| key.contains(".eth") && (key.ends_with(".rp_filter") || key.ends_with(".accept_ra"));
-        let sysctls = objects.sysctls.iter().filter(|(k, _)| !of_leg(k));
+        let sysctls = objects.sysctls.iter().filter(|(k, _)| space == "host" || !of_leg(k));
         out.extend(sysctls.map(|(k, v)| format!("{space} {k}={v}")));
+        out.extend(objects.routes.iter().map(|r| format!("{space} route {} dev {} table {}", r.dst, r.dev, r.table)));
+        for PolicyRule { v6, pref, mark, mask, out: link, table } in &objects.rules {
+            assert_eq!((*v6, *mark, *mask), (true, 0, 0));
+            let link = link.as_ref().map_or("any", IfName::as_str);
+            out.push(format!("{space} rule {pref} oif {link} table {table}"));
+        }
     }
-    let dead_end = names::dead_end(&NetworkId::from_random(ID));
-    out.iter().map(|l| l.replace(dead_end.as_str(), "dead-end")).collect()
+    let network = NetworkId::from_random(ID);
+    let (dead_end, table) = (names::dead_end(&network), format!("table {}", names::parent_table(&network)));
+    out.iter().map(|l| l.replace(dead_end.as_str(), "dead-end").replace(&table, "table own")).collect()
 }
 
 #[test]
@@ -118,13 +125,40 @@ fn what_the_network_needs_of_the_host_is_made_or_must_be_there() {
     let bridge = "host dead-end: Bridge mtu 1500";
     let quiet = "host net.ipv6.conf.dead-end.disable_ipv6=1";
     let vlan_quiet = "host net.ipv6.conf.eth7/10.disable_ipv6=1";
+    // What the host routes by it stays on it.
+    let on = |link: &str| match link {
+        "dead-end" => [
+            "host net.ipv6.conf.dead-end.disable_ipv6=0",
+            "host net.ipv6.conf.dead-end.accept_ra=0",
+            "host route ::/0 dev dead-end table own",
+            "host rule 100 oif dead-end table own",
+        ],
+        _ => [
+            "host net.ipv6.conf.eth7/10.disable_ipv6=0",
+            "host net.ipv6.conf.eth7/10.accept_ra=0",
+            "host route ::/0 dev eth7.10 table own",
+            "host rule 100 oif eth7.10 table own",
+        ],
+    };
     for (net, present, expected) in [
         (network(Driver::Macvlan, &[]), vec![], vec![bridge, quiet, "macvlan bridge on dead-end mtu 1500"]),
         (network(Driver::Ipvlan, &[]), vec![], vec![bridge, quiet, "ipvlan l2 bridge on dead-end mtu 1500"]),
         (
             network(Driver::Ipvlan, &[("ipvlan_mode", "l3"), ("ipvlan_flag", "private")]),
             vec![],
-            vec![bridge, "ipvlan l3 private on dead-end mtu 1500"],
+            [&on("dead-end")[..], &[bridge, "ipvlan l3 private on dead-end mtu 1500"]].concat(),
+        ),
+        (
+            owning(Driver::Ipvlan, &[("parent", "eth7.10"), ("ipvlan_mode", "l3s")]),
+            vec![("eth7", 1500)],
+            [&on("eth7.10")[..], &["host eth7.10: vlan 10 on eth7 mtu 1500", "ipvlan l3s bridge on eth7.10 mtu 1500"]]
+                .concat(),
+        ),
+        // The host's own routes by somebody else's link are what counts there.
+        (
+            network(Driver::Ipvlan, &[("parent", "eth7"), ("ipvlan_mode", "l3")]),
+            vec![("eth7", 1500)],
+            vec!["ipvlan l3 bridge on eth7 mtu 1500"],
         ),
         // Of somebody else's making: used when it is there, and never made.
         (network(Driver::Macvlan, &[("parent", "eth7.10")]), vec![("eth7", 1500)], vec![]),

@@ -264,10 +264,16 @@ impl Lab {
         let program = program().display().to_string();
         // It ends with the host.
         self.sh(host, &format!("setsid {program} whoami --port {port}{bind} </dev/null >/dev/null 2>&1 &"));
-        for addr in addrs {
-            let ask = || self.ask(host, &SocketAddr::new(*addr, port).to_string(), 1, false).failed;
-            wait("the host answers", || Some(ask()).filter(|e| !e.is_empty()).map_or(Ok(()), Err));
-        }
+        let asker = matrix::Party { host: host.to_owned(), workload: None, addrs: addrs.to_vec(), port };
+        let target = |a: &IpAddr| {
+            let kind = if a.is_ipv4() { "tcp4" } else { "tcp6" };
+            format!("{kind}:{}", SocketAddr::new(*a, port))
+        };
+        let targets: Vec<_> = addrs.iter().map(target).collect();
+        wait("the host answers", || {
+            let found = asker.ask(self, &targets, LIMIT);
+            if found.len() == addrs.len() { Ok(()) } else { Err(format!("{:?} do", found.keys())) }
+        });
     }
 
     /// A further cable between two hosts.

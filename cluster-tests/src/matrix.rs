@@ -36,7 +36,12 @@ impl Party {
 
     /// A workload with its addresses on a network, as `inspect` tells them.
     pub fn workload(lab: &Lab, host: &str, name: &str, network: &str, port: u16) -> Self {
-        let told = &lab.json(host, &["inspect", name])[0]["NetworkSettings"]["Networks"][network];
+        Self::inspected(&lab.json(host, &["inspect", name])[0], host, name, network, port)
+    }
+
+    /// The same from what `inspect` tells of it.
+    pub fn inspected(told: &Value, host: &str, name: &str, network: &str, port: u16) -> Self {
+        let told = &told["NetworkSettings"]["Networks"][network];
         let addr = |field: &str| told[field].as_str().and_then(|a| a.parse().ok());
         let addrs = ["IPAddress", "GlobalIPv6Address"].into_iter().filter_map(addr).collect();
         Self { host: host.to_owned(), workload: Some(name.to_owned()), addrs, port }
@@ -127,7 +132,7 @@ struct Cell {
     expected: bool,
 }
 
-/// The column of the positive controls: what nobody reaches must be reached from inside itself.
+/// The column of the positive controls: whom nobody is expected to reach must be reached from inside itself.
 const CONTROL: &str = "by itself";
 
 pub struct Matrix<'a> {
@@ -151,8 +156,12 @@ impl<'a> Matrix<'a> {
 
     /// Asks everything, prints the table and fails with all that is not as expected.
     pub fn verify(mut self) {
-        let owners: BTreeSet<Party> = self.cells.iter().map(|c| c.goal.owner.clone()).collect();
-        for owner in owners {
+        let owners = |expected| {
+            let cells = self.cells.iter().filter(move |c| c.expected == expected);
+            cells.map(|c| c.goal.owner.clone()).collect::<BTreeSet<Party>>()
+        };
+        let reached = owners(true);
+        for owner in owners(false).into_iter().filter(|o| !reached.contains(o)) {
             let (row, column, goal) = (owner.title(), CONTROL.to_owned(), owner.itself());
             self.cells.push(Cell { row, column, from: owner, goal, expected: true });
         }

@@ -1,14 +1,16 @@
 //! Workloads that a host runs by itself, and what the kernel of a host has.
 
-use crate::{Answers, Lab, program, text};
+use crate::{Answers, Lab, program, text, wait};
 use serde_json::Value;
 use std::process::Output;
 
 impl Lab {
-    /// Starts a `whoami` on a host, as a workload of this name; returns its id.
+    /// Starts a `whoami` on a host, as a workload of this name, and waits until it listens; returns its id.
     pub fn run_web(&self, host: &str, name: &str, more: &[&str]) -> String {
         let args = [&["run", "-d", "--name", name], more, &["--", "heddle", "whoami", "--port", "80"]].concat();
-        self.heddle(host, &args).trim().to_owned()
+        let id = self.heddle(host, &args).trim().to_owned();
+        wait("the program listens", || self.ask_from(host, name, "127.0.0.1:80", false).by());
+        id
     }
 
     /// `inspect` of one workload.

@@ -4,7 +4,7 @@
 use crate::{
     dataplane::{
         concern::concerned,
-        desired::passage,
+        desired::{drain, passage},
         diff::diff,
         state::{KernelState, Space},
         step::Step,
@@ -91,6 +91,7 @@ impl<K: Kernel> Reconciler<K> {
         let state = self.kernel.observe().await?;
         let mut desired = desired.clone();
         passage::complete(&mut desired, &state);
+        drain::complete(&mut desired, &state);
         Ok(diff(&desired, &state))
     }
 
@@ -111,6 +112,7 @@ impl<K: Kernel> Reconciler<K> {
         };
         let mut desired = desired.clone();
         passage::complete(&mut desired, &state);
+        drain::complete(&mut desired, &state);
         self.say_closed(passage::closed(&desired, &state));
         let steps = diff(&desired, &state);
         for step in &steps {

@@ -59,8 +59,11 @@ fn subject(step: &Step) -> (Space, Option<&IfName>) {
         | Step::RemoveFdb { space, .. }
         | Step::SetTable { space, .. }
         | Step::RemoveTable { space, .. }
-        | Step::SetIpvs { space, .. }
-        | Step::RemoveIpvs { space, .. }
+        | Step::SetIpvsService { space, .. }
+        | Step::RemoveIpvsService { space, .. }
+        | Step::SetIpvsDestination { space, .. }
+        | Step::RemoveIpvsDestination { space, .. }
+        | Step::SetIpvsTimeouts { space, .. }
         | Step::AddPass { space, .. }
         | Step::RemovePass { space, .. }
         | Step::SetSysctl { space, .. } => (space.clone(), None),

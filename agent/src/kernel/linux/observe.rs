@@ -2,7 +2,7 @@
 
 use super::{
     LinuxKernel, apply, firewall,
-    ipvs::Ipvs,
+    ipvs::{self, Ipvs},
     links,
     netlink::{Socket, alias_of, io_error, name_of},
     nft,
@@ -65,10 +65,15 @@ impl LinuxKernel {
             let foreign = super::space::inside(space, firewall::look).await?;
             (state.cuts, state.passes) = (foreign.cuts, foreign.passes);
         }
-        if *space != Space::Host
-            && let Some(mut ipvs) = Ipvs::open(space).await?
-        {
-            state.ipvs = ipvs.observe().await?;
+        if *space != Space::Host && ipvs::is_loaded() {
+            let mut slot = socket.ipvs.lock().await;
+            if slot.is_none() {
+                *slot = Ipvs::open(space).await?;
+            }
+            if let Some(ipvs) = slot.as_mut() {
+                (state.ipvs, state.ipvs_idle) = ipvs.observe().await?;
+                state.ipvs_timeouts = ipvs.timeouts().await?;
+            }
         }
         Ok(state)
     }

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::{self, Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -26,6 +26,20 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 
 fn one(text: &str) -> BTreeSet<String> {
     BTreeSet::from([text.to_owned()])
+}
+
+/// As a task calls itself.
+fn name(task: &Value) -> String {
+    task["name"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Runs on a thread of its own in a network namespace.
+fn within<T: Send + 'static>(netns: PathBuf, f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let inside = move || {
+        setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
+        f()
+    };
+    std::thread::spawn(inside).join().map_err(|_| io::Error::other("the thread ended early"))?
 }
 
 /// Three hosts, three replicas behind port 8080: every host answers, and each backend sees the client's own address.
@@ -83,8 +97,7 @@ pub fn virtual_addresses_spread_and_lead_back_to_oneself(lab: &Lab, asks: u32) {
         for udp in [false, true] {
             let answers = lab.ask_from_task(&task, &target, 9, udp);
             assert_eq!(answers.failed, "", "{target} udp={udp}");
-            let id = task["id"].as_str().unwrap_or_default();
-            assert!(answers.tasks.contains_key(id), "{target} udp={udp}: {answers:?}");
+            assert!(answers.tasks.contains_key(&name(&task)), "{target} udp={udp}: {answers:?}");
         }
     }
 }
@@ -97,11 +110,7 @@ pub struct Held {
 
 impl Held {
     pub fn open(netns: PathBuf, to: SocketAddr) -> io::Result<Self> {
-        let connect = move || {
-            setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
-            TcpStream::connect_timeout(&to, Duration::from_secs(5))
-        };
-        let stream = std::thread::spawn(connect).join().map_err(|_| io::Error::other("the thread ended early"))??;
+        let stream = within(netns, move || TcpStream::connect_timeout(&to, Duration::from_secs(5)))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut held = Held { stream, task: String::new() };
         held.task = held.ask()?;
@@ -129,7 +138,7 @@ impl Held {
 }
 
 /// Some connections by each way: a virtual address of each family, published ports of two hosts.
-fn hold(lab: &Lab, caller: &Value, count: usize) -> Vec<Held> {
+pub fn hold(lab: &Lab, caller: &Value, count: usize) -> Vec<Held> {
     let vips = lab.overlay("node1", "front").vips("web");
     let vips = vips.iter().filter_map(|a| a.parse::<IpAddr>().ok());
     let mut ways: Vec<(PathBuf, SocketAddr)> = vips.map(|a| (lab.task_netns(caller), SocketAddr::new(a, 80))).collect();
@@ -173,7 +182,7 @@ pub fn what_ends_drains(lab: &Lab, grace: Duration) {
             if ends.len() == count { Ok(ends) } else { Err(tasks.to_string()) }
         })
     };
-    let last = ending(1).remove(0)["id"].as_str().unwrap_or_default().to_owned();
+    let last = name(&ending(1).remove(0));
     let ways = || {
         let [v4, v6] = targets();
         [(Some(&caller), v4), (Some(&caller), v6), (None, "10.77.0.1:8080".into()), (None, "[fd77::2]:8080".into())]
@@ -196,7 +205,7 @@ pub fn what_ends_drains(lab: &Lab, grace: Duration) {
         assert_eq!(held.ask().map_err(|e| e.to_string()), Ok(held.task.clone()), "cut while {last} ends");
     }
     wait("it has ended", || match lab.try_json("node1", &["service", "ps", "web", "--format", "json"])? {
-        tasks if tasks.as_array().into_iter().flatten().any(|t| t["id"] == *last && t["state"] == "running") => {
+        tasks if tasks.as_array().into_iter().flatten().any(|t| name(t) == last && t["state"] == "running") => {
             Err(tasks.to_string())
         }
         _ => Ok(()),
@@ -224,7 +233,8 @@ pub fn what_ends_drains(lab: &Lab, grace: Duration) {
 
 /// Whichever host a flow enters by, its backend is the same: another host can take it over in its middle.
 pub fn a_flow_may_enter_by_another_host(lab: &Lab) {
-    lab.create_web("web", 3, &["-p", "8080:80"]);
+    lab.create_web("web", 3, &["-p", "8080:80", "-p", "8080:80/udp"]);
+    assert_eq!(alike(lab, 24), 24, "source ports that lead to the same task by two hosts");
     // An address that moves from one host to another.
     let moving: SocketAddr = "10.77.0.99:8080".parse().expect("an address");
     let give = |host: &str| lab.sh(host, "ip address add 10.77.0.99/16 dev eth0");
@@ -241,4 +251,29 @@ pub fn a_flow_may_enter_by_another_host(lab: &Lab) {
             assert_eq!(held.ask().map_err(|e| e.to_string()), Ok(held.task.clone()), "cut on the way to {to}");
         }
     }
+}
+
+/// Who answers datagrams that come from this port of the client's to a host's published port.
+fn answers_port(lab: &Lab, from: u16, to: &str) -> String {
+    let to: SocketAddr = to.parse().expect("an address");
+    let asked = within(lab.netns("client"), move || {
+        let socket = UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, from))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.connect(to)?;
+        socket.send(b"?")?;
+        let mut said = [0; 4096];
+        let count = socket.recv(&mut said)?;
+        Ok(serde_json::from_slice::<Value>(&said[..count])?)
+    });
+    let answer = asked.unwrap_or_else(|e| panic!("{from} to {to}: {e}"));
+    answer["task"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Of so many source ports, how many lead to the same task by the first two hosts. Port 8080 is published for UDP.
+pub fn alike(lab: &Lab, count: u16) -> u16 {
+    let by = |host: &str, n: u16| answers_port(lab, 30_000 + n, &format!("{host}:8080"));
+    let same = |n: &u16| {
+        if n % 2 == 0 { by("10.77.0.1", *n) == by("10.77.0.2", *n) } else { by("[fd77::1]", *n) == by("[fd77::2]", *n) }
+    };
+    (0..count).filter(same).count() as u16
 }

@@ -4,7 +4,7 @@
 use super::{
     diff::forget_link,
     ipvs::{IpvsKey, IpvsService},
-    own,
+    names, own,
     state::{KernelState, Link, LinkKind, PortFlags, Space, SpaceState},
     step::Step,
 };
@@ -68,7 +68,9 @@ impl KernelState {
                 self.space(space)?.addresses.remove(&(dev.clone(), *addr));
             }
             Step::AddRoute { space, route } => {
-                self.link(space, &route.dev)?;
+                if route.dev != names::loopback() {
+                    self.link(space, &route.dev)?;
+                }
                 let routes = &mut self.space(space)?.routes;
                 routes.retain(|r| (r.dst, r.table) != (route.dst, route.table));
                 routes.insert(route.clone());

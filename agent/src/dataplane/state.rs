@@ -139,7 +139,7 @@ pub struct Vxlan {
     pub port: Port,
 }
 
-/// A unicast route in `table` (254 is main), with our route protocol number. (dst, table) is its key: adding replaces.
+/// A unicast route, or one to the host itself if it is on `lo`, in `table` (254 is main), with our route protocol number. (dst, table) is its key: adding replaces.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     pub dst: IpNet,

@@ -3,7 +3,7 @@
 use super::{super::names, Balancer, Sandbox};
 use crate::dataplane::{
     ipvs::{IpvsDestination, IpvsKey, IpvsService, IpvsTimeouts, Scheduler},
-    state::{SpaceState, TableBody},
+    state::{PolicyRule, Route, SpaceState, TableBody},
 };
 use heddle_model::{
     NetworkId, ServiceId,
@@ -11,6 +11,7 @@ use heddle_model::{
     endpoint::EndpointMode,
     net::{DualAddr, Port},
 };
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// A task that answers for a service.
@@ -99,6 +100,7 @@ pub fn add(
                 add_ipvs(space, vip.mark, Scheduler::Rr, &vip.backends, None);
             }
             mark(table, &live);
+            to_itself(space);
             Vec::new()
         }
     }
@@ -120,6 +122,16 @@ fn translate(table: &mut TableBody, vips: &[&Vip]) -> Vec<String> {
     vec!["ip daddr vmap @vips4".into(), "ip6 daddr vmap @vips6".into()]
 }
 
+/// IPVS keeps the route that a packet has when it leads back to the workload itself, which must then be a local one. For
+/// the other destinations it looks up its own.
+fn to_itself(space: &mut SpaceState) {
+    let (mark, table) = (names::IPVS_MARK, names::IPVS_TABLE);
+    for (v6, dst) in [(false, IpNet::V4(Default::default())), (true, IpNet::V6(Default::default()))] {
+        space.routes.insert(Route { dst, via: None, dev: names::loopback(), table, src: None });
+        space.rules.insert(PolicyRule { v6, pref: names::IPVS_PREF, mark, mask: mark, table });
+    }
+}
+
 /// What nftables has translated before goes on as it is: IPVS knows nothing of it.
 pub const TRANSLATED: &str = "ct status dnat accept";
 
@@ -127,8 +139,11 @@ fn mark(table: &mut TableBody, vips: &[&Vip]) {
     let hex = |v: &Vip| format!("{:#x}", v.mark);
     table.map("marks4", "type ipv4_addr : mark;", vips.iter().map(|v| (v.addr.v4.to_string(), hex(v))));
     table.map("marks6", "type ipv6_addr : mark;", vips.iter().map(|v| (v.addr.v6.to_string(), hex(v))));
-    let rules = ["meta mark set ip daddr map @marks4", "meta mark set ip6 daddr map @marks6"];
-    let rules = [&[TRANSLATED], &rules[..]].concat().into_iter().map(str::to_owned).collect();
+    // IPVS sends what it has translated through the hook again. NAT would look up its route by the mark that it no longer
+    // needs, and find the workload itself.
+    let done = format!("meta mark & {0:#x} == {0:#x} meta mark set 0x0 accept", names::IPVS_MARK);
+    let choose = ["meta mark set ip daddr map @marks4", "meta mark set ip6 daddr map @marks6"].map(str::to_owned);
+    let rules = [done, TRANSLATED.to_owned()].into_iter().chain(choose).collect();
     table.chain("choose", Some("type route hook output priority mangle; policy accept;"), rules);
 }
 

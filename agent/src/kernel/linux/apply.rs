@@ -19,7 +19,7 @@ use rtnetlink::{
         AddressFamily,
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-        route::{RouteMessage, RouteProtocol},
+        route::{RouteMessage, RouteProtocol, RouteScope, RouteType},
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
@@ -269,17 +269,20 @@ fn neighbour_address(addr: IpAddr) -> NeighbourAddress {
 
 fn route_message(route: &Route, index: u32) -> RouteMessage {
     let protocol = RouteProtocol::Other(names::ROUTE_PROTOCOL);
+    let local = route.dev == names::loopback();
+    let kind = if local { RouteType::Local } else { RouteType::Unicast };
     match route.dst {
         IpNet::V4(dst) => {
             let mut b = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
                 .destination_prefix(dst.network(), dst.prefix_len())
                 .output_interface(index)
                 .table_id(route.table)
+                .kind(kind)
                 .protocol(protocol);
             if let Some(IpAddr::V4(via)) = route.via {
                 b = b.gateway(via);
             } else {
-                b = b.scope(rtnetlink::packet_route::route::RouteScope::Link);
+                b = b.scope(if local { RouteScope::Host } else { RouteScope::Link });
             }
             if let Some(IpAddr::V4(src)) = route.src {
                 b = b.pref_source(src);
@@ -291,6 +294,7 @@ fn route_message(route: &Route, index: u32) -> RouteMessage {
                 .destination_prefix(dst.network(), dst.prefix_len())
                 .output_interface(index)
                 .table_id(route.table)
+                .kind(kind)
                 .protocol(protocol);
             if let Some(IpAddr::V6(via)) = route.via {
                 b = b.gateway(via);

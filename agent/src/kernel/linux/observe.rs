@@ -9,7 +9,7 @@ use super::{
 };
 use crate::dataplane::{
     mode::{IpvlanFlag, IpvlanMode, MacvlanMode},
-    own,
+    names, own,
     state::{FdbKey, FdbOn, FdbTarget, Link, LinkKind, PolicyRule, PortFlags, Route, Space, SpaceState, Vxlan},
 };
 use futures::TryStreamExt;
@@ -25,7 +25,7 @@ use rtnetlink::{
             LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteProtocol},
+        route::{RouteAddress, RouteAttribute, RouteProtocol, RouteType},
         rule::RuleAttribute,
     },
 };
@@ -243,6 +243,7 @@ fn route_addr(addr: &RouteAddress) -> Option<IpAddr> {
 }
 
 async fn routes(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceState) -> io::Result<()> {
+    let lo = names::loopback();
     for v6 in [false, true] {
         let filter = if v6 {
             RouteMessageBuilder::<std::net::Ipv6Addr>::new().build()
@@ -262,6 +263,7 @@ async fn routes(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceS
                     RouteAttribute::Destination(a) => dst = route_addr(a),
                     RouteAttribute::Gateway(a) => via = route_addr(a),
                     RouteAttribute::PrefSource(a) => src = route_addr(a),
+                    RouteAttribute::Oif(_) if message.header.kind == RouteType::Local => dev = Some(&lo),
                     RouteAttribute::Oif(index) => dev = ours.get(index),
                     RouteAttribute::Table(n) => table = *n,
                     _ => {}

@@ -273,7 +273,11 @@ fn answers_port(lab: &Lab, from: u16, to: &str) -> String {
 pub fn alike(lab: &Lab, count: u16) -> u16 {
     let by = |host: &str, n: u16| answers_port(lab, 30_000 + n, &format!("{host}:8080"));
     let same = |n: &u16| {
-        if n % 2 == 0 { by("10.77.0.1", *n) == by("10.77.0.2", *n) } else { by("[fd77::1]", *n) == by("[fd77::2]", *n) }
+        if n.is_multiple_of(2) {
+            by("10.77.0.1", *n) == by("10.77.0.2", *n)
+        } else {
+            by("[fd77::1]", *n) == by("[fd77::2]", *n)
+        }
     };
     (0..count).filter(same).count() as u16
 }

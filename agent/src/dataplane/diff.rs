@@ -229,7 +229,15 @@ fn balance(space: &Space, key: &IpvsKey, want: &IpvsService, have: Option<&IpvsS
     }
     let none = BTreeMap::new();
     let old = have.map_or(&none, |h| &h.destinations);
-    for (addr, to) in want.destinations.iter().filter(|(a, to)| old.get(a) != Some(to)) {
+    let mut changed: Vec<_> = want.destinations.iter().filter(|(a, to)| old.get(*a) != Some(to)).collect();
+    if have.is_none() && !changed.is_empty() {
+        // The first connection goes to what was made last: not the same for every workload of a host. The ingress
+        // namespace has the same name, and order, everywhere.
+        let start = names::hash(&[space.to_string().as_bytes()])[0];
+        let middle = usize::from(start) % changed.len();
+        changed.rotate_left(middle);
+    }
+    for (addr, to) in changed {
         let new = !old.contains_key(addr);
         steps.push(Step::SetIpvsDestination { space: at(), key: key(), at: *addr, to: *to, new });
     }

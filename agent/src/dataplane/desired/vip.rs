@@ -178,3 +178,27 @@ pub fn ipvs_sysctls(space: &mut SpaceState, by: Balancer) {
         space.sysctls.insert(format!("net.ipv4.vs.{key}"), value.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::dataplane::{
+        diff::diff,
+        state::Space,
+        step::Step,
+        tests::{blank, wanted_by_ipvs},
+    };
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[test]
+    fn not_every_client_begins_with_the_same_backend() {
+        let state = wanted_by_ipvs(&[(&[1][..], 0, true); 8]);
+        let mut last = BTreeMap::new();
+        for step in diff(&state, &blank()) {
+            if let Step::SetIpvsDestination { space: Space::Named(name), key, at, .. } = step {
+                last.insert((name, key), at);
+            }
+        }
+        assert_eq!(last.len(), 16, "eight clients, two families");
+        assert!(last.values().collect::<BTreeSet<_>>().len() > 4, "{last:?}");
+    }
+}

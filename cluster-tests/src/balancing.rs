@@ -193,11 +193,11 @@ pub fn what_ends_drains(lab: &Lab, grace: Duration) {
     };
     // The hosts learn of it one after the other, but none of them forgets it again.
     for (from, target) in ways() {
-        wait("it gets nothing new", || match ask(from, &target, 6) {
+        wait("it gets nothing new", || match ask(from, &target, 3) {
             new if new.failed.is_empty() && !new.tasks.contains_key(&last) => Ok(()),
             new => Err(format!("{target}: {new:?}")),
         });
-        let new = ask(from, &target, 16);
+        let new = ask(from, &target, 12);
         assert_eq!(new.failed, "", "{target}");
         assert!(!new.tasks.contains_key(&last), "{target}: who ends gets new connections");
     }

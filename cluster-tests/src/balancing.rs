@@ -157,9 +157,20 @@ pub fn what_ends_drains(lab: &Lab, grace: Duration) {
     let script = format!("trap '' TERM; {program} whoami --port 80 & wait; wait");
     let period = format!("{}s", grace.as_secs());
     let head = ["service", "create", "--process", "--name", "web", "--replicas", "3", "--network", "front"];
-    let tail = ["-p", "8080:80", "--stop-grace-period", &period, "--", "sh", "-c", &script];
+    let tail = [
+        "--constraint",
+        "node.hostname!=node1",
+        "-p",
+        "8080:80",
+        "--stop-grace-period",
+        &period,
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ];
     lab.heddle("node1", &[&head[..], &tail].concat());
-    lab.create_web("caller", 1, &["--network", "front"]);
+    lab.create_web("caller", 1, &["--network", "front", "--constraint", "node.hostname==node1"]);
     let caller = lab.running("node1", "caller").expect("caller runs").remove(0);
     let targets = || {
         let vips = lab.overlay("node1", "front").vips("web");
@@ -215,16 +226,34 @@ pub fn what_ends_drains(lab: &Lab, grace: Duration) {
         assert_eq!(held.ask().map_err(|e| e.to_string()), Ok(held.task.clone()), "cut by the end of {last}");
     }
 
-    // None is left for new connections; those that there are go on.
-    lab.heddle("node1", &["service", "scale", "web=0", "--detach"]);
-    ending(2);
-    for (from, target) in ways() {
+    // A service of which no task ever runs.
+    let none = ["service", "create", "--process", "--name", "none", "--network", "front", "-p", "8081:80", "--detach"];
+    lab.heddle("node1", &[&none[..], &["--", "false"]].concat());
+    let vips = wait("it has addresses", || match lab.overlay("node1", "front").vips("none") {
+        vips if vips.len() == 2 => Ok(vips),
+        vips => Err(format!("{vips:?}")),
+    });
+    let refused = |from: Option<&Value>, target: &str| {
         wait("refused", || {
             let start = Instant::now();
-            let answers = ask(from, &target, 1);
+            let answers = ask(from, target, 1);
             assert!(start.elapsed() < AT_ONCE, "{target}: not at once: {answers:?}");
             if answers.failed.contains("refused") { Ok(()) } else { Err(format!("{answers:?}")) }
         });
+    };
+    for (from, target) in [
+        (Some(&caller), format!("{}:80", vips[0])),
+        (Some(&caller), format!("[{}]:80", vips[1])),
+        (None, "10.77.0.2:8081".into()),
+        (None, "[fd77::1]:8081".into()),
+    ] {
+        refused(from, &target);
+    }
+
+    // The service goes, and its tasks end: no new connection is taken, those that there are go on.
+    lab.heddle("node1", &["service", "rm", "--detach", "web"]);
+    for target in ["10.77.0.1:8080", "[fd77::2]:8080"] {
+        refused(None, target);
     }
     for held in &mut held {
         assert_eq!(held.ask().map_err(|e| e.to_string()), Ok(held.task.clone()), "cut while all end");

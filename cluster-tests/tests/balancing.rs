@@ -80,7 +80,7 @@ fn ipvsadm_agrees_and_what_it_changes_is_mended() {
     for protocol in [6u32, 17] {
         let mark = 0x1000_0000 | protocol << 16 | 8080;
         for (family, flag) in ["", " -6"].iter().enumerate() {
-            wanted.insert(format!("-A -f {mark}{flag} -s mh -b mh-port"));
+            wanted.insert(format!("-A -f {mark}{flag} -s mh -b mh-fallback,mh-port"));
             for addrs in &endpoints {
                 let at = std::net::SocketAddr::new(addrs[family].parse().unwrap(), 80);
                 wanted.insert(format!("-a -f {mark}{flag} -r {at} -m -w 1"));

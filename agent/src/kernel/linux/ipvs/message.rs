@@ -52,6 +52,9 @@ const NAT: u32 = 0;
 const FORWARD_MASK: u32 = 7;
 /// IP_VS_SVC_F_HASHED: set by the kernel.
 const HASHED: u32 = 2;
+/// IP_VS_SVC_F_SCHED_MH_FALLBACK: a destination that drains keeps its share of the table; without this, whoever is hashed
+/// to it is refused.
+const MH_FALLBACK: u32 = 0x8;
 /// IP_VS_SVC_F_SCHED_MH_PORT.
 const MH_PORT: u32 = 0x10;
 
@@ -132,7 +135,11 @@ fn key(key: &IpvsKey) -> (bool, Vec<DefaultNla>) {
 }
 
 const fn flags(scheduler: Scheduler) -> u32 {
-    if let Scheduler::Mh { ports: true } = scheduler { MH_PORT } else { 0 }
+    match scheduler {
+        Scheduler::Mh { ports: true } => MH_FALLBACK | MH_PORT,
+        Scheduler::Mh { ports: false } => MH_FALLBACK,
+        _ => 0,
+    }
 }
 
 /// ipvsadm's default: the whole address counts where the service is persistent, which ours never is.

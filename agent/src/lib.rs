@@ -7,6 +7,7 @@
 //! ```
 
 pub mod agent;
+pub mod balancer;
 pub mod dataplane;
 pub mod dns;
 pub mod executor;

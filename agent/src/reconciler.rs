@@ -4,7 +4,7 @@
 use crate::{
     dataplane::{
         concern::{self, concerned},
-        desired::passage,
+        desired::{drain, passage},
         diff::diff,
         state::{KernelState, Space},
         step::Step,
@@ -94,6 +94,7 @@ impl<K: Kernel> Reconciler<K> {
         let state = self.kernel.observe().await?;
         let mut desired = desired.clone();
         passage::complete(&mut desired, &state);
+        drain::complete(&mut desired, &state);
         Ok(diff(&desired, &state))
     }
 
@@ -114,6 +115,7 @@ impl<K: Kernel> Reconciler<K> {
         };
         let mut desired = desired.clone();
         passage::complete(&mut desired, &state);
+        drain::complete(&mut desired, &state);
         self.say_closed(passage::closed(&desired, &state));
         let steps = diff(&desired, &state);
         for step in &steps {

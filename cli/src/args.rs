@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{commands, lab, output::Format};
+use crate::{backend::LbBackend, commands, lab, output::Format};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -84,6 +84,9 @@ pub struct DaemonArgs {
     /// Where the daemon keeps its state
     #[arg(long, env = "HEDDLE_STATE_DIR", default_value = "/var/lib/heddle")]
     pub state_dir: PathBuf,
+    /// What spreads connections over the tasks of a service
+    #[arg(long, value_enum, env = "HEDDLE_LB_BACKEND", default_value_t)]
+    pub lb_backend: LbBackend,
     /// What to log: error, warn, info, debug, trace, or a filter such as heddle_agent=debug,info
     #[arg(long, env = "HEDDLE_LOG", default_value = "info,openraft=warn,hickory_server=warn")]
     pub log: String,

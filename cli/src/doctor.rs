@@ -2,8 +2,13 @@
 
 mod firewall;
 
-use crate::output::{self, Format};
+use crate::{
+    client::Client,
+    output::{self, Format},
+};
 use anyhow::{Result, bail};
+use heddle_agent::kernel::linux::ipvs::probe::probe;
+use heddle_proto::v1;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::{
@@ -31,11 +36,15 @@ fn check(name: &'static str, need: Need, result: Result<String, String>) -> Chec
     Check { name, need, result, more: Default::default() }
 }
 
-pub fn run(format: Format) -> Result<()> {
+pub async fn run(client: &Client, format: Format) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("doctor tries things out in the kernel: run it as root");
     }
-    let checks: Vec<_> = checks().into_iter().chain(firewall::checks()).collect();
+    let mut checks = checks();
+    let ipvs = probe().await;
+    checks.push(check("load balancer in use", Need::Optional, balancer(client, ipvs.is_ok()).await));
+    checks.push(check("IPVS", Need::Optional, ipvs.map(|()| "works".into()).map_err(|e| e.to_string())));
+    checks.extend(firewall::checks());
     let word = |c: &Check| match (&c.result, c.need) {
         (Ok(_), _) => "ok",
         (Err(_), Need::Required) => "MISSING",
@@ -116,9 +125,7 @@ fn checks() -> Vec<Check> {
             Required,
             fs::metadata("/proc/net/if_inet6").map(|_| "is on".into()).map_err(|_| "is switched off".into()),
         ),
-        check("IPVS", Optional, ipvs()),
         check("WireGuard", Optional, link(&["link", "add", "name", "w", "type", "wireguard"])),
-        check("load balancer in use", Optional, Ok("nftables".into())),
     ]
 }
 
@@ -164,6 +171,12 @@ fn nft_check(script: &str) -> Result<String, String> {
     }
 }
 
-fn ipvs() -> Result<String, String> {
-    fs::metadata("/proc/net/ip_vs").map(|_| "is there".into()).map_err(|_| "not in this kernel, or not loaded".into())
+/// The daemon's, or what one would choose.
+async fn balancer(client: &Client, has_ipvs: bool) -> Result<String, String> {
+    let asked = async { client.local().ok()?.info(v1::InfoRequest {}).await.ok() };
+    match (asked.await, has_ipvs) {
+        (Some(info), _) => Ok(info.into_inner().load_balancer),
+        (None, true) => Ok("no daemon runs here; it would take ipvs".into()),
+        (None, false) => Ok("no daemon runs here; it would take nftables".into()),
+    }
 }

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod args;
+mod backend;
 pub mod client;
 pub mod commands;
 pub mod doctor;
@@ -63,7 +64,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
             if !nix::unistd::geteuid().is_root() {
                 anyhow::bail!("the daemon makes namespaces and links: run it as root");
             }
-            node::run(node::Config { state_dir: args.state_dir, socket }).await
+            node::run(node::Config { state_dir: args.state_dir, socket, lb_backend: args.lb_backend }).await
         }
         Command::Init(args) => commands::cluster::init(client, args).await,
         Command::JoinToken(args) => commands::cluster::join_token(client, args).await,
@@ -80,7 +81,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Inspect(args) => commands::inspect::run(client, args).await,
         Command::Network(command) => commands::network::run(client, command).await,
         Command::Service(command) => commands::service::run(client, command).await,
-        Command::Doctor(args) => doctor::run(args.format),
+        Command::Doctor(args) => doctor::run(client, args.format).await,
         Command::Whoami(args) => whoami::run(args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "heddle", &mut std::io::stdout());

@@ -3,9 +3,11 @@
 //! ```text
 //! Lab ── heddle lab up/exec/kill/... ─> hosts with daemons      wait: until a condition holds, or what was last seen
 //!  └── workload: what a host runs by itself
+//! balancing  what every balancer has to do
 //! daemon     one of them, asked by many at once                 footprint  what a host has, to find leaks
 //! ```
 
+pub mod balancing;
 pub mod daemon;
 pub mod footprint;
 pub mod matrix;
@@ -128,6 +130,11 @@ impl Lab {
     /// A lab of this name must not be used by two tests at once.
     pub fn up(name: &str, nodes: u8, managers: u8) -> Self {
         Self::with(name, nodes, &["--managers", &managers.to_string()])
+    }
+
+    /// One whose daemons balance with this.
+    pub fn balanced(name: &str, nodes: u8, backend: &str) -> Self {
+        Self::with(name, nodes, &["--lb-backend", backend])
     }
 
     /// Daemons that are in no cluster yet.
@@ -278,11 +285,7 @@ impl Lab {
 
     /// A further cable between two hosts.
     pub fn link(&self, host: &str, name: &str, peer: &str, peer_name: &str) {
-        let hosts = self.hosts();
-        let pid = |host: &str| {
-            let found = hosts.as_array().into_iter().flatten().find(|h| h["name"] == host);
-            found.map(|h| h["pid"].to_string()).expect("the lab has the host")
-        };
+        let pid = |host: &str| self.host_pid(host);
         let script = format!(
             "ip link add {name} type veth peer name {peer_name} netns {} && ip link set {name} up && \
              nsenter -t {} -n ip link set {peer_name} up",
@@ -292,6 +295,24 @@ impl Lab {
         let entered = Command::new("nsenter").args(["-t", &pid(host), "-n", "sh", "-c", &script]).output();
         let output = entered.expect("nsenter runs");
         assert!(output.status.success(), "{}", text(&output));
+    }
+
+    fn host_pid(&self, host: &str) -> String {
+        let hosts = self.hosts();
+        let found = hosts.as_array().into_iter().flatten().find(|h| h["name"] == host);
+        found.map(|h| h["pid"].to_string()).expect("the lab has the host")
+    }
+
+    /// A host's network namespace, as seen from here.
+    pub fn netns(&self, host: &str) -> PathBuf {
+        format!("/proc/{}/ns/net", self.host_pid(host)).into()
+    }
+
+    /// A task's network namespace, as seen from here.
+    pub fn task_netns(&self, task: &Value) -> PathBuf {
+        let id = task["id"].as_str().expect("a task has an id");
+        let host = task["hostname"].as_str().expect("a task has a host");
+        format!("/proc/{}/root/run/netns/hd-t-{}", self.host_pid(host), &id[..10]).into()
     }
 
     /// The hosts as `lab ps` tells them.

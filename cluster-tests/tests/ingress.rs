@@ -1,7 +1,7 @@
 //! Published ports: every host answers, every replica takes its turn, and the client's own address arrives.
 #![allow(clippy::unwrap_used)]
 
-use heddle_cluster_tests::{Lab, skipped};
+use heddle_cluster_tests::{Lab, balancing, skipped};
 use std::collections::BTreeSet;
 
 const TARGETS: [(&str, &str); 6] = [
@@ -23,29 +23,7 @@ fn every_host_answers_with_the_clients_own_address() {
         return;
     }
     let lab = Lab::up("t-ingress", 3, 1);
-    lab.create_web("web", 3, &["-p", "8080:80", "-p", "8080:80/udp"]);
-    for (target, client) in TARGETS {
-        for udp in [false, true] {
-            let answers = lab.ask("client", &format!("{target}:8080"), 40, udp);
-            assert_eq!(answers.failed, "", "{target} udp={udp}");
-            assert_eq!(answers.tasks.len(), 3, "{target} udp={udp}: {answers:?}");
-            assert_eq!(answers.nodes.len(), 3, "{target}: backends on every host");
-            assert_eq!(answers.clients, one(client), "{target} udp={udp}");
-        }
-    }
-    // From a host to itself, by its address and by 127.0.0.1, and to another host.
-    let own = lab.ask("node1", "10.77.0.1:8080", 20, false);
-    assert_eq!((own.failed.as_str(), own.clients), ("", one("10.77.0.1")));
-    let other = lab.ask("node1", "10.77.0.2:8080", 20, false);
-    assert_eq!((other.failed.as_str(), other.clients), ("", one("10.77.0.1")));
-    let local = lab.ask("node1", "127.0.0.1:8080", 20, false);
-    assert_eq!((local.failed.as_str(), local.tasks.len()), ("", 3));
-
-    // From a workload by way of its own host's published port.
-    let task = &lab.running("node1", "web").unwrap()[0];
-    let host = task["hostname"].as_str().unwrap().replace("node", "10.77.0.");
-    let hairpin = lab.ask_from_task(task, &format!("{host}:8080"), 20, false);
-    assert_eq!((hairpin.failed.as_str(), hairpin.tasks.len()), ("", 3));
+    balancing::every_host_answers_with_the_clients_own_address(&lab, 40);
 }
 
 #[test]

@@ -476,6 +476,7 @@ impl Actor {
             node: m.local.node.clone(),
             view: m.view.clone(),
             gateway: m.local.gateway,
+            balancer: m.local.balancer,
         });
         self.picture.send_if_modified(|picture| {
             let same_view = match (&picture.member, &member) {

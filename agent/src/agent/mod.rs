@@ -19,7 +19,7 @@ pub use actor::{Command, chain, now, on_host};
 pub use picture::{JobPicture, MemberPicture, Picture, Status};
 
 use crate::{
-    dataplane::desired::LocalHost,
+    dataplane::desired::{Balancer, LocalHost},
     executor::{Ends, ProcessExecutor},
     host,
     kernel::linux::{LinuxKernel, watch::Watch},
@@ -58,6 +58,7 @@ pub struct Config {
     pub shim: PathBuf,
     /// `join` comes next. Until then it is not known what should run, so nothing is touched.
     pub in_cluster: bool,
+    pub balancer: Balancer,
 }
 
 /// A place in a cluster.
@@ -80,6 +81,7 @@ pub struct Agent {
     store: Arc<Store>,
     ports: Arc<Ports>,
     dir: PathBuf,
+    pub balancer: Balancer,
     commands: mpsc::Sender<Command>,
     task: AbortHandle,
 }
@@ -144,7 +146,7 @@ impl Agent {
         let host = HostService::new(store.clone(), ports.clone(), picture, leader.clone(), executor, commands.clone());
         host.resume(connected);
         let task = tokio::spawn(actor.run(obeyed, config.in_cluster)).abort_handle();
-        Ok(Self { status, leader, host, store, ports, dir: config.dir, commands, task })
+        Ok(Self { status, leader, host, store, ports, dir: config.dir, balancer: config.balancer, commands, task })
     }
 
     async fn tell(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
@@ -194,7 +196,7 @@ impl Agent {
             data_path_addr: config.data_path_addr,
             gateway,
             gateway_mtu: Mtu::ETHERNET,
-            balancer: Default::default(),
+            balancer: self.balancer,
         };
         let session = tokio::spawn(session.run()).abort_handle();
         let membership = Membership {

@@ -1,7 +1,7 @@
 //! What the agent says of itself and its host to those who ask: snapshots, published when something changed.
 
 use crate::{
-    dataplane::desired::Sandbox,
+    dataplane::desired::{Balancer, Sandbox},
     worker::{Job, Worker},
 };
 use heddle_model::{NetworkId, NodeId, TaskId, assignment::NodeView, net::DualSubnet, task::TaskStatus};
@@ -63,6 +63,7 @@ pub struct MemberPicture {
     pub node: NodeId,
     pub view: Option<Arc<NodeView>>,
     pub gateway: DualSubnet,
+    pub balancer: Balancer,
 }
 
 impl Picture {

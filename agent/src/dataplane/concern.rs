@@ -60,8 +60,11 @@ fn subject(step: &Step) -> (Space, Option<&IfName>) {
         | Step::RemoveFdb { space, .. }
         | Step::SetTable { space, .. }
         | Step::RemoveTable { space, .. }
-        | Step::SetIpvs { space, .. }
-        | Step::RemoveIpvs { space, .. }
+        | Step::SetIpvsService { space, .. }
+        | Step::RemoveIpvsService { space, .. }
+        | Step::SetIpvsDestination { space, .. }
+        | Step::RemoveIpvsDestination { space, .. }
+        | Step::SetIpvsTimeouts { space, .. }
         | Step::AddPass { space, .. }
         | Step::RemovePass { space, .. }
         | Step::SetSysctl { space, .. } => (space.clone(), None),
@@ -91,8 +94,11 @@ pub fn link(step: &Step) -> Option<(Space, IfName)> {
         | Step::RemoveRule { .. }
         | Step::SetTable { .. }
         | Step::RemoveTable { .. }
-        | Step::SetIpvs { .. }
-        | Step::RemoveIpvs { .. }
+        | Step::SetIpvsService { .. }
+        | Step::RemoveIpvsService { .. }
+        | Step::SetIpvsDestination { .. }
+        | Step::RemoveIpvsDestination { .. }
+        | Step::SetIpvsTimeouts { .. }
         | Step::AddPass { .. }
         | Step::RemovePass { .. } => return None,
     };

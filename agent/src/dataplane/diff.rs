@@ -5,8 +5,9 @@
 //! is merely too much goes last. Stopping anywhere and starting anew ends in the same state.
 
 use super::{
+    ipvs::{IpvsKey, IpvsService},
     names, nft,
-    state::{Family, FdbKey, IpvsKey, KernelState, Link, LinkKind, Route, Space, SpaceState, Table, TableId},
+    state::{Family, FdbKey, KernelState, Link, LinkKind, Route, Space, SpaceState, Table, TableId},
     step::Step,
 };
 use heddle_model::net::IfName;
@@ -203,8 +204,11 @@ fn on_links(space: &Space, want: &SpaceState, have: &SpaceState, steps: &mut Vec
     for rule in want.rules.difference(&have.rules) {
         steps.push(Step::AddRule { space: at(), rule: rule.clone() });
     }
-    for (key, service) in want.ipvs.iter().filter(|(k, v)| have.ipvs.get(k) != Some(v)) {
-        steps.push(Step::SetIpvs { space: at(), key: key.clone(), service: service.clone() });
+    if want.ipvs_timeouts != have.ipvs_timeouts {
+        steps.push(Step::SetIpvsTimeouts { space: at(), timeouts: want.ipvs_timeouts });
+    }
+    for (key, service) in &want.ipvs {
+        balance(space, key, service, have.ipvs.get(key), steps);
     }
     for place in want.passes.difference(&have.passes) {
         let at = have.cuts.get(place).map_or(1, |cut| cut.at);
@@ -212,6 +216,33 @@ fn on_links(space: &Space, want: &SpaceState, have: &SpaceState, steps: &mut Vec
     }
     if *space != Space::Host {
         tables(space, want, have, steps);
+    }
+}
+
+/// Only what differs: one step for one backend of thousands. A destination that has gone is taken away here, not with what is
+/// merely too much, so that it comes with its service.
+fn balance(space: &Space, key: &IpvsKey, want: &IpvsService, have: Option<&IpvsService>, steps: &mut Vec<Step>) {
+    let (at, key) = (|| space.clone(), || key.clone());
+    if have.is_none_or(|h| h.scheduler != want.scheduler) {
+        let new = have.is_none();
+        steps.push(Step::SetIpvsService { space: at(), key: key(), scheduler: want.scheduler, new });
+    }
+    let none = BTreeMap::new();
+    let old = have.map_or(&none, |h| &h.destinations);
+    let mut changed: Vec<_> = want.destinations.iter().filter(|(a, to)| old.get(*a) != Some(to)).collect();
+    if have.is_none() && !changed.is_empty() {
+        // The first connection goes to what was made last: not the same for every workload of a host. The ingress
+        // namespace has the same name, and order, everywhere.
+        let start = names::hash(&[space.to_string().as_bytes()])[0];
+        let middle = usize::from(start) % changed.len();
+        changed.rotate_left(middle);
+    }
+    for (addr, to) in changed {
+        let new = !old.contains_key(addr);
+        steps.push(Step::SetIpvsDestination { space: at(), key: key(), at: *addr, to: *to, new });
+    }
+    for addr in extra(old, &want.destinations) {
+        steps.push(Step::RemoveIpvsDestination { space: at(), key: key(), at: *addr });
     }
 }
 
@@ -246,6 +277,6 @@ fn surplus(space: &Space, want: &SpaceState, have: &SpaceState, steps: &mut Vec<
         steps.push(Step::RemovePass { space: at(), place: place.clone() });
     }
     for key in extra::<IpvsKey, _>(&have.ipvs, &want.ipvs) {
-        steps.push(Step::RemoveIpvs { space: at(), key: key.clone() });
+        steps.push(Step::RemoveIpvsService { space: at(), key: key.clone() });
     }
 }

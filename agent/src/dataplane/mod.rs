@@ -11,6 +11,7 @@ pub mod desired;
 pub mod diff;
 pub mod firewall;
 pub mod flows;
+pub mod ipvs;
 pub mod mode;
 pub mod model;
 pub mod names;

@@ -3,7 +3,8 @@
 
 use super::{
     diff::forget_link,
-    own,
+    ipvs::{IpvsKey, IpvsService},
+    names, own,
     state::{KernelState, Link, LinkKind, PortFlags, Space, SpaceState},
     step::Step,
 };
@@ -23,6 +24,10 @@ impl KernelState {
 
     fn link(&mut self, space: &Space, name: &IfName) -> Result<&mut Link, Refused> {
         self.space(space)?.links.get_mut(name).ok_or(Refused::NotFound)
+    }
+
+    fn ipvs(&mut self, space: &Space, key: &IpvsKey) -> Result<&mut IpvsService, Refused> {
+        self.space(space)?.ipvs.get_mut(key).ok_or(Refused::NotFound)
     }
 
     /// The state after the step.
@@ -63,7 +68,9 @@ impl KernelState {
                 self.space(space)?.addresses.remove(&(dev.clone(), *addr));
             }
             Step::AddRoute { space, route } => {
-                self.link(space, &route.dev)?;
+                if route.dev != names::loopback() {
+                    self.link(space, &route.dev)?;
+                }
                 let routes = &mut self.space(space)?.routes;
                 routes.retain(|r| (r.dst, r.table) != (route.dst, route.table));
                 routes.insert(route.clone());
@@ -97,12 +104,24 @@ impl KernelState {
             Step::RemoveTable { space, id } => {
                 self.space(space)?.tables.remove(id);
             }
-            Step::SetIpvs { space, key, service } => {
-                self.space(space)?.ipvs.insert(key.clone(), service.clone());
+            Step::SetIpvsService { space, key, scheduler, .. } => {
+                let plain = || IpvsService { scheduler: *scheduler, destinations: Default::default() };
+                self.space(space)?.ipvs.entry(key.clone()).or_insert_with(plain).scheduler = *scheduler;
             }
-            Step::RemoveIpvs { space, key } => {
-                self.space(space)?.ipvs.remove(key);
+            Step::RemoveIpvsService { space, key } => {
+                let space = self.space(space)?;
+                space.ipvs.remove(key);
+                space.ipvs_idle.retain(|(k, _)| k != key);
             }
+            Step::SetIpvsDestination { space, key, at, to, .. } => {
+                self.ipvs(space, key)?.destinations.insert(*at, *to);
+                self.space(space)?.ipvs_idle.remove(&(key.clone(), *at));
+            }
+            Step::RemoveIpvsDestination { space, key, at } => {
+                self.ipvs(space, key)?.destinations.remove(at);
+                self.space(space)?.ipvs_idle.remove(&(key.clone(), *at));
+            }
+            Step::SetIpvsTimeouts { space, timeouts } => self.space(space)?.ipvs_timeouts = *timeouts,
             Step::AddPass { space, place, .. } => {
                 self.space(space)?.passes.insert(place.clone());
             }

@@ -41,6 +41,10 @@ pub const PASS_MARK: u32 = 0x2000_0000;
 pub const PASS_COMMENT: &str = "heddle";
 /// Set in the firewall marks that select an IPVS service.
 pub const IPVS_MARK: u32 = 0x1000_0000;
+/// Routing table that leads everything to the host itself, and the preference of the rule by which what IPVS balances for a
+/// workload itself goes there.
+pub const IPVS_TABLE: u32 = 1001;
+pub const IPVS_PREF: u32 = 101;
 /// Where the resolver listens inside a workload's namespace; port 53 is translated to it.
 pub const DNS_PORT: u16 = 11053;
 /// The neighbour that replies are sent to before the egress hook writes the entry host's MAC.
@@ -94,6 +98,11 @@ pub fn ingress_leg_outer() -> IfName {
 /// The ingress namespace's end of it.
 pub fn ingress_leg() -> IfName {
     fixed("gw0")
+}
+
+/// The link of every namespace to itself.
+pub fn loopback() -> IfName {
+    fixed("lo")
 }
 
 /// `ethN` in a workload.

@@ -66,6 +66,8 @@ const SPACE_SYSCTLS: &[&str] = &[
     "net.ipv4.conf.all.rp_filter",
     "net.ipv4.ip_forward",
     "net.ipv4.vs.conntrack",
+    "net.ipv4.vs.expire_nodest_conn",
+    "net.ipv4.vs.sloppy_tcp",
     "net.ipv6.conf.all.forwarding",
 ];
 const LINK_SYSCTLS: &[&str] = &[
@@ -86,12 +88,12 @@ pub fn sysctls<'a>(space: &Space, links: impl IntoIterator<Item = &'a IfName>) -
     fixed.iter().map(|key| (*key).to_owned()).chain(per_link).collect()
 }
 
-/// What it amounts to that a sysctl does not exist: without the br_netfilter module no bridged frame is filtered, and a
-/// kernel without IPv6 has it on no link, and hears no router.
+/// What it amounts to that a sysctl does not exist: without the br_netfilter module no bridged frame is filtered, a kernel
+/// without IPv6 has it on no link, and hears no router, and one without IPVS balances nothing.
 pub fn absent_sysctl(key: &str) -> Option<&'static str> {
-    let filtered = key.starts_with("net.bridge.bridge-nf-call-").then_some("0");
+    let off = ["net.bridge.bridge-nf-call-", "net.ipv4.vs."].iter().any(|part| key.starts_with(part)).then_some("0");
     let of_ipv6 = |name: &str| key.starts_with("net.ipv6.") && key.ends_with(name);
-    filtered.or_else(|| of_ipv6(".accept_ra").then_some("0")).or_else(|| of_ipv6(".disable_ipv6").then_some("1"))
+    off.or_else(|| of_ipv6(".accept_ra").then_some("0")).or_else(|| of_ipv6(".disable_ipv6").then_some("1"))
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! Everything is keyed by (namespace, name), never by interface index.
 
 use super::firewall::{Cut, Place};
+use super::ipvs::{IpvsKey, IpvsService, IpvsTimeouts};
 use super::mode::{IpvlanFlag, IpvlanMode, MacvlanMode};
-use heddle_model::net::{IfName, Mac, Mtu, Port, Protocol, Vni};
+use heddle_model::net::{IfName, Mac, Mtu, Port, Vni};
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -49,6 +50,10 @@ pub struct SpaceState {
     pub fdb: BTreeMap<FdbKey, FdbTarget>,
     pub tables: BTreeMap<TableId, Table>,
     pub ipvs: BTreeMap<IpvsKey, IpvsService>,
+    /// Observed, never wanted: destinations that drain and have no established connection left.
+    pub ipvs_idle: BTreeSet<(IpvsKey, (IpAddr, u16))>,
+    /// None: the kernel's own.
+    pub ipvs_timeouts: Option<IpvsTimeouts>,
     /// Rules of ours in foreign chains, which let pass what we forward; in the host's space only.
     pub passes: BTreeSet<Place>,
     /// Observed, never wanted: where a foreign firewall drops what we forward.
@@ -136,7 +141,7 @@ pub struct Vxlan {
     pub port: Port,
 }
 
-/// A unicast route in `table` (254 is main), with our route protocol number. (dst, table) is its key: adding replaces.
+/// A unicast route, or one to the host itself if it is on `lo`, in `table` (254 is main), with our route protocol number. (dst, table) is its key: adding replaces.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     pub dst: IpNet,
@@ -247,24 +252,4 @@ pub struct NftChain {
     /// Such as `type nat hook output priority -100; policy accept;`. None for a chain that is only jumped to.
     pub base: Option<String>,
     pub rules: Vec<String>,
-}
-
-/// A virtual service of IPVS.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum IpvsKey {
-    Mark { v6: bool, mark: u32 },
-    Addr { addr: IpAddr, protocol: Protocol, port: Port },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IpvsService {
-    pub scheduler: String,
-    pub destinations: BTreeMap<(IpAddr, u16), IpvsDestination>,
-}
-
-/// Forwarding is always NAT (masquerading in IPVS's words: the source stays).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IpvsDestination {
-    /// 0 drains.
-    pub weight: u32,
 }

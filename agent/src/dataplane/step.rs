@@ -2,7 +2,8 @@
 
 use super::{
     firewall::Place,
-    state::{FdbKey, FdbTarget, IpvsKey, IpvsService, Link, PolicyRule, PortFlags, Route, Space, Table, TableId},
+    ipvs::{IpvsDestination, IpvsKey, IpvsTimeouts, Scheduler},
+    state::{FdbKey, FdbTarget, Link, PolicyRule, PortFlags, Route, Space, Table, TableId},
 };
 use heddle_model::net::{IfName, Mac, Mtu};
 use ipnet::IpNet;
@@ -113,14 +114,33 @@ pub enum Step {
         space: Space,
         id: TableId,
     },
-    SetIpvs {
+    /// Makes a service without destinations, or changes one that is there.
+    SetIpvsService {
         space: Space,
         key: IpvsKey,
-        service: IpvsService,
+        scheduler: Scheduler,
+        new: bool,
     },
-    RemoveIpvs {
+    /// With all its destinations.
+    RemoveIpvsService {
         space: Space,
         key: IpvsKey,
+    },
+    SetIpvsDestination {
+        space: Space,
+        key: IpvsKey,
+        at: (IpAddr, u16),
+        to: IpvsDestination,
+        new: bool,
+    },
+    RemoveIpvsDestination {
+        space: Space,
+        key: IpvsKey,
+        at: (IpAddr, u16),
+    },
+    SetIpvsTimeouts {
+        space: Space,
+        timeouts: Option<IpvsTimeouts>,
     },
     /// Puts our rule into a foreign chain, as rule number `at`. A refusal holds nothing else up: the next look tries again.
     AddPass {

@@ -152,6 +152,16 @@ pub(crate) fn wanted(nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16) -> Ker
     wanted_by(Balancer::Nftables, nodes, tasks, port, &Own::default())
 }
 
+/// With two nodes, everything else as `wanted`.
+pub(crate) fn wanted_with(balancer: Balancer, tasks: &[(&[u8], u8, bool)]) -> KernelState {
+    let tasks: Vec<_> = tasks.iter().map(|(nets, on, running)| (nets.to_vec(), *on, *running)).collect();
+    wanted_by(balancer, 2, &tasks, 8080, &Own::default())
+}
+
+pub(crate) fn wanted_by_ipvs(tasks: &[(&[u8], u8, bool)]) -> KernelState {
+    wanted_with(Balancer::Ipvs, tasks)
+}
+
 fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16, own: &Own) -> KernelState {
     let local = local(balancer);
     let mut view = NodeView::empty(ClusterView {

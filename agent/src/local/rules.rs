@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     agent::{MemberPicture, Picture},
-    dataplane::desired::{link_of, publishing},
+    dataplane::desired::{Balancer, link_of, publishing},
 };
 use heddle_model::{
     assignment::NodeView,
@@ -46,7 +46,7 @@ pub fn rules(state: &HostState, picture: &Picture) -> Vec<NetworkRule> {
     let view = member.and_then(|m| m.view.as_deref());
     published(state, picture, &mut out);
     if let (Some(member), Some(view)) = (member, view) {
-        mesh(view, &mut out);
+        mesh(view, member.balancer, &mut out);
         let nets = list(member.gateway.nets().map(|n| n.to_string()));
         out.push(rule(
             TRANSLATED,
@@ -57,7 +57,7 @@ pub fn rules(state: &HostState, picture: &Picture) -> Vec<NetworkRule> {
     }
     bridges(state, picture, &mut out);
     if let (Some(member), Some(view)) = (member, view) {
-        virtual_addresses(view, picture, &mut out);
+        virtual_addresses(view, member.balancer, picture, &mut out);
         let nets = network::GATEWAY;
         out.push(rule(FILTER, nets, "new, from outside or between members".into(), "dropped, unless published".into()));
         tunnels(member, view, &mut out);
@@ -82,7 +82,7 @@ fn published(state: &HostState, picture: &Picture, out: &mut Vec<NetworkRule>) {
     }
 }
 
-fn mesh(view: &NodeView, out: &mut Vec<NetworkRule>) {
+fn mesh(view: &NodeView, by: Balancer, out: &mut Vec<NetworkRule>) {
     for service in view.services.values() {
         for port in service.ports.iter().filter(|p| p.mode == PublishMode::Ingress) {
             let Some(outer) = port.published else { continue };
@@ -93,10 +93,14 @@ fn mesh(view: &NodeView, out: &mut Vec<NetworkRule>) {
             };
             let backends: Vec<String> =
                 view.endpoints.values().filter(on).map(|e| format!("{}:{}", e.addr.v4, port.target)).collect();
+            let hash = match by {
+                Balancer::Nftables => "hash",
+                Balancer::Ipvs => "IPVS's hash",
+            };
             let action = match backends.as_slice() {
                 [] => format!("to service {}: refused, no task runs", service.name),
                 some => format!(
-                    "to service {} on {}, by hash of client address and port, the client's address kept",
+                    "to service {} on {}, by {hash} of client address and port, the client's address kept",
                     service.name,
                     list(some.to_vec())
                 ),
@@ -136,7 +140,7 @@ fn bridges(state: &HostState, picture: &Picture, out: &mut Vec<NetworkRule>) {
     }
 }
 
-fn virtual_addresses(view: &NodeView, picture: &Picture, out: &mut Vec<NetworkRule>) {
+fn virtual_addresses(view: &NodeView, by: Balancer, picture: &Picture, out: &mut Vec<NetworkRule>) {
     for service in view.services.values().filter(|s| s.mode == EndpointMode::Vip) {
         for vip in &service.virtual_ips {
             let Some(network) = view.networks.get(&vip.network) else { continue };
@@ -151,7 +155,10 @@ fn virtual_addresses(view: &NodeView, picture: &Picture, out: &mut Vec<NetworkRu
             let backends: Vec<String> = view.endpoints.values().filter(on).map(|e| e.addr.v4.to_string()).collect();
             let action = match backends.as_slice() {
                 [] => "refused, no task runs".to_owned(),
-                some => format!("to {}, at random", list(some.to_vec())),
+                some => match by {
+                    Balancer::Nftables => format!("to {}, at random", list(some.to_vec())),
+                    Balancer::Ipvs => format!("to {}, by IPVS in turn", list(some.to_vec())),
+                },
             };
             let addrs = list(vip.addr.addrs().map(|a| a.to_string()));
             out.push(rule(

@@ -152,6 +152,7 @@ pub async fn info(client: &Client, format: Format) -> Result<()> {
     }
     println!("Version:        {}", info.version);
     println!("Hostname:       {}", info.hostname);
+    println!("Load balancer:  {}", info.load_balancer);
     if !info.in_cluster {
         println!("Cluster:        none (run `heddle init`, or `heddle join`)");
         return Ok(());
@@ -163,7 +164,6 @@ pub async fn info(client: &Client, format: Format) -> Result<()> {
     println!("Managers:       {}", info.managers.join(", "));
     println!("Leader:         {}", if info.connected { "connected" } else { "not connected" });
     println!("Revision:       {} of {} in the kernel", info.applied_revision, info.assigned_revision);
-    println!("Load balancer:  {}", info.load_balancer);
     println!("Tasks running:  {}", info.tasks_running);
     for error in info.data_plane_errors {
         println!("Behind:         {error}");

@@ -13,6 +13,7 @@ mod state;
 pub use host::run as run_host;
 
 use crate::{
+    backend::LbBackend,
     client::Client,
     output::{self, Format},
 };
@@ -38,6 +39,9 @@ pub enum LabCommand {
         /// Leave the daemons outside of any cluster
         #[arg(long)]
         bare: bool,
+        /// What the daemons balance with
+        #[arg(long, value_enum, env = "HEDDLE_LB_BACKEND", default_value_t)]
+        lb_backend: LbBackend,
         #[command(flatten)]
         lab: LabName,
     },
@@ -83,6 +87,9 @@ pub enum LabCommand {
     /// Start a host, or its daemon, that was killed
     Start {
         host: String,
+        /// What the daemon, and those started later, balance with [default: as before]
+        #[arg(long, value_enum)]
+        lb_backend: Option<LbBackend>,
         #[command(flatten)]
         lab: LabName,
     },
@@ -118,25 +125,27 @@ pub fn run(command: LabCommand) -> Result<()> {
     runtime.block_on(async {
         match command {
             LabCommand::Exec { .. } => Ok(()),
-            LabCommand::Up { nodes, managers, bare, lab } => up(&lab.name, nodes, managers, bare).await,
+            LabCommand::Up { nodes, managers, bare, lb_backend, lab } => {
+                up(&lab.name, nodes, managers, bare, lb_backend).await
+            }
             LabCommand::Ps { format, lab } => ps(&Lab::load(&lab.name)?, format).await,
             LabCommand::Cut { target, lab } => cut(&Lab::load(&lab.name)?, &target).await,
             LabCommand::Heal { target, lab } => net::heal(&Lab::load(&lab.name)?, target.as_deref()).await,
             LabCommand::Kill { host, daemon, lab } => kill(&Lab::load(&lab.name)?, &host, daemon),
-            LabCommand::Start { host, lab } => start(&mut Lab::load(&lab.name)?, &host).await,
+            LabCommand::Start { host, lb_backend, lab } => start(&mut Lab::load(&lab.name)?, &host, lb_backend).await,
             LabCommand::Down { lab } => down(&lab.name),
         }
     })
 }
 
-async fn up(name: &str, nodes: u8, managers: u8, bare: bool) -> Result<()> {
+async fn up(name: &str, nodes: u8, managers: u8, bare: bool, lb_backend: LbBackend) -> Result<()> {
     if managers > nodes {
         bail!("--managers {managers}: use at most the number of nodes, {nodes}");
     }
     if Lab::load(name).is_ok() {
         bail!("lab {name:?} is up already: `heddle lab down` ends it");
     }
-    let mut lab = Lab::create(name)?;
+    let mut lab = Lab::create(name, lb_backend)?;
     let made = build(&mut lab, nodes, managers, bare).await;
     if let Err(e) = made {
         let _ = lab.destroy();
@@ -183,7 +192,7 @@ fn start_daemon(lab: &Lab, host: &Host) -> Result<()> {
     let status = Command::new(this_program()?)
         .args(["lab", "exec", &host.name, "--name", &lab.name, "--background"])
         .arg(state.join("daemon.log"))
-        .args(["--", "heddle", "daemon", "--log", &level, "--state-dir"])
+        .args(["--", "heddle", "daemon", "--lb-backend", &lab.lb_backend.to_string(), "--log", &level, "--state-dir"])
         .arg(&state)
         .status()?;
     if status.success() { Ok(()) } else { bail!("the daemon of {} did not start", host.name) }
@@ -285,8 +294,12 @@ fn kill(lab: &Lab, name: &str, daemon: bool) -> Result<()> {
     Ok(())
 }
 
-async fn start(lab: &mut Lab, name: &str) -> Result<()> {
+async fn start(lab: &mut Lab, name: &str, lb_backend: Option<LbBackend>) -> Result<()> {
     let host = lab.host(name)?.clone();
+    if let Some(backend) = lb_backend {
+        lab.lb_backend = backend;
+        lab.save()?;
+    }
     if !host.is_alive() {
         let mut new = host::spawn(lab, name, Some(host.number))?;
         new.role = host.role;

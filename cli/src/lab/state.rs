@@ -1,5 +1,6 @@
 //! Which hosts a lab has. Kept in a file, since every command is a process of its own.
 
+use crate::backend::LbBackend;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::{
     sys::signal::{Signal, kill},
@@ -36,6 +37,8 @@ pub struct Host {
 pub struct Lab {
     pub name: String,
     pub underlay: Option<Host>,
+    /// What its daemons balance with.
+    pub lb_backend: LbBackend,
     pub hosts: Vec<Host>,
 }
 
@@ -104,12 +107,12 @@ impl Lab {
         Path::new(RUN).join(name).join("lab.json")
     }
 
-    pub fn create(name: &str) -> Result<Self> {
+    pub fn create(name: &str, lb_backend: LbBackend) -> Result<Self> {
         let dir = Path::new(RUN).join(name);
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         // What an earlier lab of this name may have left when the machine went down.
         let _ = fs::remove_dir_all(Path::new(STATE).join(name));
-        let lab = Lab { name: name.to_owned(), underlay: None, hosts: Vec::new() };
+        let lab = Lab { name: name.to_owned(), underlay: None, lb_backend, hosts: Vec::new() };
         lab.save()?;
         Ok(lab)
     }

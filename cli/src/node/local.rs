@@ -48,11 +48,13 @@ impl local_server::Local for LocalService {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let member = self.daemon.member.lock().await;
         let status = self.daemon.agent.status.borrow().clone();
+        let load_balancer = self.daemon.agent.balancer.as_str().to_owned();
         let Some(member) = member.as_ref() else {
             return Ok(Response::new(v1::InfoResponse {
                 hostname,
                 version,
                 data_plane_errors: status.errors,
+                load_balancer,
                 tasks_running: status.running,
                 ..v1::InfoResponse::default()
             }));
@@ -71,7 +73,7 @@ impl local_server::Local for LocalService {
             assigned_revision: status.assigned_revision,
             applied_revision: status.applied_revision,
             data_plane_errors: status.errors,
-            load_balancer: "nftables".into(),
+            load_balancer,
             version,
             tasks_running: status.running,
         }))

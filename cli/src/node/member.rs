@@ -6,8 +6,12 @@ use super::{
     remote,
     state::{NodeState, Paths},
 };
+use crate::backend::LbBackend;
 use anyhow::{Context, Result, anyhow, bail};
-use heddle_agent::agent::{Agent, ClusterConfig, Config as AgentConfig};
+use heddle_agent::{
+    agent::{Agent, ClusterConfig, Config as AgentConfig},
+    balancer::choose,
+};
 use heddle_manager::{ca, control::ControlService, manager::Manager};
 use heddle_model::{ClusterId, NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
@@ -39,12 +43,15 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub async fn open(root: PathBuf) -> Result<Self> {
+    pub async fn open(root: PathBuf, lb_backend: LbBackend) -> Result<Self> {
         std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let paths = Paths { root };
         let shim = std::env::current_exe().context("cannot find this program")?;
         let state = paths.load()?;
-        let config = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some() };
+        // Before anything is touched.
+        let balancer = choose(lb_backend.into()).await.with_context(|| format!("--lb-backend {lb_backend}"))?;
+        tracing::info!(load_balancer = balancer.as_str(), "load balancer chosen");
+        let config = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some(), balancer };
         let agent = Agent::start(config).await.context("the agent cannot start")?;
         let member = match state {
             None => None,

@@ -16,6 +16,7 @@ mod member;
 mod remote;
 mod state;
 
+use crate::backend::LbBackend;
 use anyhow::{Context, Result, bail};
 use heddle_plumbing::tls;
 use heddle_proto::v1::{host_server::HostServer, local_server::LocalServer};
@@ -33,6 +34,7 @@ use tonic::transport::Server;
 pub struct Config {
     pub state_dir: PathBuf,
     pub socket: PathBuf,
+    pub lb_backend: LbBackend,
 }
 
 /// How long a daemon that was killed a moment ago may take to be gone.
@@ -60,7 +62,7 @@ async fn alone(state_dir: &Path) -> Result<File> {
 pub async fn run(config: Config) -> Result<()> {
     // Before anything is touched: two agents on one host would undo each other's work.
     let _alone = alone(&config.state_dir).await?;
-    let daemon = Arc::new(member::Daemon::open(config.state_dir.clone()).await?);
+    let daemon = Arc::new(member::Daemon::open(config.state_dir.clone(), config.lb_backend).await?);
     let dir = config.socket.parent().context("the socket's path has no directory")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;

@@ -73,6 +73,8 @@ pub const DATA_PLANE: [&str; 20] = [
     "nft_redir",
     "nft_reject_inet",
 ];
+/// What its balancer asks for, if it is to be IPVS, and the other schedulers.
+pub const IPVS: [&str; 5] = ["ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_lc", "ip_vs_mh"];
 /// What Heddle and the tests of it call.
 pub const TOOLS: [&str; 4] = ["nft", "ip", "nsenter", "unshare"];
 

@@ -1,13 +1,18 @@
 //! The ingress namespace: published ports to backends on any host, the client's address kept.
 
-use super::{super::names, Balancer, LocalHost, addresses, vip};
-use crate::dataplane::state::{
-    Family, KernelState, Link, LinkKind, PortFlags, Route, Space, SpaceState, Table, TableBody,
+use super::{
+    super::names,
+    Balancer, LocalHost, addresses,
+    vip::{self, Backend},
+};
+use crate::dataplane::{
+    ipvs::Scheduler,
+    state::{Family, KernelState, Link, LinkKind, PortFlags, Route, Space, SpaceState, Table, TableBody},
 };
 use heddle_model::{
     assignment::{NetworkView, NodeView, ServiceView},
     endpoint::{PortConfig, PublishMode},
-    net::{DualAddr, Port},
+    net::Port,
     node::IngressLeg,
 };
 use ipnet::IpNet;
@@ -71,15 +76,23 @@ pub fn published(view: &NodeView) -> impl Iterator<Item = (&ServiceView, &PortCo
 struct Published<'a> {
     config: &'a PortConfig,
     port: Port,
-    backends: Vec<DualAddr>,
+    backends: Vec<Backend>,
 }
 
-/// Those without a backend are left out: the packet is for this namespace itself, where nobody listens, and is refused.
-fn answered<'a>(network: &NetworkView, view: &'a NodeView) -> Vec<Published<'a>> {
+impl Published<'_> {
+    /// Otherwise the packet is for this namespace itself, where nobody listens, and is refused.
+    fn is_live(&self) -> bool {
+        self.backends.iter().any(|b| b.live)
+    }
+
+    fn name(&self) -> String {
+        format!("{} . {}", self.config.protocol, self.port)
+    }
+}
+
+fn ports<'a>(network: &NetworkView, view: &'a NodeView) -> Vec<Published<'a>> {
     let with = |(service, config): (&ServiceView, &'a PortConfig)| {
-        let backends = vip::backends(view, &network.id, &service.id);
-        let port = config.published.filter(|_| !backends.is_empty())?;
-        Some(Published { config, port, backends })
+        Some(Published { config, port: config.published?, backends: vip::backends(view, &network.id, &service.id) })
     };
     published(view).filter_map(with).collect()
 }
@@ -87,7 +100,9 @@ fn answered<'a>(network: &NetworkView, view: &'a NodeView) -> Vec<Published<'a>>
 /// Hashed alike on every host: a flow keeps its backend when it enters elsewhere or conntrack is lost.
 fn translate(table: &mut TableBody, ports: &[Published<'_>], seed: u32) -> [String; 2] {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for Published { config, port, backends } in ports {
+    for published in ports.iter().filter(|p| p.is_live()) {
+        let Published { config, port, .. } = published;
+        let backends = vip::live(&published.backends);
         let (protocol, target, count) = (config.protocol, config.target, backends.len());
         let name = format!("{protocol}_{port}");
         let to4 = vip::choices(backends.iter().map(|b| format!("{} . {target}", b.v4)));
@@ -98,22 +113,24 @@ fn translate(table: &mut TableBody, ports: &[Published<'_>], seed: u32) -> [Stri
         };
         table.chain(&format!("v4_{name}"), None, vec![rule("ip", &to4)]);
         table.chain(&format!("v6_{name}"), None, vec![rule("ip6", &to6)]);
-        v4.push((format!("{protocol} . {port}"), format!("goto v4_{name}")));
-        v6.push((format!("{protocol} . {port}"), format!("goto v6_{name}")));
+        v4.push((published.name(), format!("goto v4_{name}")));
+        v6.push((published.name(), format!("goto v6_{name}")));
     }
     table.map("ports4", "type inet_proto . inet_service : verdict;", v4);
     table.map("ports6", "type inet_proto . inet_service : verdict;", v6);
     ["meta l4proto . th dport vmap @ports4".into(), "meta l4proto . th dport vmap @ports6".into()]
 }
 
-/// The same for IPVS, whose `mh` hashes by the client's address.
+/// The same for IPVS, whose `mh` hashes with keys that every kernel has.
 fn mark(space: &mut SpaceState, table: &mut TableBody, ports: &[Published<'_>]) -> [String; 2] {
     let mut marks = Vec::new();
-    for Published { config, port, backends } in ports {
+    for published in ports {
+        let Published { config, port, backends } = published;
         let mark = names::IPVS_MARK | u32::from(config.protocol.number()) << 16 | u32::from(port.get());
-        let to = backends.iter().flat_map(|b| b.addrs()).map(|addr| (addr, config.target.get()));
-        vip::add_ipvs(space, mark, "mh", to);
-        marks.push((format!("{} . {port}", config.protocol), format!("{mark:#x}")));
+        vip::add_ipvs(space, mark, Scheduler::Mh { ports: true }, backends, Some(config.target));
+        if published.is_live() {
+            marks.push((published.name(), format!("{mark:#x}")));
+        }
     }
     table.map("marks", "type inet_proto . inet_service : mark;", marks);
     let rule = String::from("meta mark set meta l4proto . th dport map @marks");
@@ -128,7 +145,8 @@ fn balancer(
     leg: &IngressLeg,
 ) -> TableBody {
     let mut table = TableBody::default();
-    let ports = answered(network, view);
+    let ports = ports(network, view);
+    vip::ipvs_sysctls(space, local.balancer);
     let (base, [to4, to6]) = match local.balancer {
         Balancer::Nftables => {
             let rules = translate(&mut table, &ports, view.cluster.ingress_seed);
@@ -144,7 +162,12 @@ fn balancer(
         format!("iifname \"{inner}\" ip daddr {} {to4}", entry.v4),
         format!("iifname \"{inner}\" ip6 daddr {} {to6}", entry.v6),
     ];
-    table.chain("enter", Some(base), rules);
+    let (before, after) = match local.balancer {
+        Balancer::Nftables => (None, None),
+        // The tunnel's own route would be looked up by that mark.
+        Balancer::Ipvs => (Some(vip::TRANSLATED.to_owned()), Some(format!("oifname \"{bridge}\" meta mark set 0x0"))),
+    };
+    table.chain("enter", Some(base), before.into_iter().chain(rules).collect());
     // Clients behind the gateway (the host's own 127.0.0.1, its workloads) have addresses that mean nothing elsewhere.
     table.chain(
         "leave",
@@ -184,7 +207,7 @@ fn balancer(
     table.chain(
         "clamp_out",
         Some("type filter hook postrouting priority mangle; policy accept;"),
-        clamp("oifname").to_vec(),
+        after.into_iter().chain(clamp("oifname")).collect(),
     );
     table.chain(
         "clamp_in",

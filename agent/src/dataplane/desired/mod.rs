@@ -8,12 +8,14 @@
 //! hd-t-...     workload (resolver, replies, way out) + a leg per network: overlay, bridge, macvlan, ipvlan
 //!              + vip (virtual address -> backend)
 //! passage      completes what is wanted of the host by what other firewalls there drop
+//! drain        completes what is wanted of IPVS by what still has connections
 //! ```
 //!
 //! A driver is one file with one function; none of them knows of another.
 
 pub mod addresses;
 mod bridge;
+pub mod drain;
 mod gateway;
 mod ingress;
 pub mod ipvlan;
@@ -50,6 +52,15 @@ pub enum Balancer {
     #[default]
     Nftables,
     Ipvs,
+}
+
+impl Balancer {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Balancer::Nftables => "nftables",
+            Balancer::Ipvs => "ipvs",
+        }
+    }
 }
 
 /// What only a member of a cluster knows of itself.

@@ -1,15 +1,37 @@
 //! The balancer of virtual addresses, in the client's own namespace.
 
 use super::{super::names, Balancer, Sandbox};
-use crate::dataplane::state::{IpvsDestination, IpvsKey, IpvsService, SpaceState, TableBody};
-use heddle_model::{NetworkId, ServiceId, assignment::NodeView, endpoint::EndpointMode, net::DualAddr};
+use crate::dataplane::{
+    ipvs::{IpvsDestination, IpvsKey, IpvsService, IpvsTimeouts, Scheduler},
+    state::{PolicyRule, Route, SpaceState, TableBody},
+};
+use heddle_model::{
+    NetworkId, ServiceId,
+    assignment::NodeView,
+    endpoint::EndpointMode,
+    net::{DualAddr, Port},
+};
+use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Where new connections to a service may go, in the order of task ids: alike on every host.
-pub fn backends(view: &NodeView, network: &NetworkId, service: &ServiceId) -> Vec<DualAddr> {
+/// A task that answers for a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backend {
+    pub addr: DualAddr,
+    /// New connections may go there. Otherwise it has not begun yet, or ends: what is established goes on.
+    pub live: bool,
+}
+
+/// Who answers for a service, in the order of task ids: alike on every host.
+pub fn backends(view: &NodeView, network: &NetworkId, service: &ServiceId) -> Vec<Backend> {
     let of = view.endpoints.range((network.clone(), heddle_model::TaskId::from_random([0; 16]))..);
     let of = of.take_while(|((n, _), _)| n == network).map(|(_, e)| e);
-    of.filter(|e| e.service.as_ref() == Some(service) && e.in_service).map(|e| e.addr).collect()
+    of.filter(|e| e.service.as_ref() == Some(service)).map(|e| Backend { addr: e.addr, live: e.in_service }).collect()
+}
+
+/// Where new connections go.
+pub fn live(backends: &[Backend]) -> Vec<DualAddr> {
+    backends.iter().filter(|b| b.live).map(|b| b.addr).collect()
 }
 
 /// `0 : a, 1 : b, ...`
@@ -24,7 +46,13 @@ struct Vip {
     /// Firewall mark for IPVS: the workload's leg and the number of the address in its subnet, so no two are alike.
     mark: u32,
     addr: DualAddr,
-    backends: Vec<DualAddr>,
+    backends: Vec<Backend>,
+}
+
+impl Vip {
+    fn is_live(&self) -> bool {
+        self.backends.iter().any(|b| b.live)
+    }
 }
 
 fn vips(sandbox: &Sandbox, view: &NodeView) -> Vec<Vip> {
@@ -53,7 +81,8 @@ pub fn add(
     view: &NodeView,
     by: Balancer,
 ) -> Vec<String> {
-    let (empty, live): (Vec<_>, Vec<_>) = vips(sandbox, view).into_iter().partition(|v| v.backends.is_empty());
+    let vips = vips(sandbox, view);
+    let (live, empty): (Vec<_>, Vec<_>) = vips.iter().partition(|v| v.is_live());
     // A service without a running task refuses at once, as a host without a listener does.
     table.set("none4", "type ipv4_addr;", empty.iter().map(|v| v.addr.v4.to_string()));
     table.set("none6", "type ipv6_addr;", empty.iter().map(|v| v.addr.v6.to_string()));
@@ -63,18 +92,27 @@ pub fn add(
     };
     let rules = [refuse("ip", "none4"), refuse("ip6", "none6")].concat();
     table.chain("refuse", Some("type filter hook output priority filter; policy accept;"), rules);
+    ipvs_sysctls(space, by);
     match by {
         Balancer::Nftables => translate(table, &live),
-        Balancer::Ipvs => mark(space, table, &live),
+        Balancer::Ipvs => {
+            for vip in &vips {
+                add_ipvs(space, vip.mark, Scheduler::Rr, &vip.backends, None);
+            }
+            mark(table, &live);
+            to_itself(space);
+            Vec::new()
+        }
     }
 }
 
-fn translate(table: &mut TableBody, vips: &[Vip]) -> Vec<String> {
+fn translate(table: &mut TableBody, vips: &[&Vip]) -> Vec<String> {
     for vip in vips {
-        let count = vip.backends.len();
+        let backends = live(&vip.backends);
+        let count = backends.len();
         let rule = |family: &str, to: String| format!("dnat {family} to numgen random mod {count} map {{ {to} }}");
-        let to4 = choices(vip.backends.iter().map(|b| b.v4.to_string()));
-        let to6 = choices(vip.backends.iter().map(|b| b.v6.to_string()));
+        let to4 = choices(backends.iter().map(|b| b.v4.to_string()));
+        let to6 = choices(backends.iter().map(|b| b.v6.to_string()));
         table.chain(&format!("v4_{}", vip.name), None, vec![rule("ip", to4)]);
         table.chain(&format!("v6_{}", vip.name), None, vec![rule("ip6", to6)]);
     }
@@ -84,28 +122,83 @@ fn translate(table: &mut TableBody, vips: &[Vip]) -> Vec<String> {
     vec!["ip daddr vmap @vips4".into(), "ip6 daddr vmap @vips6".into()]
 }
 
-fn mark(space: &mut SpaceState, table: &mut TableBody, vips: &[Vip]) -> Vec<String> {
-    for vip in vips {
-        let pairs = vip.backends.iter().flat_map(|b| b.addrs()).collect::<Vec<_>>();
-        add_ipvs(space, vip.mark, "rr", pairs.into_iter().map(|addr| (addr, 0)));
+/// IPVS keeps the route that a packet has when it leads back to the workload itself, which must then be a local one. For
+/// the other destinations it looks up its own.
+fn to_itself(space: &mut SpaceState) {
+    let (mark, table) = (names::IPVS_MARK, names::IPVS_TABLE);
+    for (v6, dst) in [(false, IpNet::V4(Default::default())), (true, IpNet::V6(Default::default()))] {
+        space.routes.insert(Route { dst, via: None, dev: names::loopback(), table, src: None });
+        space.rules.insert(PolicyRule { v6, pref: names::IPVS_PREF, mark, mask: mark, out: None, table });
     }
+}
+
+/// What nftables has translated before goes on as it is: IPVS knows nothing of it.
+pub const TRANSLATED: &str = "ct status dnat accept";
+
+fn mark(table: &mut TableBody, vips: &[&Vip]) {
     let hex = |v: &Vip| format!("{:#x}", v.mark);
     table.map("marks4", "type ipv4_addr : mark;", vips.iter().map(|v| (v.addr.v4.to_string(), hex(v))));
     table.map("marks6", "type ipv6_addr : mark;", vips.iter().map(|v| (v.addr.v6.to_string(), hex(v))));
-    let rules = vec!["meta mark set ip daddr map @marks4".into(), "meta mark set ip6 daddr map @marks6".into()];
-    table.chain("mark", Some("type route hook output priority mangle; policy accept;"), rules);
-    Vec::new()
+    // IPVS sends what it has translated through the hook again. NAT would look up its route by the mark that it no longer
+    // needs, and find the workload itself.
+    let done = format!("meta mark & {0:#x} == {0:#x} meta mark set 0x0 accept", names::IPVS_MARK);
+    let choose = ["meta mark set ip daddr map @marks4", "meta mark set ip6 daddr map @marks6"].map(str::to_owned);
+    let rules = [done, TRANSLATED.to_owned()].into_iter().chain(choose).collect();
+    table.chain("choose", Some("type route hook output priority mangle; policy accept;"), rules);
 }
 
-/// A virtual service of each family that is selected by a mark. Port 0 keeps the one that was asked for.
-pub fn add_ipvs(space: &mut SpaceState, mark: u32, scheduler: &str, to: impl Iterator<Item = (IpAddr, u16)>) {
-    let to: Vec<_> = to.collect();
-    for v6 in [false, true] {
-        let of_family = to.iter().filter(|(addr, _)| addr.is_ipv6() == v6);
-        let destinations = of_family.map(|at| (*at, IpvsDestination { weight: 1 })).collect();
-        let service = IpvsService { scheduler: scheduler.into(), destinations };
-        space.ipvs.insert(IpvsKey::Mark { v6, mark }, service);
+/// A virtual service of each family that is selected by a mark. Without a port, the one that was asked for is kept. Who ends
+/// stays in it, with weight 0: a destination that is taken away takes its connections with it.
+pub fn add_ipvs(space: &mut SpaceState, mark: u32, scheduler: Scheduler, to: &[Backend], port: Option<Port>) {
+    if to.is_empty() {
+        return;
     }
-    // Without it the namespace's own filters do not know the flows.
-    space.sysctls.insert("net.ipv4.vs.conntrack".into(), "1".into());
+    let port = port.map_or(0, Port::get);
+    for v6 in [false, true] {
+        let at = |b: &Backend| (if v6 { IpAddr::V6(b.addr.v6) } else { IpAddr::V4(b.addr.v4) }, port);
+        let destinations = to.iter().map(|b| (at(b), IpvsDestination::Weight(u32::from(b.live)))).collect();
+        space.ipvs.insert(IpvsKey::Mark { v6, mark }, IpvsService { scheduler, destinations });
+    }
+    space.ipvs_timeouts = Some(IpvsTimeouts::CONNTRACK);
+}
+
+/// How IPVS behaves in a namespace whose clients it serves; the kernel's own way where it serves none.
+pub fn ipvs_sysctls(space: &mut SpaceState, by: Balancer) {
+    let value = if by == Balancer::Ipvs { "1" } else { "0" };
+    let keys = [
+        // The namespace's filters know the answers.
+        "conntrack",
+        // A flow to somebody who has gone is forgotten with its next packet, and what comes then is a new one,
+        "expire_nodest_conn",
+        // even if it is the middle of a connection: another backend resets it, instead of nobody answering. It also takes
+        // over connections that entered by another host.
+        "sloppy_tcp",
+    ];
+    for key in keys {
+        space.sysctls.insert(format!("net.ipv4.vs.{key}"), value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::dataplane::{
+        diff::diff,
+        state::Space,
+        step::Step,
+        tests::{blank, wanted_by_ipvs},
+    };
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[test]
+    fn not_every_client_begins_with_the_same_backend() {
+        let state = wanted_by_ipvs(&[(&[1][..], 0, true); 8]);
+        let mut last = BTreeMap::new();
+        for step in diff(&state, &blank()) {
+            if let Step::SetIpvsDestination { space: Space::Named(name), key, at, .. } = step {
+                last.insert((name, key), at);
+            }
+        }
+        assert_eq!(last.len(), 16, "eight clients, two families");
+        assert!(last.values().collect::<BTreeSet<_>>().len() > 4, "{last:?}");
+    }
 }

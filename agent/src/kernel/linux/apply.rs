@@ -8,7 +8,7 @@ use super::{
 };
 use crate::dataplane::{
     names,
-    state::{FdbKey, FdbOn, FdbTarget, IpvsKey, IpvsService, PolicyRule, PortFlags, Route, Space},
+    state::{FdbKey, FdbOn, FdbTarget, PolicyRule, PortFlags, Route, Space},
     step::Step,
 };
 use heddle_model::net::{IfName, Mac};
@@ -19,11 +19,14 @@ use rtnetlink::{
         AddressFamily,
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-        route::{RouteMessage, RouteProtocol},
+        route::{RouteMessage, RouteProtocol, RouteScope, RouteType},
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 pub(super) fn unless(result: io::Result<()>, errno: &[i32]) -> io::Result<()> {
     match result {
@@ -64,8 +67,15 @@ pub fn describe(step: &Step) -> (&'static str, String, Space) {
         }
         Step::SetTable { space, id, .. } => ("set table", id.name.clone(), space.clone()),
         Step::RemoveTable { space, id } => ("remove table", id.name.clone(), space.clone()),
-        Step::SetIpvs { space, key, .. } => ("set IPVS service", format!("{key:?}"), space.clone()),
-        Step::RemoveIpvs { space, key } => ("remove IPVS service", format!("{key:?}"), space.clone()),
+        Step::SetIpvsService { space, key, .. } => ("set IPVS service", key.to_string(), space.clone()),
+        Step::RemoveIpvsService { space, key } => ("remove IPVS service", key.to_string(), space.clone()),
+        Step::SetIpvsDestination { space, key, at, .. } => {
+            ("set IPVS destination", format!("{} of {key}", SocketAddr::from(*at)), space.clone())
+        }
+        Step::RemoveIpvsDestination { space, key, at } => {
+            ("remove IPVS destination", format!("{} of {key}", SocketAddr::from(*at)), space.clone())
+        }
+        Step::SetIpvsTimeouts { space, .. } => ("set", "IPVS timeouts".into(), space.clone()),
         Step::AddPass { space, place, .. } => ("put our rule into", place.to_string(), space.clone()),
         Step::RemovePass { space, place } => ("take our rule out of", place.to_string(), space.clone()),
         Step::SetSysctl { space, key, value } => ("set sysctl", format!("{key}={value}"), space.clone()),
@@ -122,11 +132,11 @@ impl LinuxKernel {
             Step::RemoveFdb { space, key } => unless(self.remove_fdb(space, key).await, GONE),
             Step::SetTable { space, script, .. } => nft::run(space, script.clone()).await,
             Step::RemoveTable { space, id } => nft::remove(space, id).await,
-            Step::SetIpvs { space, key, service } => self.set_ipvs(space, key, service).await,
-            Step::RemoveIpvs { space, key } => {
-                let mut ipvs = self.ipvs(space).await?;
-                unless(ipvs.send(ipvs::delete_service(key)).await, GONE)
-            }
+            Step::SetIpvsService { space, .. }
+            | Step::RemoveIpvsService { space, .. }
+            | Step::SetIpvsDestination { space, .. }
+            | Step::RemoveIpvsDestination { space, .. }
+            | Step::SetIpvsTimeouts { space, .. } => self.ipvs(space, step).await,
             Step::AddPass { space, place, at } => firewall::add(space, place, *at).await,
             Step::RemovePass { space, place } => firewall::remove(space, place).await,
             Step::SetSysctl { space, key, value } => {
@@ -136,18 +146,23 @@ impl LinuxKernel {
         }
     }
 
-    async fn ipvs(&self, space: &Space) -> io::Result<Ipvs> {
-        let missing = || io::Error::new(io::ErrorKind::Unsupported, "this kernel has no IPVS");
-        Ipvs::open(space).await?.ok_or_else(missing)
-    }
-
-    async fn set_ipvs(&self, space: &Space, key: &IpvsKey, service: &IpvsService) -> io::Result<()> {
-        let mut ipvs = self.ipvs(space).await?;
-        let there = ipvs.observe().await?;
-        for message in ipvs::changes(key, service, there.get(key)) {
-            ipvs.send(message).await?;
+    /// One request. It is no failure that something is there already, or not any more: it is changed, or made.
+    async fn ipvs(&self, space: &Space, step: &Step) -> io::Result<()> {
+        let Some(request) = ipvs::request(step) else { return Ok(()) };
+        let socket = self.socket(space).await?;
+        let mut slot = socket.ipvs.lock().await;
+        if slot.is_none() {
+            *slot = Ipvs::open(space).await?;
         }
-        Ok(())
+        let missing = || io::Error::new(io::ErrorKind::Unsupported, "this kernel has no IPVS");
+        let ipvs = slot.as_mut().ok_or_else(missing)?;
+        match ipvs.send(request).await {
+            Err(e) if e.raw_os_error().is_some_and(|n| ipvs::KNOWN.contains(&n)) => match ipvs::instead(step) {
+                Some(request) => ipvs.send(request).await,
+                None => Ok(()),
+            },
+            result => result,
+        }
     }
 
     async fn add_space(&self, name: &str) -> io::Result<()> {
@@ -257,17 +272,20 @@ fn neighbour_address(addr: IpAddr) -> NeighbourAddress {
 
 fn route_message(route: &Route, index: u32) -> RouteMessage {
     let protocol = RouteProtocol::Other(names::ROUTE_PROTOCOL);
+    let local = route.dev == names::loopback();
+    let kind = if local { RouteType::Local } else { RouteType::Unicast };
     match route.dst {
         IpNet::V4(dst) => {
             let mut b = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
                 .destination_prefix(dst.network(), dst.prefix_len())
                 .output_interface(index)
                 .table_id(route.table)
+                .kind(kind)
                 .protocol(protocol);
             if let Some(IpAddr::V4(via)) = route.via {
                 b = b.gateway(via);
             } else {
-                b = b.scope(rtnetlink::packet_route::route::RouteScope::Link);
+                b = b.scope(if local { RouteScope::Host } else { RouteScope::Link });
             }
             if let Some(IpAddr::V4(src)) = route.src {
                 b = b.pref_source(src);
@@ -279,6 +297,7 @@ fn route_message(route: &Route, index: u32) -> RouteMessage {
                 .destination_prefix(dst.network(), dst.prefix_len())
                 .output_interface(index)
                 .table_id(route.table)
+                .kind(kind)
                 .protocol(protocol);
             if let Some(IpAddr::V6(via)) = route.via {
                 b = b.gateway(via);

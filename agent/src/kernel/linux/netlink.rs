@@ -1,6 +1,6 @@
-//! One route netlink socket per namespace, and what every request on it has in common.
+//! The netlink sockets of a namespace, and what every request for routes and links has in common.
 
-use super::space;
+use super::{ipvs::Ipvs, space};
 use crate::dataplane::state::Space;
 use futures::TryStreamExt;
 use heddle_model::net::IfName;
@@ -15,6 +15,8 @@ use std::{collections::HashMap, io, sync::Mutex};
 pub struct Socket {
     pub handle: Handle,
     indices: Mutex<HashMap<IfName, u32>>,
+    /// Opened when it is first needed.
+    pub ipvs: tokio::sync::Mutex<Option<Ipvs>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -42,7 +44,7 @@ impl Socket {
         .await?;
         let (connection, handle, _) = rtnetlink::from_socket(socket);
         let task = tokio::spawn(connection);
-        Ok(Self { handle, indices: Mutex::default(), task })
+        Ok(Self { handle, indices: Mutex::default(), ipvs: Default::default(), task })
     }
 
     pub async fn links(&self) -> io::Result<Vec<LinkMessage>> {

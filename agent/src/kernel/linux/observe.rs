@@ -2,14 +2,14 @@
 
 use super::{
     LinuxKernel, apply, firewall,
-    ipvs::Ipvs,
+    ipvs::{self, Ipvs},
     links,
     netlink::{Socket, alias_of, io_error, name_of},
     nft,
 };
 use crate::dataplane::{
     mode::{IpvlanFlag, IpvlanMode, MacvlanMode},
-    own,
+    names, own,
     state::{FdbKey, FdbOn, FdbTarget, Link, LinkKind, PolicyRule, PortFlags, Route, Space, SpaceState, Vxlan},
     uplink::{self, HostLink, Role},
 };
@@ -70,10 +70,15 @@ impl LinuxKernel {
             (state.cuts, state.passes) = (foreign.cuts, foreign.passes);
             state.uplinks = uplink::uplinks(&host_links(&messages, &indices), &named(&defaults, &indices));
         }
-        if *space != Space::Host
-            && let Some(mut ipvs) = Ipvs::open(space).await?
-        {
-            state.ipvs = ipvs.observe().await?;
+        if *space != Space::Host && ipvs::is_loaded() {
+            let mut slot = socket.ipvs.lock().await;
+            if slot.is_none() {
+                *slot = Ipvs::open(space).await?;
+            }
+            if let Some(ipvs) = slot.as_mut() {
+                (state.ipvs, state.ipvs_idle) = ipvs.observe().await?;
+                state.ipvs_timeouts = ipvs.timeouts().await?;
+            }
         }
         Ok(state)
     }
@@ -245,6 +250,7 @@ fn route_addr(addr: &RouteAddress) -> Option<IpAddr> {
 /// The links that default routes, whoever made them, go by.
 async fn routes(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceState) -> io::Result<BTreeSet<u32>> {
     let mut defaults = BTreeSet::new();
+    let lo = names::loopback();
     for v6 in [false, true] {
         let filter = if v6 {
             RouteMessageBuilder::<std::net::Ipv6Addr>::new().build()
@@ -267,6 +273,7 @@ async fn routes(socket: &Socket, ours: &HashMap<u32, IfName>, state: &mut SpaceS
                     RouteAttribute::Destination(a) => dst = route_addr(a),
                     RouteAttribute::Gateway(a) => via = route_addr(a),
                     RouteAttribute::PrefSource(a) => src = route_addr(a),
+                    RouteAttribute::Oif(_) if message.header.kind == RouteType::Local => dev = Some(&lo),
                     RouteAttribute::Oif(index) => dev = ours.get(index),
                     RouteAttribute::Table(n) => table = *n,
                     _ => {}

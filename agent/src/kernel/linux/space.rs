@@ -35,6 +35,15 @@ pub async fn inside<T: Send + 'static>(
     .await
 }
 
+/// The same in a new namespace, which ends with the last socket that was made there.
+pub async fn apart<T: Send + 'static>(f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    on_thread(move || {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        f()
+    })
+    .await
+}
+
 /// Never a thread of the pool: those are used again, and would stay in the namespace.
 async fn on_thread<T: Send + 'static>(f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let (send, receive) = tokio::sync::oneshot::channel();

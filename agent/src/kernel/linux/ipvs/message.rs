@@ -1,7 +1,7 @@
 //! What is said to IPVS and what it answers, in bytes (linux/ip_vs.h). Forwarding is always NAT, which keeps the client's
 //! address.
 
-use crate::dataplane::state::{IpvsDestination, IpvsKey, IpvsService};
+use crate::dataplane::ipvs::{IpvsDestination, IpvsKey, IpvsTimeouts, Scheduler};
 use heddle_model::net::{Port, Protocol};
 use netlink_packet_core::{DecodeError, DefaultNla, Emitable, Nla, NlasIterator, ParseableParametrized};
 use netlink_packet_generic::{GenlFamily, GenlHeader};
@@ -15,9 +15,14 @@ const NEW_DEST: u8 = 5;
 const SET_DEST: u8 = 6;
 const DEL_DEST: u8 = 7;
 const GET_DEST: u8 = 8;
+const SET_CONFIG: u8 = 12;
+const GET_CONFIG: u8 = 13;
 
 const CMD_SERVICE: u16 = 1;
 const CMD_DEST: u16 = 2;
+const TIMEOUT_TCP: u16 = 4;
+const TIMEOUT_TCP_FIN: u16 = 5;
+const TIMEOUT_UDP: u16 = 6;
 
 const SVC_AF: u16 = 1;
 const SVC_PROTOCOL: u16 = 2;
@@ -28,6 +33,7 @@ const SVC_SCHED: u16 = 6;
 const SVC_FLAGS: u16 = 7;
 const SVC_TIMEOUT: u16 = 8;
 const SVC_NETMASK: u16 = 9;
+const SVC_PE_NAME: u16 = 11;
 
 const DEST_ADDR: u16 = 1;
 const DEST_PORT: u16 = 2;
@@ -35,13 +41,22 @@ const DEST_FORWARD: u16 = 3;
 const DEST_WEIGHT: u16 = 4;
 const DEST_UPPER: u16 = 5;
 const DEST_LOWER: u16 = 6;
+const DEST_ACTIVE: u16 = 7;
 const DEST_AF: u16 = 11;
 
 const NESTED: u16 = 1 << 15;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-/// IP_VS_CONN_F_MASQ.
+/// IP_VS_CONN_F_MASQ, and the bits that say how a destination is forwarded to.
 const NAT: u32 = 0;
+const FORWARD_MASK: u32 = 7;
+/// IP_VS_SVC_F_HASHED: set by the kernel.
+const HASHED: u32 = 2;
+/// IP_VS_SVC_F_SCHED_MH_FALLBACK: a destination that drains keeps its share of the table; without this, whoever is hashed
+/// to it is refused.
+const MH_FALLBACK: u32 = 0x8;
+/// IP_VS_SVC_F_SCHED_MH_PORT.
+const MH_PORT: u32 = 0x10;
 
 /// One request or answer of the family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,16 +134,28 @@ fn key(key: &IpvsKey) -> (bool, Vec<DefaultNla>) {
     }
 }
 
-/// Makes a service, or changes one that is there.
-pub fn set_service(service: &IpvsKey, scheduler: &str, new: bool) -> Message {
+const fn flags(scheduler: Scheduler) -> u32 {
+    match scheduler {
+        Scheduler::Mh { ports: true } => MH_FALLBACK | MH_PORT,
+        Scheduler::Mh { ports: false } => MH_FALLBACK,
+        _ => 0,
+    }
+}
+
+/// ipvsadm's default: the whole address counts where the service is persistent, which ours never is.
+const fn netmask(v6: bool) -> [u8; 4] {
+    if v6 { 128u32.to_ne_bytes() } else { u32::MAX.to_ne_bytes() }
+}
+
+/// Makes a service, or changes one that is there. Not persistent, one flow at a time.
+pub fn set_service(service: &IpvsKey, scheduler: Scheduler, new: bool) -> Message {
     let (v6, mut attributes) = key(service);
-    // ipvsadm's defaults: the whole address counts, one flow at a time, no persistence.
-    let netmask = if v6 { 128u32.to_ne_bytes() } else { u32::MAX.to_ne_bytes() };
+    let name = scheduler.name().unwrap_or_default().as_bytes();
     attributes.extend([
-        DefaultNla::new(SVC_SCHED, [scheduler.as_bytes(), &[0]].concat()),
-        DefaultNla::new(SVC_FLAGS, [0u32.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat()),
+        DefaultNla::new(SVC_SCHED, [name, &[0]].concat()),
+        DefaultNla::new(SVC_FLAGS, [flags(scheduler).to_ne_bytes(), u32::MAX.to_ne_bytes()].concat()),
         DefaultNla::new(SVC_TIMEOUT, 0u32.to_ne_bytes().to_vec()),
-        DefaultNla::new(SVC_NETMASK, netmask.to_vec()),
+        DefaultNla::new(SVC_NETMASK, netmask(v6).to_vec()),
     ]);
     let command = if new { NEW_SERVICE } else { SET_SERVICE };
     Message { command, attributes: vec![nested(CMD_SERVICE, attributes)] }
@@ -140,11 +167,12 @@ pub fn delete_service(service: &IpvsKey) -> Message {
 
 /// Makes a destination of a service, or changes its weight.
 pub fn set_destination(service: &IpvsKey, at: (IpAddr, u16), to: IpvsDestination, new: bool) -> Message {
+    let weight = if let IpvsDestination::Weight(weight) = to { weight } else { 0 };
     let destination = vec![
         DefaultNla::new(DEST_ADDR, addr_bytes(at.0)),
         DefaultNla::new(DEST_PORT, at.1.to_be_bytes().to_vec()),
         DefaultNla::new(DEST_FORWARD, NAT.to_ne_bytes().to_vec()),
-        DefaultNla::new(DEST_WEIGHT, to.weight.to_ne_bytes().to_vec()),
+        DefaultNla::new(DEST_WEIGHT, weight.to_ne_bytes().to_vec()),
         DefaultNla::new(DEST_UPPER, 0u32.to_ne_bytes().to_vec()),
         DefaultNla::new(DEST_LOWER, 0u32.to_ne_bytes().to_vec()),
         DefaultNla::new(DEST_AF, family(at.0.is_ipv6()).to_ne_bytes().to_vec()),
@@ -170,20 +198,15 @@ pub fn list(service: Option<&IpvsKey>) -> Message {
     }
 }
 
-/// The requests that turn one service into another. What is new comes first; what is too much goes last.
-pub fn changes(service: &IpvsKey, want: &IpvsService, have: Option<&IpvsService>) -> Vec<Message> {
-    let mut out = Vec::new();
-    if have.is_none_or(|h| h.scheduler != want.scheduler) {
-        out.push(set_service(service, &want.scheduler, have.is_none()));
-    }
-    let empty = BTreeMap::new();
-    let old = have.map_or(&empty, |h| &h.destinations);
-    for (at, to) in want.destinations.iter().filter(|(at, to)| old.get(at) != Some(to)) {
-        out.push(set_destination(service, *at, *to, !old.contains_key(at)));
-    }
-    let surplus = old.keys().filter(|at| !want.destinations.contains_key(at));
-    out.extend(surplus.map(|at| delete_destination(service, *at)));
-    out
+/// Of the namespace that it is sent in.
+pub fn set_timeouts(timeouts: IpvsTimeouts) -> Message {
+    let values = [(TIMEOUT_TCP, timeouts.tcp), (TIMEOUT_TCP_FIN, timeouts.tcp_fin), (TIMEOUT_UDP, timeouts.udp)];
+    let attributes = values.map(|(kind, seconds)| DefaultNla::new(kind, seconds.to_ne_bytes().to_vec())).to_vec();
+    Message { command: SET_CONFIG, attributes }
+}
+
+pub fn get_timeouts() -> Message {
+    Message { command: GET_CONFIG, attributes: Vec::new() }
 }
 
 type Attributes = BTreeMap<u16, Vec<u8>>;
@@ -205,11 +228,10 @@ fn addr_of(attributes: &Attributes, kind: u16, v6: bool) -> Option<IpAddr> {
 }
 
 /// A service of an answer, with its scheduler.
-pub fn read_service(message: &Message) -> Option<(IpvsKey, String)> {
+pub fn read_service(message: &Message) -> Option<(IpvsKey, Scheduler)> {
     let attributes = inside(message, CMD_SERVICE)?;
     let v6 = number(&attributes, SVC_AF).map(u16::from_ne_bytes)? == AF_INET6;
     let mark = number(&attributes, SVC_FWMARK).map_or(0, u32::from_ne_bytes);
-    let name = attributes.get(&SVC_SCHED)?.split(|b| *b == 0).next()?;
     let key = if mark != 0 {
         IpvsKey::Mark { v6, mark }
     } else {
@@ -221,16 +243,56 @@ pub fn read_service(message: &Message) -> Option<(IpvsKey, String)> {
         let port = Port::try_from(number(&attributes, SVC_PORT).map(u16::from_be_bytes)?).ok()?;
         IpvsKey::Addr { addr: addr_of(&attributes, SVC_ADDR, v6)?, protocol, port }
     };
-    Some((key, String::from_utf8_lossy(name).into_owned()))
+    Some((key, read_scheduler(&attributes, v6)?))
+}
+
+fn read_scheduler(attributes: &Attributes, v6: bool) -> Option<Scheduler> {
+    let found = number(attributes, SVC_FLAGS).map(u32::from_ne_bytes)? & !HASHED;
+    let scheduler = match attributes.get(&SVC_SCHED)?.split(|b| *b == 0).next()? {
+        b"rr" => Scheduler::Rr,
+        b"wrr" => Scheduler::Wrr,
+        b"lc" => Scheduler::Lc,
+        b"mh" => Scheduler::Mh { ports: found & MH_PORT != 0 },
+        _ => return Some(Scheduler::Other),
+    };
+    let plain = found == flags(scheduler)
+        && number(attributes, SVC_TIMEOUT) == Some(0u32.to_ne_bytes())
+        && number(attributes, SVC_NETMASK) == Some(netmask(v6))
+        && !attributes.contains_key(&SVC_PE_NAME);
+    Some(if plain { scheduler } else { Scheduler::Other })
+}
+
+/// A destination of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Destination {
+    pub at: (IpAddr, u16),
+    pub to: IpvsDestination,
+    /// Established ones.
+    pub connections: u32,
 }
 
 /// A destination of an answer about a service of this family.
-pub fn read_destination(message: &Message, service_v6: bool) -> Option<((IpAddr, u16), IpvsDestination)> {
+pub fn read_destination(message: &Message, service_v6: bool) -> Option<Destination> {
     let attributes = inside(message, CMD_DEST)?;
     let v6 = number(&attributes, DEST_AF).map_or(service_v6, |n| u16::from_ne_bytes(n) == AF_INET6);
     let port = number(&attributes, DEST_PORT).map(u16::from_be_bytes)?;
-    let weight = number(&attributes, DEST_WEIGHT).map(u32::from_ne_bytes)?;
-    Some(((addr_of(&attributes, DEST_ADDR, v6)?, port), IpvsDestination { weight }))
+    let value = |kind| number(&attributes, kind).map(u32::from_ne_bytes);
+    let plain = value(DEST_FORWARD)? & FORWARD_MASK == NAT && value(DEST_UPPER)? == 0 && value(DEST_LOWER)? == 0;
+    let to = if plain { IpvsDestination::Weight(value(DEST_WEIGHT)?) } else { IpvsDestination::Other };
+    let connections = value(DEST_ACTIVE).unwrap_or(0);
+    Some(Destination { at: (addr_of(&attributes, DEST_ADDR, v6)?, port), to, connections })
+}
+
+/// None: they are the kernel's own.
+pub fn read_timeouts(message: &Message) -> Option<IpvsTimeouts> {
+    let seconds = |kind: u16| {
+        let found = message.attributes.iter().find(|a| a.kind() & !NESTED == kind)?;
+        let mut value = vec![0; found.value_len()];
+        found.emit_value(&mut value);
+        Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
+    };
+    let (tcp, tcp_fin, udp) = (seconds(TIMEOUT_TCP)?, seconds(TIMEOUT_TCP_FIN)?, seconds(TIMEOUT_UDP)?);
+    Some(IpvsTimeouts { tcp, tcp_fin, udp }).filter(|t| *t != IpvsTimeouts::KERNEL)
 }
 
 #[cfg(test)]
@@ -270,7 +332,7 @@ mod tests {
             .map(|l| l.split('#').next().unwrap_or_default())
             .collect::<String>()
             .as_str());
-        let message = set_service(&tcp("10.0.0.1"), "rr", true);
+        let message = set_service(&tcp("10.0.0.1"), Scheduler::Rr, true);
         assert_eq!(message.command, NEW_SERVICE);
         assert_eq!(bytes(&message), want);
     }
@@ -295,40 +357,63 @@ mod tests {
             .as_str());
         let service = IpvsKey::Mark { v6: true, mark: 0x1000_0007 };
         let at = ("fd00::2".parse().unwrap(), 8080);
-        let message = set_destination(&service, at, IpvsDestination { weight: 1 }, true);
+        let message = set_destination(&service, at, IpvsDestination::Weight(1), true);
         assert_eq!(message.command, NEW_DEST);
         assert_eq!(bytes(&message), want);
     }
 
     #[test]
     fn what_is_written_is_read_back() {
+        let header = |message: &Message| GenlHeader { cmd: message.command, version: 1 };
+        let again = |message: &Message| Message::parse_with_param(&bytes(message), header(message)).unwrap();
+        let mh = [Scheduler::Mh { ports: false }, Scheduler::Mh { ports: true }];
         for service in [tcp("10.0.0.1"), tcp("fd00::1"), IpvsKey::Mark { v6: false, mark: 9 }] {
-            let message = set_service(&service, "mh", true);
-            let header = GenlHeader { cmd: message.command, version: 1 };
-            let parsed = Message::parse_with_param(&bytes(&message), header).unwrap();
-            assert_eq!(read_service(&parsed), Some((service.clone(), "mh".into())));
+            for scheduler in [Scheduler::Rr, Scheduler::Wrr, Scheduler::Lc].into_iter().chain(mh) {
+                let message = again(&set_service(&service, scheduler, true));
+                assert_eq!(read_service(&message), Some((service.clone(), scheduler)));
+            }
             for addr in ["10.9.9.9", "fd00::9"] {
-                let (at, to) = ((addr.parse().unwrap(), 81), IpvsDestination { weight: 0 });
-                let message = set_destination(&service, at, to, false);
-                assert_eq!(read_destination(&message, false), Some((at, to)));
+                let (at, to) = ((addr.parse().unwrap(), 81), IpvsDestination::Weight(0));
+                let message = again(&set_destination(&service, at, to, false));
+                assert_eq!(read_destination(&message, false), Some(Destination { at, to, connections: 0 }));
             }
         }
+        let timeouts = IpvsTimeouts::CONNTRACK;
+        assert_eq!(read_timeouts(&again(&set_timeouts(timeouts))), Some(timeouts));
+        assert_eq!(read_timeouts(&set_timeouts(IpvsTimeouts::KERNEL)), None);
     }
 
+    /// As `ipvsadm -E ... -p 300`, `-s sh`, `-e ... -g` and `-e ... -x 5` would leave it.
     #[test]
-    fn changes_add_first_and_delete_last() {
-        let service = tcp("10.0.0.1");
-        let at = |n: u8| (IpAddr::from([10, 1, 0, n]), 80);
-        let with = |scheduler: &str, list: &[(u8, u32)]| IpvsService {
-            scheduler: scheduler.into(),
-            destinations: list.iter().map(|(n, weight)| (at(*n), IpvsDestination { weight: *weight })).collect(),
+    fn what_is_not_as_ours_is_told_apart() {
+        let changed = |kind: u16, of: &mut Message, at: usize, value: &[u8]| {
+            let bytes = of.attributes[at].clone();
+            let mut inner = vec![0; bytes.value_len()];
+            bytes.emit_value(&mut inner);
+            let all = NlasIterator::new(inner.as_slice()).map(Result::unwrap);
+            let all = all.map(|n| {
+                let new = if n.kind() == kind { value } else { n.value() };
+                DefaultNla::new(n.kind(), new.to_vec())
+            });
+            of.attributes[at] = nested(at as u16 + 1, all.collect());
         };
-        let old = with("rr", &[(1, 1), (2, 1)]);
-        let commands =
-            |want: &IpvsService, have| changes(&service, want, have).iter().map(|m| m.command).collect::<Vec<_>>();
-        assert_eq!(commands(&old, None), [NEW_SERVICE, NEW_DEST, NEW_DEST]);
-        assert_eq!(commands(&with("rr", &[(1, 0), (3, 1)]), Some(&old)), [SET_DEST, NEW_DEST, DEL_DEST]);
-        assert_eq!(commands(&with("mh", &[(1, 1), (2, 1)]), Some(&old)), [SET_SERVICE]);
-        assert_eq!(commands(&old, Some(&old)), [0; 0]);
+        let service = tcp("10.0.0.1");
+        for (kind, value) in [
+            (SVC_SCHED, &b"sh\0"[..]),
+            (SVC_FLAGS, &[1u32.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat()),
+            (SVC_TIMEOUT, &300u32.to_ne_bytes()),
+            (SVC_NETMASK, &[255, 255, 255, 0]),
+        ] {
+            let mut message = set_service(&service, Scheduler::Rr, true);
+            changed(kind, &mut message, 0, value);
+            assert_eq!(read_service(&message), Some((service.clone(), Scheduler::Other)), "{kind}");
+        }
+        let at = ("10.9.9.9".parse().unwrap(), 81);
+        for (kind, value) in [(DEST_FORWARD, 3u32), (DEST_UPPER, 5), (DEST_LOWER, 1)] {
+            let mut message = set_destination(&service, at, IpvsDestination::Weight(1), true);
+            changed(kind, &mut message, 1, &value.to_ne_bytes());
+            let found = read_destination(&message, false).map(|d| d.to);
+            assert_eq!(found, Some(IpvsDestination::Other), "{kind}");
+        }
     }
 }

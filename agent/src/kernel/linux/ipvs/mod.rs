@@ -2,12 +2,17 @@
 //! in the kernel is read back whole.
 
 mod message;
+pub mod probe;
 
-pub use message::{Message, changes, delete_service};
+pub use message::Message;
 
 use super::space;
-use crate::dataplane::state::{IpvsKey, IpvsService, Space};
-use message::{list, read_destination, read_service};
+use crate::dataplane::{
+    ipvs::{IpvsDestination, IpvsKey, IpvsService, IpvsTimeouts},
+    state::Space,
+    step::Step,
+};
+use message::{Destination, get_timeouts, list, read_destination, read_service, read_timeouts};
 use netlink_packet_core::{
     Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, ParseableParametrized,
 };
@@ -16,7 +21,12 @@ use netlink_packet_generic::{
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
 };
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_GENERIC};
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    path::Path,
+};
 
 /// A generic netlink socket in a namespace, and the number that the kernel gave the family.
 pub struct Ipvs {
@@ -24,15 +34,54 @@ pub struct Ipvs {
     family: u16,
 }
 
+/// Whether IPVS is in the kernel now. Asking for its family would load it.
+pub fn is_loaded() -> bool {
+    Path::new("/proc/net/ip_vs").exists()
+}
+
+/// The one request that a step comes to. None: it is not about IPVS.
+pub fn request(step: &Step) -> Option<Message> {
+    Some(match step {
+        Step::SetIpvsService { key, scheduler, new, .. } => message::set_service(key, *scheduler, *new),
+        Step::RemoveIpvsService { key, .. } => message::delete_service(key),
+        Step::SetIpvsDestination { key, at, to, new, .. } => message::set_destination(key, *at, *to, *new),
+        Step::RemoveIpvsDestination { key, at, .. } => message::delete_destination(key, *at),
+        Step::SetIpvsTimeouts { timeouts, .. } => message::set_timeouts(timeouts.unwrap_or(IpvsTimeouts::KERNEL)),
+        _ => return None,
+    })
+}
+
+/// Something is there already, or a destination or a service is not.
+pub const KNOWN: [i32; 3] = [nix::libc::EEXIST, nix::libc::ENOENT, nix::libc::ESRCH];
+
+/// What to ask for when what a step makes is there, or what it changes is not. None: that is all the step wanted.
+pub fn instead(step: &Step) -> Option<Message> {
+    let mut step = step.clone();
+    match &mut step {
+        Step::SetIpvsService { new, .. } | Step::SetIpvsDestination { new, .. } => *new = !*new,
+        _ => return None,
+    }
+    request(&step)
+}
+
+fn socket() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_GENERIC)?;
+    socket.socket_mut().bind_auto()?;
+    Ok(socket)
+}
+
 impl Ipvs {
-    /// None: this kernel has no IPVS.
+    /// None: this kernel has no IPVS. One that has it as a module loads it.
     pub async fn open(at: &Space) -> io::Result<Option<Self>> {
-        let socket = space::inside(at, || {
-            let mut socket = TokioSocket::new(NETLINK_GENERIC)?;
-            socket.socket_mut().bind_auto()?;
-            Ok(socket)
-        })
-        .await?;
+        Self::on(space::inside(at, socket).await?).await
+    }
+
+    /// In a namespace that ends with the value.
+    async fn apart() -> io::Result<Option<Self>> {
+        Self::on(space::apart(socket).await?).await
+    }
+
+    async fn on(socket: TokioSocket) -> io::Result<Option<Self>> {
         let mut ipvs = Self { socket, family: 0 };
         let wish = GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![GenlCtrlAttrs::FamilyName("IPVS".into())] };
         let answers = match ipvs.ask(GenlMessage::from_payload(wish), NLM_F_ACK).await {
@@ -85,19 +134,29 @@ impl Ipvs {
         self.ask(message, NLM_F_ACK).await.map(|_| ())
     }
 
-    /// Everything in the namespace: the whole of it is ours.
-    pub async fn observe(&mut self) -> io::Result<BTreeMap<IpvsKey, IpvsService>> {
-        let mut services = BTreeMap::new();
+    /// Those of the namespace. None: they are the kernel's own.
+    pub async fn timeouts(&mut self) -> io::Result<Option<IpvsTimeouts>> {
+        let mut message = GenlMessage::from_payload(get_timeouts());
+        message.set_resolved_family_id(self.family);
+        Ok(self.ask(message, NLM_F_ACK).await?.iter().find_map(read_timeouts))
+    }
+
+    /// Everything in the namespace: the whole of it is ours. One question for the services, and one for each.
+    /// Also, which destinations drain and have no established connection.
+    pub async fn observe(
+        &mut self,
+    ) -> io::Result<(BTreeMap<IpvsKey, IpvsService>, BTreeSet<(IpvsKey, (IpAddr, u16))>)> {
+        let (mut services, mut idle) = (BTreeMap::new(), BTreeSet::new());
         for (key, scheduler) in self.dump(list(None)).await?.iter().filter_map(read_service) {
-            let v6 = match &key {
-                IpvsKey::Mark { v6, .. } => *v6,
-                IpvsKey::Addr { addr, .. } => addr.is_ipv6(),
-            };
+            let v6 = key.is_ipv6();
             let found = self.dump(list(Some(&key))).await?;
-            let destinations = found.iter().filter_map(|m| read_destination(m, v6)).collect();
+            let found: Vec<_> = found.iter().filter_map(|m| read_destination(m, v6)).collect();
+            let none = |found: &&Destination| found.to == IpvsDestination::Weight(0) && found.connections == 0;
+            idle.extend(found.iter().filter(none).map(|found| (key.clone(), found.at)));
+            let destinations = found.into_iter().map(|found| (found.at, found.to)).collect();
             services.insert(key, IpvsService { scheduler, destinations });
         }
-        Ok(services)
+        Ok((services, idle))
     }
 
     async fn dump(&mut self, message: Message) -> io::Result<Vec<Message>> {

@@ -1,0 +1,36 @@
+//! What to balance with, as the command line says it.
+
+use clap::ValueEnum;
+use heddle_agent::balancer::Wish;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LbBackend {
+    /// IPVS where the kernel has it, else nftables
+    #[default]
+    Auto,
+    Ipvs,
+    Nftables,
+}
+
+impl From<LbBackend> for Wish {
+    fn from(backend: LbBackend) -> Self {
+        match backend {
+            LbBackend::Auto => Wish::Auto,
+            LbBackend::Ipvs => Wish::Ipvs,
+            LbBackend::Nftables => Wish::Nftables,
+        }
+    }
+}
+
+impl fmt::Display for LbBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LbBackend::Auto => "auto",
+            LbBackend::Ipvs => "ipvs",
+            LbBackend::Nftables => "nftables",
+        })
+    }
+}

@@ -37,6 +37,7 @@ pub fn describe(data_path: IpAddr) -> NodeDescription {
         data_path_mtu: mtu_of(data_path),
         executors: vec!["process".into()],
         listening: listening().into_iter().collect(),
+        tunnel: None,
     }
 }
 

@@ -40,6 +40,7 @@ fn network(n: u8) -> NetworkView {
         mtu: Mtu(1450),
         ingress: n == 0,
         internal: false,
+        encrypted: false,
     }
 }
 
@@ -53,6 +54,7 @@ fn peer(n: u8) -> PeerView {
         hostname: format!("node{n}"),
         data_path_addr: IpAddr::from([192, 0, 2, n]),
         ingress: Some(IngressLeg { index: n.into(), addr: addr(100, n), mac: Mac::from_random([2, n, n, n, n, n]) }),
+        keys: BTreeMap::new(),
     }
 }
 
@@ -158,6 +160,8 @@ fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port:
         id: ClusterId::from_random([1; 16]),
         ingress_seed: 1,
         data_path_port: Port::try_from(4789).unwrap(),
+        tunnel_port: Port::try_from(51820).unwrap(),
+        epochs: Default::default(),
     });
     view.peers = (1..=nodes).map(|n| (node(n), peer(n))).collect();
     view.networks.insert(network(0).id, network(0));

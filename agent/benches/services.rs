@@ -145,6 +145,8 @@ fn view(services: u32) -> (NodeView, BTreeMap<TaskId, Sandbox>, LocalHost) {
     let local = LocalHost {
         node,
         data_path_addr: IpAddr::from([192, 0, 2, 1]),
+        data_path_mtu: Mtu(1500),
+        tunnel: None,
         gateway: DualSubnet { v4: "172.18.0.0/16".parse().unwrap(), v6: "fd00:18::/64".parse().unwrap() },
         gateway_mtu: Mtu(1500),
         balancer: Balancer::Nftables,

@@ -123,7 +123,8 @@ fn ours() -> BTreeSet<String> {
     links.into_iter().flatten().filter(|(_, l)| l.ours).map(|(name, _)| name.to_string()).collect()
 }
 
-fn mtu_of(addr: IpAddr) -> Option<Mtu> {
+/// MTU of the link that has this address.
+pub fn mtu_of(addr: IpAddr) -> Option<Mtu> {
     let text = fs::read_to_string(format!("/sys/class/net/{}/mtu", interface_of(addr)?)).ok();
     // Another sysfs than this network namespace's may be mounted: then the kernel is asked through a socket.
     text.and_then(|t| t.trim().parse().ok()).map(Mtu)

@@ -1,7 +1,9 @@
 //! The command line.
 
 use crate::{commands, lab, output::Format};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use heddle_agent::kernel::linux::wireguard::Choice;
+use heddle_model::tunnel::Backend;
 use std::path::PathBuf;
 
 /// Swarm-style overlay networking and service routing for a few to a few hundred Linux hosts.
@@ -90,6 +92,27 @@ pub struct DaemonArgs {
     /// Log as JSON, one object a line
     #[arg(long)]
     pub log_json: bool,
+    /// What encrypts between hosts: the kernel's WireGuard, or one in the daemon; auto takes the kernel's if it has one
+    #[arg(long, env = "HEDDLE_WIREGUARD", value_enum, default_value_t)]
+    pub wireguard: Wireguard,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Wireguard {
+    #[default]
+    Auto,
+    Kernel,
+    Userspace,
+}
+
+impl From<Wireguard> for Choice {
+    fn from(said: Wireguard) -> Self {
+        match said {
+            Wireguard::Auto => Choice::Auto,
+            Wireguard::Kernel => Choice::Only(Backend::Kernel),
+            Wireguard::Userspace => Choice::Only(Backend::Userspace),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

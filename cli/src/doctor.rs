@@ -117,7 +117,7 @@ fn checks() -> Vec<Check> {
             fs::metadata("/proc/net/if_inet6").map(|_| "is on".into()).map_err(|_| "is switched off".into()),
         ),
         check("IPVS", Optional, ipvs()),
-        check("WireGuard", Optional, link(&["link", "add", "name", "w", "type", "wireguard"])),
+        check("WireGuard", Optional, wireguard(link(&["link", "add", "name", "w", "type", "wireguard"]))),
         check("load balancer in use", Optional, Ok("nftables".into())),
     ]
 }
@@ -161,6 +161,21 @@ fn nft_check(script: &str) -> Result<String, String> {
     match output.status.success() {
         true => Ok("works".into()),
         false => Err(String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("is refused").to_owned()),
+    }
+}
+
+/// What would encrypt here.
+fn wireguard(kernel: Result<String, String>) -> Result<String, String> {
+    let tun = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    match (kernel, tun) {
+        (Ok(_), _) => Ok("in the kernel".into()),
+        (Err(_), Ok(_)) => {
+            Ok("in the daemon, by way of /dev/net/tun: the kernel has none, which would be faster".into())
+        }
+        (Err(_), Err(e)) => Err(format!(
+            "not in this kernel, nor in the daemon (/dev/net/tun: {e}): load the module wireguard or tun, or encrypted \
+             networks pass this host by"
+        )),
     }
 }
 

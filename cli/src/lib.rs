@@ -63,7 +63,8 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
             if !nix::unistd::geteuid().is_root() {
                 anyhow::bail!("the daemon makes namespaces and links: run it as root");
             }
-            node::run(node::Config { state_dir: args.state_dir, socket }).await
+            let wireguard = args.wireguard.into();
+            node::run(node::Config { state_dir: args.state_dir, socket, wireguard }).await
         }
         Command::Init(args) => commands::cluster::init(client, args).await,
         Command::JoinToken(args) => commands::cluster::join_token(client, args).await,

@@ -45,7 +45,8 @@ fn subject(step: &Step) -> (Space, Option<&IfName>) {
         | Step::SetMtu { space, name, .. }
         | Step::SetUp { space, name, .. }
         | Step::SetMaster { space, name, .. }
-        | Step::SetPort { space, name, .. } => (space.clone(), Some(name)),
+        | Step::SetPort { space, name, .. }
+        | Step::SetTunnel { space, name, .. } => (space.clone(), Some(name)),
         Step::AddAddress { space, dev, .. } => (space.clone(), Some(dev)),
         Step::RemoveLink { space, .. }
         | Step::RemoveAddress { space, .. }

@@ -2,7 +2,10 @@
 
 use super::{
     firewall::Place,
-    state::{FdbKey, FdbTarget, IpvsKey, IpvsService, Link, PolicyRule, PortFlags, Route, Space, Table, TableId},
+    state::{
+        FdbKey, FdbTarget, IpvsKey, IpvsService, Link, PolicyRule, PortFlags, Route, Space, Table, TableId,
+        TunnelChange,
+    },
 };
 use heddle_model::net::{IfName, Mac, Mtu};
 use ipnet::IpNet;
@@ -50,6 +53,12 @@ pub enum Step {
         space: Space,
         name: IfName,
         port: PortFlags,
+    },
+    /// Changes what a WireGuard link knows, in one request.
+    SetTunnel {
+        space: Space,
+        name: IfName,
+        change: TunnelChange,
     },
     /// Without duplicate address detection (IFA_F_NODAD).
     AddAddress {

@@ -7,7 +7,10 @@ use super::{
     state::{NodeState, Paths},
 };
 use anyhow::{Context, Result, anyhow, bail};
-use heddle_agent::agent::{Agent, ClusterConfig, Config as AgentConfig};
+use heddle_agent::{
+    agent::{Agent, ClusterConfig, Config as AgentConfig},
+    kernel::linux::wireguard::Choice,
+};
 use heddle_manager::{ca, control::ControlService, manager::Manager};
 use heddle_model::{ClusterId, NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
@@ -39,12 +42,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub async fn open(root: PathBuf) -> Result<Self> {
+    pub async fn open(root: PathBuf, wireguard: Choice) -> Result<Self> {
         std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let paths = Paths { root };
         let shim = std::env::current_exe().context("cannot find this program")?;
         let state = paths.load()?;
-        let config = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some() };
+        let config = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some(), wireguard };
         let agent = Agent::start(config).await.context("the agent cannot start")?;
         let member = match state {
             None => None,

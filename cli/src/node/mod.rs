@@ -17,6 +17,7 @@ mod remote;
 mod state;
 
 use anyhow::{Context, Result, bail};
+use heddle_agent::kernel::linux::wireguard::Choice;
 use heddle_plumbing::tls;
 use heddle_proto::v1::{host_server::HostServer, local_server::LocalServer};
 use local::LocalService;
@@ -33,6 +34,8 @@ use tonic::transport::Server;
 pub struct Config {
     pub state_dir: PathBuf,
     pub socket: PathBuf,
+    /// What encrypts between hosts.
+    pub wireguard: Choice,
 }
 
 /// How long a daemon that was killed a moment ago may take to be gone.
@@ -60,7 +63,7 @@ async fn alone(state_dir: &Path) -> Result<File> {
 pub async fn run(config: Config) -> Result<()> {
     // Before anything is touched: two agents on one host would undo each other's work.
     let _alone = alone(&config.state_dir).await?;
-    let daemon = Arc::new(member::Daemon::open(config.state_dir.clone()).await?);
+    let daemon = Arc::new(member::Daemon::open(config.state_dir.clone(), config.wireguard).await?);
     let dir = config.socket.parent().context("the socket's path has no directory")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;

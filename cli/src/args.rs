@@ -55,6 +55,9 @@ pub enum Command {
     /// Networks
     #[command(subcommand)]
     Network(commands::network::NetworkCommand),
+    /// The encrypted tunnel between hosts
+    #[command(subcommand)]
+    Tunnel(commands::tunnel::TunnelCommand),
     /// Services
     #[command(subcommand)]
     Service(commands::service::ServiceCommand),

@@ -2,7 +2,7 @@
 
 use super::state::NodeState;
 use anyhow::{Result, bail};
-use heddle_manager::{ca, raft::raft_id};
+use heddle_manager::{ca, raft::raft_id, store::now};
 use heddle_model::{
     Annotations, ClusterId, Meta, NodeId,
     cluster::{AddressPools, Cluster, ClusterSpec, Role},
@@ -71,7 +71,7 @@ pub fn cluster(
         root_ca,
         join_tokens,
         ingress_seed: rand::random(),
-        epochs: Epochs::default(),
+        epochs: Epochs { since: now(), ..Epochs::default() },
     };
     Ok((cluster, ingress))
 }

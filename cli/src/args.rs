@@ -90,7 +90,7 @@ pub struct DaemonArgs {
     #[arg(long, env = "HEDDLE_STATE_DIR", default_value = "/var/lib/heddle")]
     pub state_dir: PathBuf,
     /// What to log: error, warn, info, debug, trace, or a filter such as heddle_agent=debug,info
-    #[arg(long, env = "HEDDLE_LOG", default_value = "info,openraft=warn,hickory_server=warn")]
+    #[arg(long, env = "HEDDLE_LOG", default_value = "info,openraft=warn,hickory_server=warn,gotatun=warn")]
     pub log: String,
     /// Log as JSON, one object a line
     #[arg(long)]

@@ -88,7 +88,10 @@ async fn sockets_are_where_they_belong() {
     for by in means().await {
         let host = Host::new(by);
         let mut reconciler = host.reconciler();
-        reached(&mut reconciler, &host.wants(3, NEXT)).await;
+        // Nobody else has keys yet, as when an epoch begins.
+        host.keys.hold(NEXT.all()).unwrap();
+        let alone = Encrypted { keyless: vec![2, 3], end: host.keys.end(), ..encrypted(&[1], NEXT, by) };
+        reached(&mut reconciler, &wanted_encrypted(3, &alone)).await;
         let ports = |space: &str| {
             let command = format!("{space} ss -Hlunp | awk '{{print $4}}' | sed 's/.*://' | sort -u | tr '\\n' ' '");
             run(&command).trim().to_owned()
@@ -97,7 +100,10 @@ async fn sockets_are_where_they_belong() {
         assert_eq!(ports(""), "4789 51820 51821", "{by}");
         assert_eq!(ports("ip netns exec hd-tunnel"), "4789", "{by}");
         assert_eq!(run("ip -n hd-tunnel -o link | wc -l").trim(), "3", "lo and a link for each epoch");
+        reached(&mut reconciler, &host.wants(3, NEXT)).await;
+        assert_eq!(ports(""), "4789 51820 51821", "{by}");
         reached(&mut reconciler, &blank()).await;
+        assert_eq!(ports(""), "", "{by}");
     }
 }
 

@@ -163,7 +163,16 @@ impl Userspace {
             .with_private_key(secret)
             .with_listen_port(tunnel.port.get())
             .with_peers(tunnel.peers.iter().map(|(key, peer)| peer_of(key, peer)));
-        self.on_threads(builder.build()).await?.map_err(library)
+        let alone = tunnel.peers.is_empty();
+        let started = async move {
+            let device = builder.build().await?;
+            if alone {
+                // Without a peer it has opened no socket, and would not when one comes; this has it open one.
+                device.clear_peers().await?;
+            }
+            Ok(device)
+        };
+        self.on_threads(started).await?.map_err(library)
     }
 
     /// None: it is not there, it has failed, or it knows no key of its own yet.

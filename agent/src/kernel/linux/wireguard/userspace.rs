@@ -8,6 +8,7 @@ use crate::{
     kernel::linux::space,
     keyring::Keyring,
 };
+use futures::FutureExt;
 use gotatun::{
     device::{Device, DeviceBuilder, Error, Peer, configure::DeviceWrite},
     tun::tun_async_device::TunDevice,
@@ -177,8 +178,11 @@ impl Userspace {
 
     /// None: it is not there, it has failed, or it knows no key of its own yet.
     pub async fn observe(&self, space: &Space, name: &IfName) -> Option<Tunnel> {
-        let running = self.running.lock().await;
-        observe(running.get(&(space.clone(), name.clone()))?.device.as_ref()?).await
+        let mut running = self.running.lock().await;
+        let device = running.get_mut(&(space.clone(), name.clone()))?.device.as_mut()?;
+        // Such as after somebody set the link down: what it is told then leads nowhere.
+        let failed = device.wait().now_or_never().is_some();
+        if failed { None } else { observe(device).await }
     }
 }
 

@@ -88,9 +88,16 @@ fn view(services: u32) -> (NodeView, BTreeMap<TaskId, Sandbox>, LocalHost) {
         id: ClusterId::from_random([2; 16]),
         ingress_seed: 1,
         data_path_port: Port::try_from(4789).unwrap(),
+        tunnel_port: Port::try_from(51820).unwrap(),
+        epochs: Default::default(),
     });
-    let here =
-        PeerView { node: node.clone(), hostname: "a".into(), data_path_addr: [192, 0, 2, 1].into(), ingress: None };
+    let here = PeerView {
+        node: node.clone(),
+        hostname: "a".into(),
+        data_path_addr: [192, 0, 2, 1].into(),
+        ingress: None,
+        keys: BTreeMap::new(),
+    };
     view.peers.insert(node.clone(), here);
     let net = NetworkView {
         id: network.clone(),
@@ -101,6 +108,7 @@ fn view(services: u32) -> (NodeView, BTreeMap<TaskId, Sandbox>, LocalHost) {
         mtu: Mtu(1450),
         ingress: false,
         internal: true,
+        encrypted: false,
     };
     view.networks.insert(network.clone(), net);
     for n in 0..services.max(2) {
@@ -137,6 +145,8 @@ fn view(services: u32) -> (NodeView, BTreeMap<TaskId, Sandbox>, LocalHost) {
     let local = LocalHost {
         node,
         data_path_addr: IpAddr::from([192, 0, 2, 1]),
+        data_path_mtu: Mtu(1500),
+        tunnel: None,
         gateway: DualSubnet { v4: "172.18.0.0/16".parse().unwrap(), v6: "fd00:18::/64".parse().unwrap() },
         gateway_mtu: Mtu(1500),
         balancer: Balancer::Nftables,

@@ -37,6 +37,7 @@ pub fn describe(data_path: IpAddr) -> NodeDescription {
         data_path_mtu: mtu_of(data_path),
         executors: vec!["process".into()],
         listening: listening().into_iter().collect(),
+        tunnel: None,
     }
 }
 
@@ -122,7 +123,8 @@ fn ours() -> BTreeSet<String> {
     links.into_iter().flatten().filter(|(_, l)| l.ours).map(|(name, _)| name.to_string()).collect()
 }
 
-fn mtu_of(addr: IpAddr) -> Option<Mtu> {
+/// MTU of the link that has this address.
+pub fn mtu_of(addr: IpAddr) -> Option<Mtu> {
     let text = fs::read_to_string(format!("/sys/class/net/{}/mtu", interface_of(addr)?)).ok();
     // Another sysfs than this network namespace's may be mounted: then the kernel is asked through a socket.
     text.and_then(|t| t.trim().parse().ok()).map(Mtu)

@@ -13,6 +13,7 @@ pub mod dns;
 pub mod executor;
 pub mod host;
 pub mod kernel;
+pub mod keyring;
 pub mod local;
 mod logs;
 pub mod reconciler;

@@ -1,7 +1,9 @@
 //! The command line.
 
 use crate::{backend::LbBackend, commands, lab, output::Format};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use heddle_agent::kernel::linux::wireguard::Choice;
+use heddle_model::tunnel::Backend;
 use std::path::PathBuf;
 
 /// Swarm-style overlay networking and service routing for a few to a few hundred Linux hosts.
@@ -53,6 +55,9 @@ pub enum Command {
     /// Networks
     #[command(subcommand)]
     Network(commands::network::NetworkCommand),
+    /// The encrypted tunnel between hosts
+    #[command(subcommand)]
+    Tunnel(commands::tunnel::TunnelCommand),
     /// Services
     #[command(subcommand)]
     Service(commands::service::ServiceCommand),
@@ -88,11 +93,32 @@ pub struct DaemonArgs {
     #[arg(long, value_enum, env = "HEDDLE_LB_BACKEND", default_value_t)]
     pub lb_backend: LbBackend,
     /// What to log: error, warn, info, debug, trace, or a filter such as heddle_agent=debug,info
-    #[arg(long, env = "HEDDLE_LOG", default_value = "info,openraft=warn,hickory_server=warn")]
+    #[arg(long, env = "HEDDLE_LOG", default_value = "info,openraft=warn,hickory_server=warn,gotatun=warn")]
     pub log: String,
     /// Log as JSON, one object a line
     #[arg(long)]
     pub log_json: bool,
+    /// What encrypts between hosts: the kernel's WireGuard, or one in the daemon; auto takes the kernel's if it has one
+    #[arg(long, env = "HEDDLE_WIREGUARD", value_enum, default_value_t)]
+    pub wireguard: Wireguard,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Wireguard {
+    #[default]
+    Auto,
+    Kernel,
+    Userspace,
+}
+
+impl From<Wireguard> for Choice {
+    fn from(said: Wireguard) -> Self {
+        match said {
+            Wireguard::Auto => Choice::Auto,
+            Wireguard::Kernel => Choice::Only(Backend::Kernel),
+            Wireguard::Userspace => Choice::Only(Backend::Userspace),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -125,7 +125,7 @@ fn checks() -> Vec<Check> {
             Required,
             fs::metadata("/proc/net/if_inet6").map(|_| "is on".into()).map_err(|_| "is switched off".into()),
         ),
-        check("WireGuard", Optional, link(&["link", "add", "name", "w", "type", "wireguard"])),
+        check("WireGuard", Optional, wireguard(link(&["link", "add", "name", "w", "type", "wireguard"]))),
     ]
 }
 
@@ -178,5 +178,20 @@ async fn balancer(client: &Client, has_ipvs: bool) -> Result<String, String> {
         (Some(info), _) => Ok(info.into_inner().load_balancer),
         (None, true) => Ok("no daemon runs here; it would take ipvs".into()),
         (None, false) => Ok("no daemon runs here; it would take nftables".into()),
+    }
+}
+
+/// What would encrypt here.
+fn wireguard(kernel: Result<String, String>) -> Result<String, String> {
+    let tun = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    match (kernel, tun) {
+        (Ok(_), _) => Ok("in the kernel".into()),
+        (Err(_), Ok(_)) => {
+            Ok("in the daemon, by way of /dev/net/tun: the kernel has none, which would be faster".into())
+        }
+        (Err(_), Err(e)) => Err(format!(
+            "not in this kernel, nor in the daemon (/dev/net/tun: {e}): load the module wireguard or tun, or encrypted \
+             networks pass this host by"
+        )),
     }
 }

@@ -64,7 +64,8 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
             if !nix::unistd::geteuid().is_root() {
                 anyhow::bail!("the daemon makes namespaces and links: run it as root");
             }
-            node::run(node::Config { state_dir: args.state_dir, socket, lb_backend: args.lb_backend }).await
+            let (lb_backend, wireguard) = (args.lb_backend, args.wireguard.into());
+            node::run(node::Config { state_dir: args.state_dir, socket, lb_backend, wireguard }).await
         }
         Command::Init(args) => commands::cluster::init(client, args).await,
         Command::JoinToken(args) => commands::cluster::join_token(client, args).await,
@@ -80,6 +81,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Rm(args) => commands::rm::run(client, args).await,
         Command::Inspect(args) => commands::inspect::run(client, args).await,
         Command::Network(command) => commands::network::run(client, command).await,
+        Command::Tunnel(command) => commands::tunnel::run(client, command).await,
         Command::Service(command) => commands::service::run(client, command).await,
         Command::Doctor(args) => doctor::run(client, args.format).await,
         Command::Whoami(args) => whoami::run(args).await,

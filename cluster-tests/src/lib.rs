@@ -164,6 +164,18 @@ impl Lab {
         assert!(output.status.success(), "{args:?}: {}", text(&output));
     }
 
+    /// The same with variables of the environment, which daemons that it starts have too.
+    pub fn do_lab_with(&self, args: &[&str], env: &[(&str, &str)]) {
+        let output = Command::new(program())
+            .arg("lab")
+            .args(args)
+            .args(["--name", &self.name])
+            .envs(env.iter().copied())
+            .output()
+            .expect("the program runs");
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+    }
+
     pub fn exec(&self, host: &str, command: &[&str]) -> Output {
         self.lab(&[&["exec", host, "--"], command].concat())
     }

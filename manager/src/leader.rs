@@ -7,6 +7,7 @@ use crate::{
     plan::{Context, Stage},
     scheduler,
     store::{Mutation, Snapshot, Store, WriteError, now},
+    tunnel,
 };
 use heddle_model::{
     Timestamp,
@@ -23,6 +24,7 @@ const STAGES: &[(&str, Stage)] = &[
     ("allocator", allocator::plan),
     ("scheduler", scheduler::plan),
     ("reaper", orchestrator::reap),
+    ("tunnel", tunnel::plan),
 ];
 /// How often leadership and heartbeats are looked at.
 const TICK: Duration = Duration::from_millis(100);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! control    what operators ask            ─┐
-//! allocator, orchestrator, scheduler        ├─ mutations ─> store ── raft ─> store on every manager
+//! allocator, orchestrator, scheduler, tunnel ├─ mutations ─> store ── raft ─> store on every manager
 //! dispatcher what agents report            ─┘                 │
 //! dispatcher what each node should do  <──────────────────────┘
 //! leader     runs the deciding stages and watches the nodes, on the leader only
@@ -20,5 +20,6 @@ pub mod plan;
 pub mod raft;
 pub mod scheduler;
 pub mod store;
+pub mod tunnel;
 #[cfg(test)]
 mod world;

@@ -53,6 +53,8 @@ impl World {
                     v6: "fd00:1::/48".parse().unwrap(),
                 },
                 data_path_port: Port::try_from(4789).unwrap(),
+                tunnel_port: Port::try_from(51820).unwrap(),
+                tunnel_key_life: Duration::from_secs(86400),
                 heartbeat: Duration::from_millis(300),
                 task_history: 1,
                 node_cert_life: Duration::from_secs(60),
@@ -60,6 +62,7 @@ impl World {
             root_ca: RootCa { cert_pem: String::new(), key_pem: secret() },
             join_tokens: JoinTokens { worker: secret(), manager: secret() },
             ingress_seed: 7,
+            epochs: Default::default(),
         };
         let ingress = world.network(INGRESS, true);
         world.write(vec![Mutation::Create(cluster.into()), Mutation::Create(ingress.into())]);

@@ -8,6 +8,7 @@ use crate::{
     net::{DualAddr, DualSubnet, Mac, Mtu, Port, Vni},
     node::IngressLeg,
     task::Task,
+    tunnel::{Epoch, Epochs, PublicKey},
 };
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -17,6 +18,9 @@ pub struct ClusterView {
     pub id: ClusterId,
     pub ingress_seed: u32,
     pub data_path_port: Port,
+    /// The first of the tunnel's two.
+    pub tunnel_port: Port,
+    pub epochs: Epochs,
 }
 
 /// A network that the node takes part in.
@@ -30,6 +34,8 @@ pub struct NetworkView {
     pub mtu: Mtu,
     pub ingress: bool,
     pub internal: bool,
+    /// Between hosts it goes through the tunnel, or not at all.
+    pub encrypted: bool,
 }
 
 /// A node that shares a network with this one, or this node itself.
@@ -39,6 +45,8 @@ pub struct PeerView {
     pub hostname: String,
     pub data_path_addr: IpAddr,
     pub ingress: Option<IngressLeg>,
+    /// Its keys of the epochs there are.
+    pub keys: BTreeMap<Epoch, PublicKey>,
 }
 
 /// A service on a network of this node, or published through the mesh.
@@ -182,6 +190,8 @@ mod tests {
             id: ClusterId::from_random([1; 16]),
             ingress_seed: seed,
             data_path_port: Port::try_from(4789).unwrap(),
+            tunnel_port: Port::try_from(51820).unwrap(),
+            epochs: Epochs::default(),
         }
     }
 
@@ -191,6 +201,7 @@ mod tests {
             hostname: format!("host{host}"),
             data_path_addr: IpAddr::from([10, 0, 0, host]),
             ingress: None,
+            keys: BTreeMap::new(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The one object that describes the cluster itself: settings, root certificate, join tokens.
 
-use crate::{ClusterId, Meta, id::NodeId, net::Port};
+use crate::{ClusterId, Meta, id::NodeId, net::Port, tunnel::Epochs};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, time::Duration};
@@ -55,6 +55,10 @@ pub struct ClusterSpec {
     pub pools: AddressPools,
     /// UDP port of VXLAN.
     pub data_path_port: Port,
+    /// The first of two UDP ports of the tunnel between hosts.
+    pub tunnel_port: Port,
+    /// After this long the keys of the tunnel are made anew.
+    pub tunnel_key_life: Duration,
     /// How often an agent reports, and the unit of failure detection.
     pub heartbeat: Duration,
     /// Finished tasks kept per replica.
@@ -86,6 +90,7 @@ pub struct Cluster {
     pub join_tokens: JoinTokens,
     /// Seeds the ingress hash alike on every host, so that a flow keeps its backend when it enters elsewhere.
     pub ingress_seed: u32,
+    pub epochs: Epochs,
 }
 
 /// A manager as agents and clients dial it.

@@ -4,6 +4,7 @@
 //! cluster ── node ── service ── task        who wants what, where it runs
 //!              workload                     one program that one host runs by itself
 //!                 └─ network ── endpoint    what it is reachable by
+//!                      └─ tunnel            keys of hosts, for networks that are encrypted
 //! net/                                      units of the data plane: Vni, Mac, Port, Mtu, IfName, subnets
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod node;
 pub mod object;
 pub mod service;
 pub mod task;
+pub mod tunnel;
 pub mod workload;
 
 pub use id::{ClusterId, ConnectionId, NetworkId, NodeId, ServiceId, TaskId};

@@ -122,6 +122,17 @@ pub struct Network {
     pub allocation: Option<NetworkAllocation>,
 }
 
+/// The option, by docker's name, that asks for encryption between hosts.
+pub const ENCRYPTED: &str = "encrypted";
+
+impl NetworkSpec {
+    /// What it carries between hosts goes through the tunnel, or not at all. As with docker, an option without a value
+    /// counts.
+    pub fn encrypted(&self) -> bool {
+        self.options.get(ENCRYPTED).is_some_and(|value| value != "false")
+    }
+}
+
 impl Network {
     /// What members get addresses from, IPv4 first: as the spec says, where it says something. Empty until it is allocated.
     pub fn pools(&self) -> Vec<Pool> {

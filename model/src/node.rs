@@ -4,6 +4,7 @@ use crate::{
     Annotations, Meta, NodeId, Timestamp,
     cluster::Role,
     net::{DualAddr, Mac, Mtu, Port, Protocol},
+    tunnel::TunnelEnd,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,9 @@ pub struct NodeDescription {
     pub listening: Vec<(Protocol, Port)>,
     /// Executors that work here, such as `process`.
     pub executors: Vec<String>,
+    /// None: this host cannot encrypt, and takes no part in networks that are encrypted.
+    #[serde(default)]
+    pub tunnel: Option<TunnelEnd>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -358,6 +358,9 @@ impl Actor {
             // What the managers want is not known: nothing may be taken away.
             return true;
         }
+        if let Some(member) = &mut self.member {
+            member.follow();
+        }
         let host_revision = self.host.borrow().revision;
         let revision = self.member.as_ref().map_or(0, |m| m.revision);
         let Sandboxes { all: sandboxes, waiting, .. } = self.sandboxes();
@@ -526,6 +529,7 @@ impl Actor {
         }
         // What the kernel still does in its own time must not meet a cluster that is joined next.
         member.memory.forget();
+        member.keys.forget();
         // What ended before, too: only what this host runs by itself is its own.
         let workloads = self.host.borrow().workloads.clone();
         for id in self.executor.list().unwrap_or_default().iter().filter(|id| !workloads.contains_key(*id)) {

@@ -4,6 +4,8 @@ use super::{memory::Memory, picture::Status};
 use crate::{
     dataplane::desired::LocalHost,
     executor::ProcessExecutor,
+    host,
+    keyring::Keyring,
     logs,
     session::{Event, Sender},
     worker::Worker,
@@ -23,6 +25,7 @@ use tonic::transport::Channel;
 /// Ends its session when dropped.
 pub struct Membership {
     pub local: LocalHost,
+    pub keys: Arc<Keyring>,
     pub view: Option<Arc<NodeView>>,
     pub revision: u64,
     /// Nothing of a cluster was in the kernel when it began, so nothing is lost before the first assignments.
@@ -120,8 +123,22 @@ impl Membership {
         self.revision = revision;
         self.memory.save_view(revision, &view);
         self.view = Some(view);
+        self.follow();
         status.send_modify(|s| s.assigned_revision = revision);
         true
+    }
+
+    /// Takes along what of this host's own the view decides: keys of its epochs and no others.
+    pub fn follow(&mut self) {
+        let Some(view) = &self.view else { return };
+        if let Err(error) = self.keys.hold(view.cluster.epochs.all()) {
+            tracing::error!(%error, "cannot make or remove keys of the tunnel");
+        }
+        self.local.tunnel = self.keys.end();
+        if view.networks.values().any(|n| n.encrypted) {
+            let mtu = host::mtu_of(self.local.data_path_addr);
+            self.local.data_path_mtu = mtu.unwrap_or(self.local.data_path_mtu);
+        }
     }
 
     /// What was assigned before the daemon was restarted: names resolve and drift is repaired before a manager answers.

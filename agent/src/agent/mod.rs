@@ -22,7 +22,12 @@ use crate::{
     dataplane::desired::{Balancer, LocalHost},
     executor::{Ends, ProcessExecutor},
     host,
-    kernel::linux::{LinuxKernel, watch::Watch},
+    kernel::linux::{
+        LinuxKernel,
+        watch::Watch,
+        wireguard::{self, Available, Choice},
+    },
+    keyring::Keyring,
     local::{HostService, network, ports::Ports, state::HostState, store::Store},
     reconciler::Reconciler,
     session::Session,
@@ -32,6 +37,7 @@ use actor::Actor;
 use heddle_model::{
     NetworkId,
     net::{DualSubnet, Mtu, unique_local},
+    tunnel::Epoch,
 };
 use heddle_plumbing::tls::Credentials;
 use ipnet::IpNet;
@@ -59,6 +65,7 @@ pub struct Config {
     /// `join` comes next. Until then it is not known what should run, so nothing is touched.
     pub in_cluster: bool,
     pub balancer: Balancer,
+    pub wireguard: Choice,
 }
 
 /// A place in a cluster.
@@ -80,6 +87,7 @@ pub struct Agent {
     pub host: HostService,
     store: Arc<Store>,
     ports: Arc<Ports>,
+    keys: Arc<Keyring>,
     dir: PathBuf,
     pub balancer: Balancer,
     commands: mpsc::Sender<Command>,
@@ -111,6 +119,8 @@ impl Agent {
     pub async fn start(config: Config) -> io::Result<Self> {
         fs::create_dir_all(&config.dir)?;
         host::keep_router_advertisements()?;
+        let backend = wireguard::choose(config.wireguard, Available::find().await?).map_err(io::Error::other)?;
+        let keys = Arc::new(Keyring::new(backend));
         let store = Store::open(&config.dir, || Ok(first_state())).map_err(|e| io::Error::other(chain(&e)))?;
         let store = Arc::new(store);
         let executor = Arc::new(ProcessExecutor::new(config.dir.join("tasks"), config.shim)?);
@@ -121,7 +131,7 @@ impl Agent {
         let connected = Arc::new(Notify::new());
         let mut actor = Actor {
             executor: executor.clone(),
-            reconciler: Reconciler::new(LinuxKernel::new()),
+            reconciler: Reconciler::new(LinuxKernel::with_keys(keys.clone())),
             watch: Watch::start()?,
             worker: Worker::default(),
             ends: Ends::default(),
@@ -146,7 +156,8 @@ impl Agent {
         let host = HostService::new(store.clone(), ports.clone(), picture, leader.clone(), executor, commands.clone());
         host.resume(connected);
         let task = tokio::spawn(actor.run(obeyed, config.in_cluster)).abort_handle();
-        Ok(Self { status, leader, host, store, ports, dir: config.dir, balancer: config.balancer, commands, task })
+        let balancer = config.balancer;
+        Ok(Self { status, leader, host, store, ports, keys, dir: config.dir, balancer, commands, task })
     }
 
     async fn tell(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
@@ -165,16 +176,22 @@ impl Agent {
             self.store.snapshot().networks.values().flat_map(|n| n.pools.iter().map(|p| p.subnet)).collect();
         let gateway: DualSubnet = host::gateway_subnet(memory.gateway, &own)?;
         memory.gateway = Some(gateway.v4);
+        self.keys.open(&dir.join("tunnel"))?;
+        if self.keys.end().is_some_and(|end| end.keys.is_empty()) {
+            // What the first epoch is on a new cluster: its public key is told with the first word.
+            self.keys.hold([Epoch::FIRST])?;
+        }
         let managers: BTreeSet<_> = config.managers.iter().chain(&memory.managers).copied().collect();
         let (events, heard) = mpsc::channel(64);
         let (speak, spoken) = watch::channel(None);
         let anew = Arc::new(Notify::new());
-        let (store, ports) = (self.store.clone(), self.ports.clone());
+        let (store, ports, keys) = (self.store.clone(), self.ports.clone(), self.keys.clone());
         let describe = move |data_path| {
             let mut description = host::describe(data_path);
             let own = store.snapshot();
             description.host_subnets.extend(own.networks.values().flat_map(|n| n.pools.iter().map(|p| p.subnet)));
             description.listening.extend(ports.held());
+            description.tunnel = keys.end();
             description.host_subnets.sort();
             description.host_subnets.dedup();
             description.listening.sort();
@@ -190,10 +207,13 @@ impl Agent {
             events,
             speak,
             anew: anew.clone(),
+            changed: self.keys.changed.clone(),
         };
         let local = LocalHost {
             node,
             data_path_addr: config.data_path_addr,
+            data_path_mtu: host::mtu_of(config.data_path_addr).unwrap_or(Mtu::ETHERNET),
+            tunnel: self.keys.end(),
             gateway,
             gateway_mtu: Mtu::ETHERNET,
             balancer: self.balancer,
@@ -201,6 +221,7 @@ impl Agent {
         let session = tokio::spawn(session.run()).abort_handle();
         let membership = Membership {
             local,
+            keys: self.keys.clone(),
             view: None,
             revision: 0,
             fresh: config.fresh,

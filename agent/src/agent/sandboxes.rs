@@ -157,6 +157,8 @@ mod tests {
             id: ClusterId::from_random([1; 16]),
             ingress_seed: 1,
             data_path_port: Port::try_from(4789).unwrap(),
+            tunnel_port: Port::try_from(51820).unwrap(),
+            epochs: Default::default(),
         });
         let network = NetworkView {
             id: overlay_id(),
@@ -167,6 +169,7 @@ mod tests {
             mtu: Mtu(1450),
             ingress: false,
             internal,
+            encrypted: false,
         };
         view.networks.insert(network.id.clone(), network);
         view

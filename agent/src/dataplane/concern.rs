@@ -46,7 +46,8 @@ fn subject(step: &Step) -> (Space, Option<&IfName>) {
         | Step::SetMtu { space, name, .. }
         | Step::SetUp { space, name, .. }
         | Step::SetMaster { space, name, .. }
-        | Step::SetPort { space, name, .. } => (space.clone(), Some(name)),
+        | Step::SetPort { space, name, .. }
+        | Step::SetTunnel { space, name, .. } => (space.clone(), Some(name)),
         Step::AddAddress { space, dev, .. } => (space.clone(), Some(dev)),
         Step::RemoveLink { space, .. }
         | Step::RemoveAddress { space, .. }
@@ -80,7 +81,8 @@ pub fn link(step: &Step) -> Option<(Space, IfName)> {
         | Step::SetMtu { space, name, .. }
         | Step::SetUp { space, name, .. }
         | Step::SetMaster { space, name, .. }
-        | Step::SetPort { space, name, .. } => (space, name.clone()),
+        | Step::SetPort { space, name, .. }
+        | Step::SetTunnel { space, name, .. } => (space, name.clone()),
         Step::AddAddress { space, dev, .. }
         | Step::RemoveAddress { space, dev, .. }
         | Step::SetNeighbour { space, dev, .. }

@@ -99,7 +99,7 @@ const fn rank(kind: &LinkKind) -> u8 {
     match kind {
         LinkKind::Bridge => 0,
         LinkKind::Vlan { .. } => 1,
-        LinkKind::Vxlan(_) | LinkKind::Veth { .. } => 2,
+        LinkKind::Vxlan(_) | LinkKind::Veth { .. } | LinkKind::Wireguard { .. } | LinkKind::Tun => 2,
         LinkKind::Macvlan { .. } | LinkKind::Ipvlan { .. } => 3,
     }
 }
@@ -110,6 +110,7 @@ fn forget_on(space: &mut SpaceState, dev: &IfName) {
     space.routes.retain(|r| r.dev != *dev);
     space.neighbours.retain(|(d, _), _| d != dev);
     space.fdb.retain(|k, _| k.dev != *dev);
+    space.tunnels.remove(dev);
     // The table stays, but its chain was bound to the link.
     let bound = space.tables.iter_mut().filter(|(id, _)| id.family == Family::Netdev);
     bound.for_each(|(_, table)| *table = Table { digest: String::new(), body: None });
@@ -188,6 +189,10 @@ fn on_links(space: &Space, want: &SpaceState, have: &SpaceState, steps: &mut Vec
     let at = || space.clone();
     for (key, value) in want.sysctls.iter().filter(|(k, v)| have.sysctls.get(*k) != Some(v)) {
         steps.push(Step::SetSysctl { space: at(), key: key.clone(), value: value.clone() });
+    }
+    for (name, tunnel) in want.tunnels.iter().filter(|(n, t)| have.tunnels.get(*n) != Some(t)) {
+        let change = tunnel.change(have.tunnels.get(name));
+        steps.push(Step::SetTunnel { space: at(), name: name.clone(), change });
     }
     for (dev, addr) in want.addresses.difference(&have.addresses) {
         steps.push(Step::AddAddress { space: at(), dev: dev.clone(), addr: *addr });

@@ -5,7 +5,7 @@ use super::{
     diff::forget_link,
     ipvs::{IpvsKey, IpvsService},
     names, own,
-    state::{KernelState, Link, LinkKind, PortFlags, Space, SpaceState},
+    state::{KernelState, Link, LinkKind, PortFlags, Space, SpaceState, Tunnel},
     step::Step,
 };
 use heddle_model::net::IfName;
@@ -41,6 +41,7 @@ impl KernelState {
                     forget_link(self, &space, link);
                 }
                 self.spaces.remove(&space);
+                self.forget_sockets(&space);
             }
             Step::AddLink { space, name, link } => self.add_link(space, name, link)?,
             Step::RemoveLink { space, name } => {
@@ -60,6 +61,12 @@ impl KernelState {
                 link.port = PortFlags::default();
             }
             Step::SetPort { space, name, port } => self.link(space, name)?.port = *port,
+            Step::SetTunnel { space, name, change } => {
+                self.link(space, name)?;
+                let tunnels = &mut self.space(space)?.tunnels;
+                let tunnel = Tunnel::changed(tunnels.get(name), change).ok_or(Refused::NotFound)?;
+                tunnels.insert(name.clone(), tunnel);
+            }
             Step::AddAddress { space, dev, addr } => {
                 self.link(space, dev)?;
                 self.space(space)?.addresses.insert((dev.clone(), *addr));
@@ -135,12 +142,28 @@ impl KernelState {
         Ok(())
     }
 
+    /// A VXLAN goes with the space that its socket is in, wherever it is itself.
+    fn forget_sockets(&mut self, gone: &Space) {
+        let there = |l: &Link| matches!(&l.kind, LinkKind::Vxlan(v) if v.socket.as_ref() == Some(gone));
+        let links: Vec<_> = self
+            .spaces
+            .iter()
+            .flat_map(|(s, o)| o.links.iter().filter(|(_, l)| there(l)).map(|(n, _)| (s.clone(), n.clone())))
+            .collect();
+        for (space, name) in links {
+            forget_link(self, &space, &name);
+        }
+    }
+
     fn add_link(&mut self, space: &Space, name: &IfName, link: &Link) -> Result<(), Refused> {
         if link.master.as_ref().is_some_and(|m| !self.spaces.get(space).is_some_and(|s| s.links.contains_key(m))) {
             return Err(Refused::NotFound);
         }
         if self.space(space)?.links.contains_key(name) {
             return Err(Refused::Exists);
+        }
+        if matches!(&link.kind, LinkKind::Vxlan(v) if v.socket.as_ref().is_none_or(|s| !self.spaces.contains_key(s))) {
+            return Err(Refused::NotFound);
         }
         // Whether a foreign parent is there is not known here.
         let known = |parent: &IfName| self.spaces.get(&Space::Host).is_some_and(|s| s.links.contains_key(parent));

@@ -4,6 +4,7 @@ use super::state::{Family, Space, TableId};
 use heddle_model::{
     NetworkId, NodeId, TaskId,
     net::{IfName, Mac},
+    tunnel::Epoch,
 };
 use sha2::{Digest, Sha256};
 
@@ -15,6 +16,7 @@ pub(super) const HASH_PART: usize = 13;
 pub(super) const TASK_SPACE: &str = "hd-t-";
 pub(super) const NETWORK_SPACE: &str = "hd-n-";
 pub(super) const INGRESS_SPACE: &str = "hd-ingress";
+pub(super) const TUNNEL_SPACE: &str = "hd-tunnel";
 pub(super) const GATEWAY: &str = "heddle_gw";
 pub(super) const INGRESS_LEG: &str = "hdgw-ingress";
 pub(super) const VXLAN_STAGING: &str = "hdvx";
@@ -68,6 +70,16 @@ pub fn network_space(network: &NetworkId) -> Space {
 /// The namespace of the ingress network and its balancer.
 pub fn ingress_space() -> Space {
     Space::Named(INGRESS_SPACE.to_owned())
+}
+
+/// The namespace of the tunnel between hosts, where the sockets of encrypted overlays are.
+pub fn tunnel_space() -> Space {
+    Space::Named(TUNNEL_SPACE.to_owned())
+}
+
+/// This host's end of the tunnel by the keys of an epoch.
+pub fn tunnel(epoch: Epoch) -> IfName {
+    fixed(&format!("wg{}", epoch.slot()))
 }
 
 /// The bridge of an overlay, in the overlay's namespace.

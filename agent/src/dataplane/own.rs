@@ -4,7 +4,7 @@
 use super::{
     names::{
         self, ALIAS, DEAD_END, DEFAULT_BRIDGE, GATEWAY, HASH_PART, HOST_BRIDGE, ID_PART, INGRESS_LEG, INGRESS_SPACE,
-        NETWORK_SPACE, TASK_SPACE, VXLAN_STAGING,
+        NETWORK_SPACE, TASK_SPACE, TUNNEL_SPACE, VXLAN_STAGING,
     },
     state::Space,
 };
@@ -21,7 +21,7 @@ fn is_id(part: &str) -> bool {
 /// Whether a file in /run/netns is a namespace of ours.
 pub fn space(name: &str) -> bool {
     let id = name.strip_prefix(TASK_SPACE).or_else(|| name.strip_prefix(NETWORK_SPACE));
-    name == INGRESS_SPACE || id.is_some_and(is_id)
+    matches!(name, INGRESS_SPACE | TUNNEL_SPACE) || id.is_some_and(is_id)
 }
 
 /// Whether a link in this space is ours. In the host's space only exact forms count, since `hd…` alone may be anybody's, and
@@ -104,7 +104,9 @@ mod tests {
     #[test]
     fn recognises_every_name_that_names_makes() {
         let (task, network) = (TaskId::from_random([1; 16]), NetworkId::from_random([2; 16]));
-        for s in [names::task_space(&task), names::network_space(&network), names::ingress_space()] {
+        for s in
+            [names::task_space(&task), names::network_space(&network), names::ingress_space(), names::tunnel_space()]
+        {
             assert!(space(&s.to_string()), "{s}");
         }
         let links = [

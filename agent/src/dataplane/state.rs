@@ -4,12 +4,15 @@
 use super::firewall::{Cut, Place};
 use super::ipvs::{IpvsKey, IpvsService, IpvsTimeouts};
 use super::mode::{IpvlanFlag, IpvlanMode, MacvlanMode};
-use heddle_model::net::{IfName, Mac, Mtu, Port, Vni};
+use heddle_model::{
+    net::{IfName, Mac, Mtu, Port, Vni},
+    tunnel::{Backend, PublicKey},
+};
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -49,6 +52,8 @@ pub struct SpaceState {
     /// Static forwarding entries.
     pub fdb: BTreeMap<FdbKey, FdbTarget>,
     pub tables: BTreeMap<TableId, Table>,
+    /// What the WireGuard links know; one that knows no key of its own is not in it.
+    pub tunnels: BTreeMap<IfName, Tunnel>,
     pub ipvs: BTreeMap<IpvsKey, IpvsService>,
     /// Observed, never wanted: destinations that drain and have no established connection left.
     pub ipvs_idle: BTreeSet<(IpvsKey, (IpAddr, u16))>,
@@ -113,6 +118,12 @@ pub enum LinkKind {
         mode: IpvlanMode,
         flag: IpvlanFlag,
     },
+    /// One end of the tunnel between hosts. Its UDP socket is in the host's space, wherever the link is.
+    Wireguard {
+        by: Backend,
+    },
+    /// Observed, never wanted: a TUN link in the tunnel's space that no WireGuard of this daemon's is behind.
+    Tun,
     /// An 802.1Q sub-interface, in the host's space like its parent. Goes with it.
     Vlan {
         parent: IfName,
@@ -127,18 +138,77 @@ impl LinkKind {
             LinkKind::Macvlan { parent, .. } | LinkKind::Ipvlan { parent, .. } | LinkKind::Vlan { parent, .. } => {
                 Some(parent)
             }
-            LinkKind::Bridge | LinkKind::Vxlan(_) | LinkKind::Veth { .. } => None,
+            LinkKind::Bridge
+            | LinkKind::Vxlan(_)
+            | LinkKind::Veth { .. }
+            | LinkKind::Wireguard { .. }
+            | LinkKind::Tun => None,
         }
     }
 }
 
-/// Made in the host's space, so that its socket is there, then moved. Learning off, ARP/ND proxy on, DF set (on IPv4), no
-/// flood entry.
+/// Made in the space where its socket is, then moved. Learning off, ARP/ND proxy on, DF set (on IPv4), no flood entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vxlan {
     pub vni: Vni,
     pub local: IpAddr,
     pub port: Port,
+    /// Where its UDP socket is. None: observed only, in a space that is none of ours.
+    pub socket: Option<Space>,
+}
+
+/// What a WireGuard link knows. Private keys are no part of any state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnel {
+    pub public_key: PublicKey,
+    pub port: Port,
+    pub peers: BTreeMap<PublicKey, TunnelPeer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelPeer {
+    /// None: observed only.
+    pub endpoint: Option<SocketAddr>,
+    /// Addresses that it may send from and is sent to.
+    pub allowed: BTreeSet<IpNet>,
+}
+
+/// The difference between what a WireGuard link knows and what it should. Sessions of peers that are not named go on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TunnelChange {
+    pub public_key: Option<PublicKey>,
+    pub port: Option<Port>,
+    pub set: BTreeMap<PublicKey, TunnelPeer>,
+    pub remove: BTreeSet<PublicKey>,
+    /// What it knew is not known: all peers but those of `set` go.
+    pub anew: bool,
+}
+
+impl Tunnel {
+    /// What makes this of what is there.
+    pub fn change(&self, have: Option<&Tunnel>) -> TunnelChange {
+        let Some(have) = have else {
+            let (public_key, port) = (Some(self.public_key), Some(self.port));
+            return TunnelChange { public_key, port, set: self.peers.clone(), anew: true, ..TunnelChange::default() };
+        };
+        let changed = self.peers.iter().filter(|(key, peer)| have.peers.get(key) != Some(peer));
+        TunnelChange {
+            public_key: Some(self.public_key).filter(|key| *key != have.public_key),
+            port: Some(self.port).filter(|port| *port != have.port),
+            set: changed.map(|(key, peer)| (*key, peer.clone())).collect(),
+            remove: have.peers.keys().filter(|key| !self.peers.contains_key(key)).copied().collect(),
+            anew: false,
+        }
+    }
+
+    /// What it is after a change that was made of what was there. None: it would have no key, or no port.
+    pub fn changed(have: Option<&Tunnel>, change: &TunnelChange) -> Option<Self> {
+        let mut peers = have.filter(|_| !change.anew).map(|h| h.peers.clone()).unwrap_or_default();
+        peers.retain(|key, _| !change.remove.contains(key));
+        peers.extend(change.set.iter().map(|(key, peer)| (*key, peer.clone())));
+        let public_key = change.public_key.or(have.map(|h| h.public_key))?;
+        Some(Self { public_key, port: change.port.or(have.map(|h| h.port))?, peers })
+    }
 }
 
 /// A unicast route, or one to the host itself if it is on `lo`, in `table` (254 is main), with our route protocol number. (dst, table) is its key: adding replaces.

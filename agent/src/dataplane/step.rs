@@ -3,7 +3,7 @@
 use super::{
     firewall::Place,
     ipvs::{IpvsDestination, IpvsKey, IpvsTimeouts, Scheduler},
-    state::{FdbKey, FdbTarget, Link, PolicyRule, PortFlags, Route, Space, Table, TableId},
+    state::{FdbKey, FdbTarget, Link, PolicyRule, PortFlags, Route, Space, Table, TableId, TunnelChange},
 };
 use heddle_model::net::{IfName, Mac, Mtu};
 use ipnet::IpNet;
@@ -51,6 +51,12 @@ pub enum Step {
         space: Space,
         name: IfName,
         port: PortFlags,
+    },
+    /// Changes what a WireGuard link knows, in one request.
+    SetTunnel {
+        space: Space,
+        name: IfName,
+        change: TunnelChange,
     },
     /// Without duplicate address detection (IFA_F_NODAD).
     AddAddress {

@@ -4,7 +4,7 @@ use super::{
     desired::{Balancer, Leg, LocalHost, Member, Sandbox, Wanted, addresses, desired, ipvlan, macvlan, sandbox},
     diff::diff,
     names, own,
-    state::{KernelState, Link, LinkKind, PortFlags, Space},
+    state::{KernelState, Link, LinkKind, PortFlags, Space, TunnelPeer, Vxlan},
     step::Step,
 };
 use crate::local::network::HostNetwork;
@@ -17,6 +17,7 @@ use heddle_model::{
     node::IngressLeg,
     service::{Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
     task::{Task, TaskState, TaskStatus},
+    tunnel::{Backend, Epoch, Epochs, PublicKey, TunnelEnd},
     workload::HostPort,
 };
 use proptest::prelude::*;
@@ -40,6 +41,7 @@ fn network(n: u8) -> NetworkView {
         mtu: Mtu(1450),
         ingress: n == 0,
         internal: false,
+        encrypted: false,
     }
 }
 
@@ -53,6 +55,7 @@ fn peer(n: u8) -> PeerView {
         hostname: format!("node{n}"),
         data_path_addr: IpAddr::from([192, 0, 2, n]),
         ingress: Some(IngressLeg { index: n.into(), addr: addr(100, n), mac: Mac::from_random([2, n, n, n, n, n]) }),
+        keys: BTreeMap::new(),
     }
 }
 
@@ -97,6 +100,8 @@ fn local(balancer: Balancer) -> LocalHost {
     LocalHost {
         node: node(1),
         data_path_addr: IpAddr::from([192, 0, 2, 1]),
+        data_path_mtu: Mtu(1500),
+        tunnel: None,
         gateway: DualSubnet { v4: "172.18.0.0/16".parse().unwrap(), v6: "fd00:18::/64".parse().unwrap() },
         gateway_mtu: Mtu(1500),
         balancer,
@@ -140,6 +145,27 @@ pub(crate) fn member(n: u8, nets: &[u8]) -> Sandbox {
     }
 }
 
+/// Which networks are encrypted, with the keys of which epochs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Encrypted {
+    pub networks: Vec<u8>,
+    pub epochs: Epochs,
+    pub end: Option<TunnelEnd>,
+    /// Nodes that have no keys yet.
+    pub keyless: Vec<u8>,
+}
+
+/// The public key of a node that made it from these bytes.
+fn key(node: u8, epoch: Epoch) -> PublicKey {
+    PublicKey([[node, epoch.0 as u8].as_slice(), &[0; 30]].concat().try_into().unwrap())
+}
+
+pub(crate) fn encrypted(networks: &[u8], epochs: Epochs, by: Backend) -> Encrypted {
+    let keys = epochs.all().map(|epoch| (epoch, key(1, epoch))).collect();
+    let end = Some(TunnelEnd { backend: by, keys });
+    Encrypted { networks: networks.to_vec(), epochs, end, keyless: vec![] }
+}
+
 /// What a host has by itself: its networks, its workloads, and the network that every task of its is connected to.
 #[derive(Debug, Clone, Default)]
 struct Own {
@@ -149,25 +175,39 @@ struct Own {
 }
 
 pub(crate) fn wanted(nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16) -> KernelState {
-    wanted_by(Balancer::Nftables, nodes, tasks, port, &Own::default())
+    wanted_by(Balancer::Nftables, nodes, tasks, port, &Own::default(), &Encrypted::default())
 }
 
 /// With two nodes, everything else as `wanted`.
 pub(crate) fn wanted_with(balancer: Balancer, tasks: &[(&[u8], u8, bool)]) -> KernelState {
     let tasks: Vec<_> = tasks.iter().map(|(nets, on, running)| (nets.to_vec(), *on, *running)).collect();
-    wanted_by(balancer, 2, &tasks, 8080, &Own::default())
+    wanted_by(balancer, 2, &tasks, 8080, &Own::default(), &Encrypted::default())
 }
 
 pub(crate) fn wanted_by_ipvs(tasks: &[(&[u8], u8, bool)]) -> KernelState {
     wanted_with(Balancer::Ipvs, tasks)
 }
 
-fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port: u16, own: &Own) -> KernelState {
-    let local = local(balancer);
+fn wanted_by(
+    balancer: Balancer,
+    nodes: u8,
+    tasks: &[(Vec<u8>, u8, bool)],
+    port: u16,
+    own: &Own,
+    encrypted: &Encrypted,
+) -> KernelState {
+    let local = LocalHost { tunnel: encrypted.end.clone(), ..local(balancer) };
+    let network = |n: u8| NetworkView { encrypted: encrypted.networks.contains(&n), ..network(n) };
+    let peer = |n: u8| {
+        let epochs = encrypted.epochs.all().filter(|_| !encrypted.keyless.contains(&n));
+        PeerView { keys: epochs.map(|epoch| (epoch, key(n, epoch))).collect(), ..peer(n) }
+    };
     let mut view = NodeView::empty(ClusterView {
         id: ClusterId::from_random([1; 16]),
         ingress_seed: 1,
         data_path_port: Port::try_from(4789).unwrap(),
+        tunnel_port: Port::try_from(51820).unwrap(),
+        epochs: encrypted.epochs,
     });
     view.peers = (1..=nodes).map(|n| (node(n), peer(n))).collect();
     view.networks.insert(network(0).id, network(0));
@@ -192,7 +232,7 @@ fn wanted_by(balancer: Balancer, nodes: u8, tasks: &[(Vec<u8>, u8, bool)], port:
     for task in tasks.iter().filter(|t| t.node == Some(node(1))) {
         view.tasks.insert(task.id.clone(), task.clone());
         for a in &task.attachments {
-            let n = (0..3).map(network).find(|n| n.id == a.network).unwrap();
+            let n = (0..3).map(&network).find(|n| n.id == a.network).unwrap();
             view.networks.insert(n.id.clone(), n);
         }
     }
@@ -304,8 +344,24 @@ fn states() -> impl Strategy<Value = KernelState> {
 fn cluster_states() -> impl Strategy<Value = KernelState> {
     let task = (prop::sample::subsequence(vec![0u8, 1, 2], 0..=3), 0..4u8, any::<bool>());
     let balancer = prop_oneof![3 => Just(Balancer::Nftables), 1 => Just(Balancer::Ipvs)];
-    (balancer, 1..4u8, prop::collection::vec(task, 0..6), 8080..8082u16, owns())
-        .prop_map(|(by, n, tasks, port, own)| wanted_by(by, n, &tasks, port, &own))
+    (balancer, 1..4u8, prop::collection::vec(task, 0..6), 8080..8082u16, owns(), encryptions())
+        .prop_map(|(by, n, tasks, port, own, encrypted)| wanted_by(by, n, &tasks, port, &own, &encrypted))
+}
+
+fn encryptions() -> impl Strategy<Value = Encrypted> {
+    let epochs = (1..4u32, 0..3u8).prop_map(|(current, more)| Epochs {
+        current: Epoch(current),
+        next: (more == 1).then_some(Epoch(current + 1)),
+        retiring: (more == 2).then_some(Epoch(current - 1)),
+        since: Timestamp(0),
+    });
+    let by = prop::sample::select(vec![Backend::Kernel, Backend::Userspace]);
+    let nodes = prop::sample::subsequence(vec![2u8, 3], 0..=2);
+    let networks = prop::sample::subsequence(vec![0u8, 1, 2], 0..=3);
+    (networks, epochs, by, nodes, any::<bool>()).prop_map(|(networks, epochs, by, keyless, able)| {
+        let all = encrypted(&networks, epochs, by);
+        Encrypted { keyless, end: all.end.clone().filter(|_| able), ..all }
+    })
 }
 
 /// Up to three bridge networks, their options and internality chosen at random, and workloads on some of them.
@@ -449,4 +505,97 @@ proptest! {
             }
         }
     }
+
+    /// What an encrypted network sends has no way but the tunnel, and there is nothing in the tunnel's space but that.
+    #[test]
+    fn encrypted_networks_have_no_way_out_but_the_tunnel(state in states()) {
+        let tunnel = names::tunnel_space();
+        for (space, objects) in &state.spaces {
+            for link in objects.links.values() {
+                let leads_in = matches!(&link.kind, LinkKind::Veth { peer: (to, _) } if *to == tunnel);
+                let wireguard = matches!(link.kind, LinkKind::Wireguard { .. });
+                prop_assert!(!leads_in && wireguard == (*space == tunnel), "{:?}", link);
+            }
+        }
+        let inside = state.spaces.get(&tunnel);
+        prop_assert!(inside.is_none_or(|s| s.sysctls["net.ipv4.ip_forward"] == "0" && s.routes.len() <= 1));
+        let sockets = state.spaces.values().flat_map(|s| s.links.values()).filter_map(|l| match &l.kind {
+            LinkKind::Vxlan(Vxlan { socket, .. }) => socket.as_ref(),
+            _ => None,
+        });
+        prop_assert_eq!(sockets.filter(|s| **s == tunnel).count() > 0, inside.is_some());
+    }
+}
+
+/// A host with a workload on network 1, which is encrypted.
+pub(crate) fn wanted_encrypted(nodes: u8, encrypted: &Encrypted) -> KernelState {
+    wanted_by(Balancer::Nftables, nodes, &[(vec![1], 0, true), (vec![2], 0, true)], 8080, &Own::default(), encrypted)
+}
+
+fn of_tunnel(encrypted: &Encrypted) -> super::state::SpaceState {
+    let state = wanted_by(Balancer::Nftables, 3, &[(vec![1], 0, true)], 8080, &Own::default(), encrypted);
+    state.spaces.get(&names::tunnel_space()).cloned().unwrap_or_default()
+}
+
+#[test]
+fn the_tunnel_has_a_device_for_each_epoch_and_sends_by_the_current_one() {
+    let epochs = Epochs { current: Epoch(4), next: Some(Epoch(5)), ..Epochs::default() };
+    let space = of_tunnel(&encrypted(&[1], epochs, Backend::Kernel));
+    assert_eq!(space.links.keys().map(IfName::as_str).collect::<Vec<_>>(), ["wg0", "wg1"]);
+    assert!(space.links.values().all(|l| l.mtu == Mtu(1440)));
+    assert_eq!(space.routes.iter().map(|r| r.dev.as_str()).collect::<Vec<_>>(), ["wg0"]);
+    for (name, epoch, port) in [("wg0", Epoch(4), 51820), ("wg1", Epoch(5), 51821)] {
+        let tunnel = &space.tunnels[&name.parse().unwrap()];
+        assert_eq!((tunnel.public_key, tunnel.port.get()), (key(1, epoch), port));
+        let peer = |n: u8| {
+            let addr = IpAddr::from([192, 0, 2, n]);
+            let endpoint = Some((addr, port).into());
+            (key(n, epoch), TunnelPeer { endpoint, allowed: [addr.into()].into() })
+        };
+        assert_eq!(tunnel.peers, [peer(2), peer(3)].into());
+    }
+}
+
+#[test]
+fn a_switch_of_epochs_replaces_one_route_and_touches_no_session() {
+    let of = |current, next: Option<u32>, retiring: Option<u32>| {
+        let epochs = Epochs {
+            current: Epoch(current),
+            next: next.map(Epoch),
+            retiring: retiring.map(Epoch),
+            since: Timestamp(0),
+        };
+        let encrypted = encrypted(&[1], epochs, Backend::Kernel);
+        wanted_by(Balancer::Nftables, 3, &[(vec![1], 0, true)], 8080, &Own::default(), &encrypted)
+    };
+    let (before, after) = (of(4, Some(5), None), of(5, None, Some(4)));
+    let route = after.spaces[&names::tunnel_space()].routes.first().cloned().unwrap();
+    assert_eq!(diff(&after, &before), [Step::AddRoute { space: names::tunnel_space(), route }]);
+    let ended = Step::RemoveLink { space: names::tunnel_space(), name: "wg0".parse().unwrap() };
+    assert_eq!(diff(&of(5, None, None), &after), [ended]);
+}
+
+#[test]
+fn only_peers_that_changed_are_named() {
+    let all = encrypted(&[1], Epochs::default(), Backend::Kernel);
+    let of = |keyless: &[u8]| {
+        let encrypted = Encrypted { keyless: keyless.to_vec(), ..all.clone() };
+        wanted_by(Balancer::Nftables, 3, &[(vec![1], 0, true)], 8080, &Own::default(), &encrypted)
+    };
+    let change = |want: &KernelState, have: &KernelState| match &diff(want, have)[..] {
+        [Step::SetTunnel { change, .. }] => change.clone(),
+        other => panic!("{other:?}"),
+    };
+    let gone = change(&of(&[3]), &of(&[]));
+    assert_eq!((gone.remove, gone.set.len(), gone.anew), ([key(3, Epoch::FIRST)].into(), 0, false));
+    let came = change(&of(&[]), &of(&[3]));
+    assert_eq!(came.set.keys().collect::<Vec<_>>(), [&key(3, Epoch::FIRST)]);
+    assert_eq!((came.public_key, came.port, came.remove.len()), (None, None, 0));
+}
+
+#[test]
+fn without_keys_the_tunnel_is_a_dead_end() {
+    let space = of_tunnel(&Encrypted { end: None, ..encrypted(&[1], Epochs::default(), Backend::Kernel) });
+    assert!(space.links.is_empty() && space.routes.is_empty() && !space.sysctls.is_empty());
+    assert!(of_tunnel(&encrypted(&[2], Epochs::default(), Backend::Kernel)).sysctls.is_empty());
 }

@@ -9,7 +9,7 @@ use crate::{
     dataplane::desired::{Balancer, link_of, publishing},
 };
 use heddle_model::{
-    assignment::NodeView,
+    assignment::{NodeView, PeerView},
     endpoint::{EndpointMode, PublishMode},
     network::{self, Driver},
     workload::HostPort,
@@ -178,7 +178,28 @@ fn tunnels(member: &MemberPicture, view: &NodeView, out: &mut Vec<NetworkRule>) 
     let from = if peers.is_empty() { "nobody".to_owned() } else { list(peers) };
     out.push(rule(FILTER, "", format!("udp {port} (VXLAN)"), format!("accepted from {from}, and from no workload")));
     for network in view.networks.values() {
-        let action = format!("VXLAN {} to the peer that has the address, MTU {}", network.vni, network.mtu);
+        let by = if network.encrypted { " in the tunnel" } else { "" };
+        let action = format!("VXLAN {}{by} to the peer that has the address, MTU {}", network.vni, network.mtu);
         out.push(rule(ENCAPSULATED, &network.name, list(network.subnet.nets().map(|n| n.to_string())), action));
+    }
+    if view.networks.values().any(|n| n.encrypted) {
+        tunnel(member, view, out);
+    }
+}
+
+/// Who is sent to by the keys of which epoch; to whom there is no key nothing is sent.
+fn tunnel(member: &MemberPicture, view: &NodeView, out: &mut Vec<NetworkRule>) {
+    let cluster = &view.cluster;
+    for epoch in cluster.epochs.all() {
+        let others = || view.peers.values().filter(|p| p.node != member.node);
+        let (with, without): (Vec<_>, Vec<_>) = others().partition(|p| p.keys.contains_key(&epoch));
+        let names = |peers: Vec<&PeerView>| list(peers.iter().map(|p| p.data_path_addr.to_string()));
+        let used = if epoch == cluster.epochs.current { "sent to and taken from" } else { "taken from" };
+        let with = if with.is_empty() { "nobody".to_owned() } else { names(with) };
+        let mut action = format!("WireGuard by keys of epoch {epoch}: {used} {with}");
+        if !without.is_empty() {
+            action.push_str(&format!("; not {}, which has told no key", names(without)));
+        }
+        out.push(rule(ENCAPSULATED, "", format!("udp {} (the tunnel)", epoch.port(cluster.tunnel_port)), action));
     }
 }

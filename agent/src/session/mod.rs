@@ -48,6 +48,8 @@ pub struct Session {
     pub speak: watch::Sender<Option<Sender>>,
     /// Ends the session, so that the next one starts with everything anew.
     pub anew: Arc<Notify>,
+    /// What `describe` says may have changed: that is told at once.
+    pub changed: Arc<Notify>,
 }
 
 impl Session {
@@ -122,6 +124,7 @@ impl Session {
                 }
                 () = self.anew.notified() => return Some(addr),
                 _ = beat.tick() => speak.send(FromAgent::Heartbeat(v1::Heartbeat {})).await.ok()?,
+                () = self.changed.notified() => look.reset_immediately(),
                 _ = look.tick() => {
                     let now = (self.describe)(self.data_path_addr);
                     if now != description {

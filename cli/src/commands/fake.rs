@@ -234,4 +234,7 @@ impl control_server::Control for Fake {
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Answer<v1::ClusterInfo> {
         Err(Status::unimplemented("get_cluster"))
     }
+    async fn rotate_tunnel(&self, _: Request<v1::RotateTunnelRequest>) -> Answer<v1::TunnelEpochs> {
+        Err(Status::unimplemented("rotate_tunnel"))
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! run, ps, logs, exec, start, stop, wait, rm, inspect   workloads of this host
-//! network   service   node   cluster                    what the rest is about
+//! network   service   node   cluster   tunnel           what the rest is about
 //! pair, filter, moment, each                            how flags are read, and several objects served
 //! ```
 
@@ -24,4 +24,5 @@ pub mod run;
 pub mod service;
 pub mod start;
 pub mod stop;
+pub mod tunnel;
 pub mod wait;

@@ -2,18 +2,22 @@
 
 use super::state::NodeState;
 use anyhow::{Result, bail};
-use heddle_manager::{ca, raft::raft_id};
+use heddle_manager::{ca, raft::raft_id, store::now};
 use heddle_model::{
     Annotations, ClusterId, Meta, NodeId,
     cluster::{AddressPools, Cluster, ClusterSpec, Role},
     net::{Port, parse_subnet, unique_local},
     node::{Availability, ManagerStatus, Node, NodeSpec, NodeStatus},
+    tunnel::Epochs,
 };
 use heddle_proto::v1;
 use ipnet::{IpNet, Ipv4Net};
 use std::time::Duration;
 
 const DATA_PATH_PORT: u16 = 4789;
+/// WireGuard's own, and the one after it.
+const TUNNEL_PORT: u16 = 51820;
+const TUNNEL_KEY_LIFE: Duration = Duration::from_secs(86400);
 const HEARTBEAT: Duration = Duration::from_millis(300);
 /// docker's default.
 const TASK_HISTORY: u32 = 5;
@@ -53,12 +57,22 @@ pub fn cluster(
         name: "default".into(),
         pools: AddressPools { v4, v4_size, v6 },
         data_path_port: Port::try_from(port)?,
+        tunnel_port: Port::try_from(TUNNEL_PORT)?,
+        tunnel_key_life: TUNNEL_KEY_LIFE,
         heartbeat: HEARTBEAT,
         task_history: TASK_HISTORY,
         node_cert_life: CERTIFICATE_LIFE,
     };
     let join_tokens = ca::new_tokens(rand::random());
-    let cluster = Cluster { id, meta: Meta::default(), spec, root_ca, join_tokens, ingress_seed: rand::random() };
+    let cluster = Cluster {
+        id,
+        meta: Meta::default(),
+        spec,
+        root_ca,
+        join_tokens,
+        ingress_seed: rand::random(),
+        epochs: Epochs { since: now(), ..Epochs::default() },
+    };
     Ok((cluster, ingress))
 }
 

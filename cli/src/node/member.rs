@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use heddle_agent::{
     agent::{Agent, ClusterConfig, Config as AgentConfig},
     balancer::choose,
+    kernel::linux::wireguard::Choice,
 };
 use heddle_manager::{ca, control::ControlService, manager::Manager};
 use heddle_model::{ClusterId, NodeId, cluster::Role};
@@ -43,7 +44,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub async fn open(root: PathBuf, lb_backend: LbBackend) -> Result<Self> {
+    pub async fn open(root: PathBuf, lb_backend: LbBackend, wireguard: Choice) -> Result<Self> {
         std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let paths = Paths { root };
         let shim = std::env::current_exe().context("cannot find this program")?;
@@ -51,7 +52,7 @@ impl Daemon {
         // Before anything is touched.
         let balancer = choose(lb_backend.into()).await.with_context(|| format!("--lb-backend {lb_backend}"))?;
         tracing::info!(load_balancer = balancer.as_str(), "load balancer chosen");
-        let config = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some(), balancer };
+        let config = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some(), balancer, wireguard };
         let agent = Agent::start(config).await.context("the agent cannot start")?;
         let member = match state {
             None => None,

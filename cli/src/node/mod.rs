@@ -18,6 +18,7 @@ mod state;
 
 use crate::backend::LbBackend;
 use anyhow::{Context, Result, bail};
+use heddle_agent::kernel::linux::wireguard::Choice;
 use heddle_plumbing::tls;
 use heddle_proto::v1::{host_server::HostServer, local_server::LocalServer};
 use local::LocalService;
@@ -35,6 +36,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub socket: PathBuf,
     pub lb_backend: LbBackend,
+    /// What encrypts between hosts.
+    pub wireguard: Choice,
 }
 
 /// How long a daemon that was killed a moment ago may take to be gone.
@@ -62,7 +65,7 @@ async fn alone(state_dir: &Path) -> Result<File> {
 pub async fn run(config: Config) -> Result<()> {
     // Before anything is touched: two agents on one host would undo each other's work.
     let _alone = alone(&config.state_dir).await?;
-    let daemon = Arc::new(member::Daemon::open(config.state_dir.clone(), config.lb_backend).await?);
+    let daemon = Arc::new(member::Daemon::open(config.state_dir.clone(), config.lb_backend, config.wireguard).await?);
     let dir = config.socket.parent().context("the socket's path has no directory")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;

@@ -13,7 +13,7 @@ use heddle_model::{
     endpoint::PublishMode,
     meta::{BadName, check_name},
     net::{Mtu, Pool, PoolError, Port, Protocol},
-    network::{self, Driver, Network, NetworkSpec},
+    network::{self, Driver, ENCRYPTED, Network, NetworkSpec},
     service::{Mode, Runtime, Service, ServiceSpec},
 };
 use ipnet::IpNet;
@@ -52,9 +52,14 @@ pub enum SpecError {
     OfHosts(String),
     #[error("an overlay has both IPv4 and IPv6: neither can be turned off")]
     BothFamilies,
-    #[error("encrypted networks are not supported yet: leave the option \"encrypted\" out")]
-    Encrypted,
-    #[error("option {key:?} is unknown: an overlay takes {MTU_OPTION}")]
+    #[error(
+        "no host can encrypt: it takes the kernel's wireguard module, or /dev/net/tun; load one on the hosts, or leave \
+         the option {ENCRYPTED:?} out"
+    )]
+    NoTunnel,
+    #[error("option {ENCRYPTED}={value:?}: use true or false, or no value")]
+    Encrypted { value: String },
+    #[error("option {key:?} is unknown: an overlay takes {ENCRYPTED} and {MTU_OPTION}")]
     Option { key: String },
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -128,6 +133,9 @@ pub fn network(state: &Snapshot, mut spec: NetworkSpec) -> Result<NetworkSpec, S
         ingress(state, &spec)?;
     }
     options(&mut spec)?;
+    if spec.encrypted() && !state.nodes.values().any(|n| n.description.tunnel.is_some()) {
+        return Err(SpecError::NoTunnel);
+    }
     pools(state, &spec.pools)?;
     match spec.mtu {
         Some(mtu) if mtu < Mtu::MIN_V6 => Err(SpecError::Mtu(mtu)),
@@ -158,7 +166,8 @@ fn options(spec: &mut NetworkSpec) -> Result<(), SpecError> {
                 }
                 spec.mtu = Some(mtu);
             }
-            "encrypted" => return Err(SpecError::Encrypted),
+            ENCRYPTED if ["", "true", "false"].contains(&value.as_str()) => {}
+            ENCRYPTED => return Err(SpecError::Encrypted { value: value.clone() }),
             _ => return Err(SpecError::Option { key: key.clone() }),
         }
     }

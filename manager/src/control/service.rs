@@ -8,7 +8,8 @@ use super::{
 use crate::{
     ca,
     dispatcher::{Logs, Sessions},
-    store::{Mutation, Snapshot, Store},
+    store::{Mutation, Snapshot, Store, now},
+    tunnel,
 };
 use futures::{Stream, StreamExt};
 use heddle_model::{
@@ -29,6 +30,9 @@ use tonic::{Request, Response, Status, transport::Channel};
 
 /// A node that has not answered a log request by then has nothing to say.
 const LOG_LIMIT: Duration = Duration::from_secs(5);
+
+/// Hosts that follow change keys in seconds.
+const ROTATION_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub struct ControlService {
@@ -355,7 +359,39 @@ impl control_server::Control for ControlService {
             managers: managers.map(|n| (**n).clone().into()).collect(),
             data_path_port: cluster.spec.data_path_port.get().into(),
             ca_digest: root_digest(&cluster.root_ca.cert_pem).unwrap_or_default(),
+            tunnel_port: cluster.spec.tunnel_port.get().into(),
+            tunnel_key_life_ms: cluster.spec.tunnel_key_life.as_millis() as u64,
+            epochs: Some(cluster.epochs.into()),
         }))
+    }
+
+    async fn rotate_tunnel(&self, request: Request<v1::RotateTunnelRequest>) -> Answer<v1::TunnelEpochs> {
+        let request = admit!(self, request, rotate_tunnel);
+        let mut watch = self.store().watch();
+        let state = self
+            .write(|state| {
+                let Some(cluster) = &state.cluster else { return Ok(Vec::new()) };
+                let epochs = cluster.epochs;
+                // Asked while it goes on: once is enough.
+                if epochs.next.is_some() || epochs.retiring.is_some() {
+                    return Ok(Vec::new());
+                }
+                let epochs = tunnel::begin(epochs, now());
+                Ok(vec![Mutation::Update(Cluster { epochs, ..Cluster::clone(cluster) }.into())])
+            })
+            .await?;
+        let of = |state: &Snapshot| state.cluster.as_ref().map(|c| c.epochs);
+        let mut epochs = of(&state).ok_or_else(|| Status::unavailable("this manager is still starting"))?;
+        let until = tokio::time::Instant::now() + ROTATION_LIMIT;
+        while !request.detach && (epochs.next.is_some() || epochs.retiring.is_some()) {
+            let late = !matches!(tokio::time::timeout_at(until, watch.changed()).await, Ok(Ok(())));
+            let state = watch.borrow_and_update().clone();
+            epochs = of(&state).unwrap_or(epochs);
+            if late {
+                return Err(Status::deadline_exceeded(tunnel::why_not_yet(&state)));
+            }
+        }
+        Ok(Response::new(epochs.into()))
     }
 }
 

@@ -66,11 +66,15 @@ fn networks_that_cannot_be_are_refused_in_a_sentence() {
         (NetworkSpec { ipv4: Some(false), ..named("b") }, "an overlay has both IPv4 and IPv6"),
         (
             NetworkSpec { options: options(&[("encrypted", "")]), ..named("b") },
-            "encrypted networks are not supported yet: leave the option \"encrypted\" out",
+            "no host can encrypt: it takes the kernel's wireguard module, or /dev/net/tun; load one on the hosts, or",
+        ),
+        (
+            NetworkSpec { options: options(&[("encrypted", "yes")]), ..named("b") },
+            "option encrypted=\"yes\": use true or false, or no value",
         ),
         (
             NetworkSpec { options: options(&[("com.docker.network.bridge.name", "x")]), ..named("b") },
-            "option \"com.docker.network.bridge.name\" is unknown: an overlay takes com.docker.network.driver.mtu",
+            "option \"com.docker.network.bridge.name\" is unknown: an overlay takes encrypted and com.docker",
         ),
         (
             NetworkSpec { options: options(&[("com.docker.network.driver.mtu", "big")]), ..named("b") },

@@ -8,19 +8,28 @@ use heddle_model::{
     endpoint::PublishMode,
     net::Mtu,
     network::Network,
-    node::NodeState,
+    node::{Node, NodeState},
     service::Service,
     task::{Task, TaskState},
+    tunnel::{Epoch, Epochs, PublicKey},
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The MTU inside a network now: the least that any node's data path allows, or less if the network's spec says so.
 pub fn mtu(state: &Snapshot, network: &Network) -> Mtu {
-    let inside = |n: &heddle_model::node::Node| {
-        n.description.data_path_mtu.unwrap_or(Mtu::ETHERNET).inside_vxlan(&n.data_path_addr)
+    let inside = |n: &Node| {
+        let link = n.description.data_path_mtu.unwrap_or(Mtu::ETHERNET);
+        let outer = if network.spec.encrypted() { link.inside_wireguard(&n.data_path_addr) } else { link };
+        outer.inside_vxlan(&n.data_path_addr)
     };
     let least = state.nodes.values().map(|n| inside(n)).min().unwrap_or(Mtu::ETHERNET);
     network.spec.mtu.map_or(least, |m| m.min(least))
+}
+
+/// A host's public keys that are of use now.
+fn keys(node: &Node, epochs: &Epochs) -> BTreeMap<Epoch, PublicKey> {
+    let known = node.description.tunnel.iter().flat_map(|t| &t.keys);
+    known.filter(|(epoch, _)| epochs.all().any(|e| e == **epoch)).map(|(epoch, key)| (*epoch, *key)).collect()
 }
 
 fn here(task: &Task) -> bool {
@@ -35,6 +44,8 @@ pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
         id: cluster.id.clone(),
         ingress_seed: cluster.ingress_seed,
         data_path_port: cluster.spec.data_path_port,
+        tunnel_port: cluster.spec.tunnel_port,
+        epochs: cluster.epochs,
     });
     let tasks = state.tasks_on_node(node).filter(|t| here(t));
     view.tasks = tasks.map(|t| (t.id.clone(), Task::clone(t))).collect();
@@ -54,6 +65,7 @@ pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
             mtu: mtu(state, network),
             ingress: network.spec.ingress,
             internal: network.spec.internal,
+            encrypted: network.spec.encrypted(),
         };
         view.networks.insert(network.id.clone(), network);
     }
@@ -63,6 +75,7 @@ pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
             hostname: peer.description.hostname.clone(),
             data_path_addr: peer.data_path_addr,
             ingress: peer.ingress.clone(),
+            keys: keys(peer, &cluster.epochs),
         };
         view.peers.insert(peer.node.clone(), peer);
     }

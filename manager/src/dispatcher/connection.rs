@@ -31,6 +31,11 @@ pub enum AttachError {
     Ingress { network: String },
     #[error("network {network:?} is for services alone: create it with --attachable to let workloads join")]
     NotAttachable { network: String },
+    #[error(
+        "network {network:?} is encrypted and this host cannot encrypt: it takes the kernel's wireguard module, or \
+         /dev/net/tun"
+    )]
+    NoTunnel { network: String },
     #[error("task {task} does not run on this host: connect it where it runs")]
     Elsewhere { task: String },
     #[error("task {task} uses the host's own network: it joins no other")]
@@ -128,6 +133,9 @@ fn admit(state: &Snapshot, wanted: &Wanted, network: &Network) -> Result<(), Att
     let name = || network.spec.annotations.name.clone();
     if network.spec.ingress {
         return Err(AttachError::Ingress { network: name() });
+    }
+    if network.spec.encrypted() && state.nodes.get(&wanted.node).is_some_and(|n| n.description.tunnel.is_none()) {
+        return Err(AttachError::NoTunnel { network: name() });
     }
     let Some(task) = state.tasks.get(&wanted.workload) else {
         let open = network.spec.attachable;

@@ -308,7 +308,7 @@ impl Told {
             None => out.push(ToAgent::Assignments(v1::Assignments::complete(state.version.0, &new))),
             Some(old) => {
                 let changes = old.diff(&new);
-                if changes.is_empty() {
+                if changes.is_empty() && old.cluster == new.cluster {
                     return out.into_iter().map(message).collect();
                 }
                 out.push(ToAgent::Assignments(v1::Assignments::incremental(self.sent.0, state.version.0, changes)));

@@ -38,23 +38,30 @@ fn host_ports(task: &Task) -> impl Iterator<Item = (Protocol, Port)> + '_ {
     task.host_ports.iter().map(|p| (p.protocol, p.published.unwrap_or(p.target)))
 }
 
-type Filter = fn(&Node, &Load, &Task) -> Option<&'static str>;
+/// A task that waits, and what of the networks it is on matters here.
+struct Waiting<'a> {
+    task: &'a Task,
+    encrypted: bool,
+}
+
+type Filter = fn(&Node, &Load, &Waiting<'_>) -> Option<&'static str>;
 
 /// In this order; the first refusal counts.
 const FILTERS: &[Filter] = &[
     |node, _, _| (node.status.state != NodeState::Ready).then_some("not ready"),
     |node, _, _| (node.spec.availability != Availability::Active).then_some("not available"),
     |node, _, _| (!node.description.executors.iter().any(|e| e == "process")).then_some("cannot run processes"),
-    |node, _, task| {
-        let constraints = task.spec.placement.constraints.iter().filter_map(|c| c.parse::<Constraint>().ok());
+    |node, _, w| (w.encrypted && node.description.tunnel.is_none()).then_some("cannot encrypt"),
+    |node, _, w| {
+        let constraints = w.task.spec.placement.constraints.iter().filter_map(|c| c.parse::<Constraint>().ok());
         constraints.into_iter().any(|c| !c.admits(node)).then_some("do not match the constraints")
     },
-    |_, load, task| {
-        let most = task.spec.placement.max_replicas_per_node as usize;
-        let here = load.of_service.get(&task.service).copied().unwrap_or(0);
+    |_, load, w| {
+        let most = w.task.spec.placement.max_replicas_per_node as usize;
+        let here = load.of_service.get(&w.task.service).copied().unwrap_or(0);
         (most > 0 && here >= most).then_some("have the most replicas allowed")
     },
-    |_, load, task| host_ports(task).any(|p| load.host_ports.contains(&p)).then_some("have the port taken"),
+    |_, load, w| host_ports(w.task).any(|p| load.host_ports.contains(&p)).then_some("have the port taken"),
 ];
 
 pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
@@ -95,9 +102,11 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
 fn choose(state: &Snapshot, loads: &BTreeMap<NodeId, Load>, task: &Task) -> Result<NodeId, String> {
     let mut refused: BTreeMap<&str, usize> = BTreeMap::new();
     let mut best = None;
+    let on = task.attachments.iter().filter_map(|a| state.networks.get(&a.network));
+    let waiting = Waiting { task, encrypted: on.into_iter().any(|n| n.spec.encrypted()) };
     for (id, load) in loads {
         let Some(node) = state.nodes.get(id) else { continue };
-        match FILTERS.iter().find_map(|f| f(node, load, task)) {
+        match FILTERS.iter().find_map(|f| f(node, load, &waiting)) {
             Some(why) => *refused.entry(why).or_default() += 1,
             None => {
                 let rank = (load.of_service.get(&task.service).copied().unwrap_or(0), load.all, id);

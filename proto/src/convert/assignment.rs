@@ -1,6 +1,6 @@
 //! What a node is told, as the dispatcher sends it.
 
-use super::{ConvertError, Result, list, mac, optional, port, some, text, wrong};
+use super::{ConvertError, Result, keys_of, keys_to, list, mac, optional, port, some, text, wrong};
 use crate::v1::{self, assigned, assigned_key};
 use heddle_model::{
     assignment::{Changes, ClusterView, EndpointView, Item, Key, NetworkView, NodeView, PeerView, ServiceView},
@@ -26,6 +26,8 @@ impl v1::Assignments {
                 id: changes.cluster.id.into(),
                 ingress_seed: changes.cluster.ingress_seed,
                 data_path_port: changes.cluster.data_path_port.get().into(),
+                tunnel_port: changes.cluster.tunnel_port.get().into(),
+                epochs: Some(changes.cluster.epochs.into()),
             }),
         }
     }
@@ -37,6 +39,8 @@ impl v1::Assignments {
                 id: text("cluster.id", &cluster.id)?,
                 ingress_seed: cluster.ingress_seed,
                 data_path_port: port("cluster.data_path_port", cluster.data_path_port)?,
+                tunnel_port: port("cluster.tunnel_port", cluster.tunnel_port)?,
+                epochs: some("cluster.epochs", cluster.epochs)?.into(),
             },
             update: list(self.update)?,
             remove: list(self.remove)?,
@@ -57,12 +61,14 @@ impl From<Item> for v1::Assigned {
                 mtu: n.mtu.0.into(),
                 ingress: n.ingress,
                 internal: n.internal,
+                encrypted: n.encrypted,
             }),
             Item::Peer(p) => assigned::Item::Peer(v1::AssignedPeer {
                 node: p.node.into(),
                 hostname: p.hostname,
                 data_path_addr: p.data_path_addr.to_string(),
                 ingress: p.ingress.map(Into::into),
+                keys: keys_to(p.keys),
             }),
             Item::Service(s) => assigned::Item::Service(v1::AssignedService {
                 id: s.id.into(),
@@ -102,12 +108,14 @@ impl TryFrom<v1::Assigned> for Item {
                 mtu: Mtu(u16::try_from(n.mtu).map_err(|e| wrong("network.mtu", e))?),
                 ingress: n.ingress,
                 internal: n.internal,
+                encrypted: n.encrypted,
             }),
             assigned::Item::Peer(p) => Item::Peer(PeerView {
                 node: text("peer.node", &p.node)?,
                 hostname: p.hostname,
                 data_path_addr: text("peer.data_path_addr", &p.data_path_addr)?,
                 ingress: p.ingress.map(TryInto::try_into).transpose()?,
+                keys: keys_of("peer.keys", p.keys)?,
             }),
             assigned::Item::Service(s) => Item::Service(ServiceView {
                 mode: s.mode().try_into()?,
@@ -170,6 +178,7 @@ mod tests {
         node::IngressLeg,
         service::{NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
         task::{Task, TaskState, TaskStatus},
+        tunnel::{Epoch, Epochs, PublicKey},
     };
     use std::time::Duration;
 
@@ -183,6 +192,8 @@ mod tests {
             id: ClusterId::from_random([9; 16]),
             ingress_seed: 7,
             data_path_port: port(4789),
+            tunnel_port: port(51820),
+            epochs: Epochs { next: Some(Epoch(2)), ..Epochs::default() },
         });
         let ports = vec![PortConfig {
             protocol: Protocol::Udp,
@@ -238,12 +249,14 @@ mod tests {
                 mtu: Mtu(1450),
                 ingress: true,
                 internal: true,
+                encrypted: true,
             }),
             Item::Peer(PeerView {
                 node: node.clone(),
                 hostname: "h".into(),
                 data_path_addr: "fd77::1".parse().unwrap(),
                 ingress: Some(IngressLeg { index: 3, addr, mac: Mac::from_random([6; 6]) }),
+                keys: [(Epoch(1), PublicKey([7; 32]))].into(),
             }),
             Item::Service(ServiceView {
                 id: service.clone(),

@@ -2,11 +2,13 @@
 
 mod assignment;
 mod objects;
+mod tunnel;
 mod workload;
 
 use crate::v1;
 use heddle_model::net::{DualAddr, DualSubnet, Mac, Mtu, Port};
 use std::{fmt::Display, str::FromStr, time::Duration};
+use tunnel::{keys_of, keys_to};
 
 /// A field that the model does not accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

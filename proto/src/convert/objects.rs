@@ -14,6 +14,7 @@ use heddle_model::{
         TaskSpec,
     },
     task::{Task, TaskState, TaskStatus},
+    tunnel::Backend,
 };
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ enums! {
     }
     Protocol = Protocol, "protocol" { Tcp = Tcp, Udp = Udp }
     PublishMode = PublishMode, "mode" { Ingress = Ingress, Host = Host }
+    Backend = TunnelBackend, "tunnel.backend" { Kernel = Kernel, Userspace = Userspace }
     EndpointMode = EndpointMode, "endpoint.mode" { Vip = Vip, DnsRr = Dnsrr }
     RestartCondition = RestartCondition, "restart.condition" { None = None, OnFailure = OnFailure, Any = Any }
     TaskState = TaskState, "state" {
@@ -85,6 +87,7 @@ impl From<NodeDescription> for v1::NodeDescription {
                     port: port.get().into(),
                 })
                 .collect(),
+            tunnel: d.tunnel.map(Into::into),
         }
     }
 }
@@ -107,6 +110,7 @@ impl TryFrom<v1::NodeDescription> for NodeDescription {
                 .into_iter()
                 .map(|l| Ok((l.protocol().try_into()?, port("description.listening", l.port)?)))
                 .collect::<Result<_>>()?,
+            tunnel: d.tunnel.map(TryInto::try_into).transpose()?,
         })
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! host         underlay (who may send VXLAN), gateway (overlays' way to the world, published ports come in),
 //!              bridge (networks of this host, their published ports)
+//! hd-tunnel    tunnel (WireGuard to the other hosts; sockets of encrypted overlays, which have no other way out)
 //! hd-ingress   overlay + ingress (published port -> backend)
 //! hd-n-...     overlay (bridge, tunnel, forwarding entries)
 //! hd-t-...     workload (resolver, replies, way out) + a leg per network: overlay, bridge, macvlan, ipvlan
@@ -24,6 +25,7 @@ mod overlay;
 mod parent;
 pub mod passage;
 pub mod sandbox;
+mod tunnel;
 mod underlay;
 mod vip;
 mod way;
@@ -40,6 +42,7 @@ use heddle_model::{
     assignment::NodeView,
     net::{DualSubnet, IfName, Mtu},
     network::Driver,
+    tunnel::TunnelEnd,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -69,6 +72,10 @@ pub struct LocalHost {
     pub node: NodeId,
     /// This host's tunnel end point.
     pub data_path_addr: IpAddr,
+    /// MTU of the link that has it.
+    pub data_path_mtu: Mtu,
+    /// Its own keys. None: it cannot encrypt.
+    pub tunnel: Option<TunnelEnd>,
     /// Subnet of the gateway bridge; the same on every host, routed on none.
     pub gateway: DualSubnet,
     /// MTU of the link that leads to the world.
@@ -119,6 +126,7 @@ pub fn desired(wanted: &Wanted<'_>) -> KernelState {
     if let Some(Member { view, local }) = wanted.member {
         underlay::add(&mut state, view, wanted.networks, local);
         gateway::add(&mut state, view, wanted, local);
+        tunnel::add(&mut state, view, local);
         for network in view.networks.values() {
             overlay::add(&mut state, network, view, sandboxes, local);
             if network.ingress {

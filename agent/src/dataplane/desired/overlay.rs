@@ -38,7 +38,8 @@ pub fn add(
         master: None,
         port: PortFlags::default(),
     };
-    let tunnel = Vxlan { vni: network.vni, local: local.data_path_addr, port: view.cluster.data_path_port };
+    let socket = Some(if network.encrypted { names::tunnel_space() } else { Space::Host });
+    let tunnel = Vxlan { vni: network.vni, local: local.data_path_addr, port: view.cluster.data_path_port, socket };
     let vxlan = Link {
         kind: LinkKind::Vxlan(tunnel),
         mac: Some(names::local_mac(&["vxlan", network.id.as_str(), local.node.as_str()])),

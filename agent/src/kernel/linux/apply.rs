@@ -51,6 +51,7 @@ pub fn describe(step: &Step) -> (&'static str, String, Space) {
         Step::SetUp { space, name, .. } => ("set up", name.to_string(), space.clone()),
         Step::SetMaster { space, name, .. } => ("set master of", name.to_string(), space.clone()),
         Step::SetPort { space, name, .. } => ("set port flags of", name.to_string(), space.clone()),
+        Step::SetTunnel { space, name, .. } => ("set tunnel", name.to_string(), space.clone()),
         Step::AddAddress { space, dev, addr } => ("add address", format!("{addr} on {dev}"), space.clone()),
         Step::RemoveAddress { space, dev, addr } => ("remove address", format!("{addr} on {dev}"), space.clone()),
         Step::AddRoute { space, route } => ("add route", format!("{} dev {}", route.dst, route.dev), space.clone()),
@@ -87,7 +88,9 @@ impl LinuxKernel {
         match step {
             Step::AddSpace(name) => self.add_space(name).await,
             Step::RemoveSpace(name) => {
-                self.forget(&Space::Named(name.clone())).await;
+                let space = Space::Named(name.clone());
+                self.tidy_userspace(|at, _| *at != space).await;
+                self.forget(&space).await;
                 space::remove(name).await
             }
             Step::AddLink { space, name, link } => self.add_link(space, name, link).await,
@@ -103,6 +106,7 @@ impl LinuxKernel {
                 self.set(space, name, |b| b.controller(index)).await
             }
             Step::SetPort { space, name, port } => self.set_port(space, name, port).await,
+            Step::SetTunnel { space, name, change } => self.set_tunnel(space, name, change).await,
             Step::AddAddress { space, dev, addr } => unless(self.add_address(space, dev, addr).await, EXISTS),
             Step::RemoveAddress { space, dev, addr } => unless(self.remove_address(space, dev, addr).await, GONE),
             Step::AddRoute { space, route } => {

@@ -33,6 +33,8 @@ pub const fn module(kind: &LinkKind) -> &'static str {
         LinkKind::Macvlan { .. } => "macvlan",
         LinkKind::Ipvlan { .. } => "ipvlan",
         LinkKind::Vlan { .. } => "8021q",
+        LinkKind::Wireguard { .. } => "wireguard",
+        LinkKind::Tun => "tun",
     }
 }
 

@@ -25,7 +25,10 @@ impl LinuxKernel {
             LinkKind::Bridge => self.add_bridge(space, name, link).await?,
             LinkKind::Vxlan(vxlan) => self.add_vxlan(space, name, link, vxlan).await?,
             LinkKind::Veth { peer } => self.add_veth(space, name, link, peer).await?,
-            LinkKind::Macvlan { .. } | LinkKind::Ipvlan { .. } | LinkKind::Vlan { .. } => {
+            LinkKind::Wireguard { by } => {
+                self.add_wireguard(space, name, link, *by).await.map_err(|e| fault(&link.kind, e))?;
+            }
+            LinkKind::Macvlan { .. } | LinkKind::Ipvlan { .. } | LinkKind::Vlan { .. } | LinkKind::Tun => {
                 self.add_child(space, name, link).await.map_err(|e| fault(&link.kind, e))?;
             }
         }
@@ -87,7 +90,11 @@ impl LinuxKernel {
             LinkKind::Vlan { parent, id } => {
                 LinkVlan::new(staging.as_str(), host.index(parent).await?, *id).mtu(link.mtu.0.into()).build()
             }
-            LinkKind::Bridge | LinkKind::Vxlan(_) | LinkKind::Veth { .. } => {
+            LinkKind::Bridge
+            | LinkKind::Vxlan(_)
+            | LinkKind::Veth { .. }
+            | LinkKind::Wireguard { .. }
+            | LinkKind::Tun => {
                 return Err(io::Error::from_raw_os_error(nix::libc::EINVAL));
             }
         };
@@ -96,7 +103,7 @@ impl LinuxKernel {
     }
 
     /// Asks on the host's socket for a link in `space`.
-    async fn add_in(&self, space: &Space, mut message: LinkMessage) -> io::Result<()> {
+    pub(super) async fn add_in(&self, space: &Space, mut message: LinkMessage) -> io::Result<()> {
         let host = self.socket(&Space::Host).await?;
         let file = match space {
             Space::Named(to) => Some(File::open(space::path(to))?),
@@ -110,7 +117,7 @@ impl LinuxKernel {
 
     /// Gives a link its own name, and before that our alias if the name alone does not say that it is ours: what a crash
     /// leaves is recognised at every moment.
-    async fn finish(&self, space: &Space, staging: &IfName, name: &IfName, alias: bool) -> io::Result<()> {
+    pub(super) async fn finish(&self, space: &Space, staging: &IfName, name: &IfName, alias: bool) -> io::Result<()> {
         let socket = self.socket(space).await?;
         socket.forget_indices();
         let index = socket.index(staging).await?;
@@ -127,7 +134,8 @@ impl LinuxKernel {
     }
 
     async fn add_vxlan(&self, space: &Space, name: &IfName, link: &Link, vxlan: &Vxlan) -> io::Result<()> {
-        let host = self.socket(&Space::Host).await?;
+        let birth = vxlan.socket.clone().ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EINVAL))?;
+        let first = self.socket(&birth).await?;
         let staging = names::vxlan_staging(vxlan.vni);
         let mut builder = LinkVxlan::new(staging.as_str(), vxlan.vni.get())
             .port(vxlan.port.get())
@@ -144,7 +152,7 @@ impl LinuxKernel {
         }
         let message = builder.build();
         for tries in 1.. {
-            match host.handle.link().add(message.clone()).execute().await.map_err(io_error) {
+            match first.handle.link().add(message.clone()).execute().await.map_err(io_error) {
                 Err(e) if e.raw_os_error() == Some(nix::libc::EEXIST) && tries < VNI_TRIES => {
                     tokio::time::sleep(VNI_WAIT).await;
                 }
@@ -154,20 +162,21 @@ impl LinuxKernel {
                 }
             }
         }
-        host.forget_indices();
-        let index = host.index(&staging).await?;
+        first.forget_indices();
+        let index = first.index(&staging).await?;
         let moved = match space {
-            Space::Host => Ok(()),
+            to if *to == birth => Ok(()),
+            Space::Host => return Err(io::Error::from_raw_os_error(nix::libc::EINVAL)),
             Space::Named(to) => {
                 let file = File::open(space::path(to))?;
                 let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).setns_by_fd(file.as_raw_fd());
-                let result = host.handle.link().set(message.build()).execute().await.map_err(io_error);
-                host.forget_indices();
+                let result = first.handle.link().set(message.build()).execute().await.map_err(io_error);
+                first.forget_indices();
                 result
             }
         };
         if let Err(e) = moved {
-            let _ = host.handle.link().del(index).execute().await;
+            let _ = first.handle.link().del(index).execute().await;
             return Err(e);
         }
         let target = self.socket(space).await?;
@@ -201,6 +210,11 @@ impl LinuxKernel {
     }
 
     pub(super) async fn remove_link(&self, space: &Space, name: &IfName) -> io::Result<()> {
+        if self.userspace.has(space, name).await {
+            let result = self.remove_wireguard(space, name).await;
+            self.forget_all_indices().await;
+            return result;
+        }
         let socket = self.socket(space).await?;
         let index = socket.index(name).await?;
         let result = socket.handle.link().del(index).execute().await.map_err(io_error);

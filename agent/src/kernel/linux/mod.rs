@@ -3,6 +3,7 @@
 //! ```text
 //! observe  our objects as values      apply  steps as requests     links  making and removing them     fault  why not
 //! netlink  a socket per namespace     space  namespaces     nft  tables     ipvs  virtual services
+//! genl     families of generic netlink          wireguard  the tunnel between hosts
 //! conntrack  flows that are known
 //! firewall  rules of others, and ours among them     watch  what others change
 //! ```
@@ -11,6 +12,7 @@ mod apply;
 pub mod conntrack;
 mod fault;
 pub mod firewall;
+mod genl;
 pub mod ipvs;
 mod links;
 mod netlink;
@@ -20,27 +22,39 @@ pub mod space;
 #[cfg(test)]
 mod tests;
 pub mod watch;
+pub mod wireguard;
 
 pub use apply::describe;
 pub use links::{ipvlan_flag_of, ipvlan_mode_of};
 
 use super::{Kernel, KernelError};
-use crate::dataplane::{
-    state::{KernelState, Space, SpaceState},
-    step::Step,
+use crate::{
+    dataplane::{
+        state::{KernelState, Space, SpaceState},
+        step::Step,
+    },
+    keyring::Keyring,
 };
 use netlink::Socket;
 use std::{collections::HashMap, io, sync::Arc};
 use tokio::sync::Mutex;
+use wireguard::Userspace;
 
 #[derive(Default)]
 pub struct LinuxKernel {
     sockets: Mutex<HashMap<Space, Arc<Socket>>>,
+    keys: Arc<Keyring>,
+    userspace: Userspace,
 }
 
 impl LinuxKernel {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// One that can set tunnels with these keys.
+    pub fn with_keys(keys: Arc<Keyring>) -> Self {
+        Self { keys, ..Self::default() }
     }
 
     async fn socket(&self, space: &Space) -> io::Result<Arc<Socket>> {
@@ -83,6 +97,8 @@ impl Kernel for LinuxKernel {
             let found = self.observe_space(&space, &host).await.map_err(|e| failed(&space, "look at", e))?;
             state.spaces.insert(space, found);
         }
+        let there = |space: &Space, name: &_| state.spaces.get(space).is_some_and(|s| s.links.contains_key(name));
+        self.tidy_userspace(there).await;
         Ok(state)
     }
 

@@ -2,14 +2,19 @@
 
 use super::{ipvs::Ipvs, space};
 use crate::dataplane::state::Space;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use heddle_model::net::IfName;
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_sys::{AsyncSocket, TokioSocket, protocols::NETLINK_ROUTE};
 use rtnetlink::{
     Handle,
-    packet_route::link::{LinkAttribute, LinkMessage},
+    packet_route::{
+        RouteNetlinkMessage,
+        link::{LinkAttribute, LinkMessage},
+        nsid::{NsidAttribute, NsidMessage},
+    },
 };
-use std::{collections::HashMap, io, sync::Mutex};
+use std::{collections::HashMap, fs::File, io, os::fd::AsRawFd, sync::Mutex};
 
 /// Requests of one namespace. Indices of links are looked up once and forgotten when links change.
 pub struct Socket {
@@ -84,6 +89,36 @@ impl Socket {
             }
         }
         Ok(found)
+    }
+
+    /// The number by which links of this namespace speak of another. None: it has none, or the namespace is not there.
+    pub async fn id_of(&self, space: &Space) -> io::Result<Option<i32>> {
+        let file = match space {
+            Space::Host => File::open("/proc/self/ns/net"),
+            Space::Named(name) => File::open(space::path(name)),
+        };
+        let file = match file {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let mut message = NsidMessage::default();
+        message.attributes.push(NsidAttribute::Fd(file.as_raw_fd() as u32));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
+        request.header.flags = NLM_F_REQUEST;
+        let mut answers = self.handle.clone().request(request).map_err(io_error)?;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(m)) => {
+                    return Ok(m.attributes.iter().find_map(|a| match a {
+                        NsidAttribute::Id(id) => Some(*id).filter(|id| *id >= 0),
+                        _ => None,
+                    }));
+                }
+                NetlinkPayload::Error(e) if e.code.is_some() => return Err(e.to_io()),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     pub fn forget_indices(&self) {

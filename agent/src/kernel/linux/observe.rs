@@ -14,7 +14,10 @@ use crate::dataplane::{
     uplink::{self, HostLink, Role},
 };
 use futures::TryStreamExt;
-use heddle_model::net::{IfName, Mac, Mtu, Port, Vni};
+use heddle_model::{
+    net::{IfName, Mac, Mtu, Port, Vni},
+    tunnel::Backend,
+};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rtnetlink::{
     IpVersion, RouteMessageBuilder,
@@ -46,7 +49,12 @@ impl LinuxKernel {
         for message in &messages {
             let ours = |n: &&IfName| own::link(space, n.as_str(), alias_of(message));
             let Some(name) = indices.get(&message.header.index).filter(ours) else { continue };
-            if let Some(link) = link(message, &indices, &parent(space, message, &indices, host).await?) {
+            let parent = parent(space, message, &indices, host).await?;
+            let known = self.of_tunnel(space, name, message).await;
+            if let Some(mut link) = link(message, &indices, &parent, known) {
+                if let LinkKind::Vxlan(vxlan) = &mut link.kind {
+                    vxlan.socket = self.birthplace(space, message).await?;
+                }
                 state.links.insert(name.clone(), link);
             }
         }
@@ -65,6 +73,7 @@ impl LinuxKernel {
         let keys = own::sysctls(space, state.links.keys());
         state.sysctls = apply::read_sysctls(space, keys).await?.into_iter().collect();
         state.tables = nft::observe(space).await?;
+        self.tunnels(space, &mut state).await?;
         if *space == Space::Host {
             let foreign = super::space::inside(space, firewall::look).await?;
             (state.cuts, state.passes) = (foreign.cuts, foreign.passes);
@@ -81,6 +90,43 @@ impl LinuxKernel {
             }
         }
         Ok(state)
+    }
+}
+
+impl LinuxKernel {
+    /// What a link in the tunnel's space is; elsewhere such links are the workloads' own.
+    async fn of_tunnel(&self, space: &Space, name: &IfName, message: &LinkMessage) -> Option<LinkKind> {
+        if *space != names::tunnel_space() {
+            return None;
+        }
+        let kind = infos(message).find_map(|i| match i {
+            LinkInfo::Kind(kind) => Some(kind),
+            _ => None,
+        });
+        match kind? {
+            InfoKind::Wireguard => Some(LinkKind::Wireguard { by: Backend::Kernel }),
+            InfoKind::Tun if self.userspace.has(space, name).await => {
+                Some(LinkKind::Wireguard { by: Backend::Userspace })
+            }
+            InfoKind::Tun => Some(LinkKind::Tun),
+            _ => None,
+        }
+    }
+
+    /// The space that a VXLAN was made in: there is its socket.
+    async fn birthplace(&self, space: &Space, message: &LinkMessage) -> io::Result<Option<Space>> {
+        let elsewhere = message.attributes.iter().find_map(|a| match a {
+            LinkAttribute::LinkNetNsId(id) => Some(*id),
+            _ => None,
+        });
+        let Some(id) = elsewhere else { return Ok(Some(space.clone())) };
+        let socket = self.socket(space).await?;
+        for birth in [Space::Host, names::tunnel_space()] {
+            if socket.id_of(&birth).await? == Some(id) {
+                return Ok(Some(birth));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -115,7 +161,12 @@ async fn parent(
     }
 }
 
-fn link(message: &LinkMessage, indices: &HashMap<u32, IfName>, parent: &Option<IfName>) -> Option<Link> {
+fn link(
+    message: &LinkMessage,
+    indices: &HashMap<u32, IfName>,
+    parent: &Option<IfName>,
+    known: Option<LinkKind>,
+) -> Option<Link> {
     let (mut mac, mut mtu, mut master) = (None, Mtu(0), None);
     let alias = alias_of(message).unwrap_or_default();
     for attribute in &message.attributes {
@@ -126,7 +177,7 @@ fn link(message: &LinkMessage, indices: &HashMap<u32, IfName>, parent: &Option<I
             _ => {}
         }
     }
-    let (mut kind, mut port) = (None, PortFlags::default());
+    let (mut kind, mut port) = (known, PortFlags::default());
     for info in infos(message) {
         match info {
             LinkInfo::Kind(InfoKind::Bridge) => kind = Some(LinkKind::Bridge),
@@ -198,7 +249,7 @@ fn vxlan(data: &[InfoVxlan]) -> Option<Vxlan> {
             _ => {}
         }
     }
-    Some(Vxlan { vni: vni?, local: local?, port: port? })
+    Some(Vxlan { vni: vni?, local: local?, port: port?, socket: None })
 }
 
 fn port_flags(infos: &[InfoBridgePort]) -> PortFlags {

@@ -1,6 +1,7 @@
 //! The real kernel, in namespaces that end with the test. Needs root.
 
 mod parents;
+mod tunnel;
 
 use super::LinuxKernel;
 use crate::{

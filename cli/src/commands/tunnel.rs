@@ -1,0 +1,110 @@
+//! tunnel ls, tunnel rotate: what encrypts the networks that are encrypted.
+
+use crate::{
+    client::{Client, said},
+    output::{self, Format},
+};
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use heddle_model::{
+    net::Port,
+    node::Node,
+    tunnel::{Epoch, Epochs},
+};
+use heddle_proto::v1;
+use serde_json::json;
+use std::net::SocketAddr;
+
+#[derive(Debug, Subcommand)]
+pub enum TunnelCommand {
+    /// List the hosts' ends of the tunnel: what encrypts there, where, and with which key
+    Ls {
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Make the keys of all hosts anew; connections go on
+    Rotate {
+        /// Do not wait until the new keys are in use
+        #[arg(short, long)]
+        detach: bool,
+    },
+}
+
+pub async fn run(client: &Client, command: TunnelCommand) -> Result<()> {
+    let mut control = client.control()?;
+    match command {
+        TunnelCommand::Ls { format } => {
+            let cluster = control.get_cluster(v1::GetClusterRequest {}).await.map_err(said)?.into_inner();
+            let epochs: Epochs = cluster.epochs.context("the manager names no epoch of keys")?.into();
+            let port = Port::try_from(u16::try_from(cluster.tunnel_port)?)?;
+            let answer = control.list_nodes(v1::ListNodesRequest {}).await.map_err(said)?.into_inner();
+            let mut nodes: Vec<Node> = answer.nodes.into_iter().map(Node::try_from).collect::<Result<_, _>>()?;
+            nodes.sort_by(|a, b| a.description.hostname.cmp(&b.description.hostname));
+            let ends: Vec<End> = nodes.iter().flat_map(|n| ends(n, &epochs, port)).collect();
+            let headings = ["HOSTNAME", "BACKEND", "ENDPOINT", "EPOCH", "USE", "PUBLIC KEY"];
+            output::print(
+                format,
+                &headings,
+                ends.iter().map(End::row).collect(),
+                ends.iter().map(|e| json!({
+                    "hostname": e.host, "backend": e.backend, "endpoint": e.endpoint, "epoch": e.epoch, "use": e.r#use,
+                    "publicKey": e.key,
+                })).collect(),
+            );
+        }
+        TunnelCommand::Rotate { detach } => {
+            let epochs = control.rotate_tunnel(v1::RotateTunnelRequest { detach }).await.map_err(said)?.into_inner();
+            let epochs = Epochs::from(epochs);
+            match epochs.next {
+                Some(next) => println!("{next}"),
+                None => println!("{}", epochs.current),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A host's end of the tunnel by the keys of one epoch.
+struct End {
+    host: String,
+    /// Empty: it cannot encrypt.
+    backend: &'static str,
+    endpoint: String,
+    epoch: Option<Epoch>,
+    r#use: &'static str,
+    key: String,
+}
+
+fn ends(node: &Node, epochs: &Epochs, first: Port) -> Vec<End> {
+    let host = node.description.hostname.clone();
+    let Some(tunnel) = &node.description.tunnel else {
+        return vec![End {
+            host,
+            backend: "none",
+            endpoint: String::new(),
+            epoch: None,
+            r#use: "",
+            key: String::new(),
+        }];
+    };
+    let end = |epoch: Epoch| End {
+        host: host.clone(),
+        backend: tunnel.backend.as_str(),
+        endpoint: SocketAddr::new(node.data_path_addr, epoch.port(first).get()).to_string(),
+        epoch: Some(epoch),
+        r#use: match epoch {
+            e if e == epochs.current => "current",
+            e if Some(e) == epochs.next => "next",
+            _ => "retiring",
+        },
+        key: tunnel.keys.get(&epoch).map_or_else(|| "(none yet)".into(), ToString::to_string),
+    };
+    epochs.all().map(end).collect()
+}
+
+impl End {
+    fn row(&self) -> Vec<String> {
+        let epoch = self.epoch.map_or_else(String::new, |e| e.to_string());
+        [&self.host, self.backend, &self.endpoint, &epoch, self.r#use, &self.key].map(str::to_owned).to_vec()
+    }
+}

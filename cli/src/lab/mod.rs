@@ -4,9 +4,11 @@
 //! ```text
 //! underlay (pid 1, br0) ── veth ── node1 (pid 1 ─ daemon ─ tasks), node2, ..., client
 //! state   which hosts there are      host   the first process of each, and entering it      net   bridge, links, cuts
+//! machine   nodes that are virtual machines: a tap instead of the veth, a channel instead of entering
 //! ```
 
 mod host;
+mod machine;
 mod net;
 mod state;
 
@@ -19,12 +21,15 @@ use crate::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Subcommand;
 use heddle_proto::v1;
+use heddle_vm::host::Image;
 use serde_json::json;
-use state::{Host, Lab};
+use state::{Host, Lab, Machines};
 use std::{path::PathBuf, process::Command, time::Duration};
 
 const MOST_NODES: u8 = 40;
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// An emulated processor is slower by an order of magnitude.
+const EMULATED_START_LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
@@ -38,6 +43,8 @@ pub enum LabCommand {
         /// Leave the daemons outside of any cluster
         #[arg(long)]
         bare: bool,
+        #[command(flatten)]
+        vm: VmArgs,
         #[command(flatten)]
         lab: LabName,
     },
@@ -100,6 +107,29 @@ pub struct LabName {
     name: String,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct VmArgs {
+    /// Make the nodes virtual machines on Debian's kernel, emulated by qemu: no KVM is needed
+    #[arg(long)]
+    vm: bool,
+    /// A program of this machine that the nodes have too, such as tcpdump
+    #[arg(long = "tool", value_name = "PROGRAM", requires = "vm")]
+    tools: Vec<String>,
+    /// Memory of each node, in MiB
+    #[arg(long, default_value_t = 320, requires = "vm", value_parser = clap::value_parser!(u32).range(160..=16384))]
+    memory: u32,
+    /// Where what the nodes boot from is kept
+    #[arg(long, value_name = "DIR", env = "HEDDLE_VM_CACHE", default_value = "/var/cache/heddle/vm")]
+    vm_cache: PathBuf,
+}
+
+impl VmArgs {
+    fn machines(self) -> Option<Machines> {
+        let Self { vm, tools, memory, vm_cache } = self;
+        vm.then_some(Machines { cache: vm_cache, tools, memory_mib: memory })
+    }
+}
+
 fn lab_name(text: &str) -> Result<String, String> {
     heddle_model::meta::check_name(text).map(|()| text.to_owned()).map_err(|e| e.to_string())
 }
@@ -118,7 +148,9 @@ pub fn run(command: LabCommand) -> Result<()> {
     runtime.block_on(async {
         match command {
             LabCommand::Exec { .. } => Ok(()),
-            LabCommand::Up { nodes, managers, bare, lab } => up(&lab.name, nodes, managers, bare).await,
+            LabCommand::Up { nodes, managers, bare, vm, lab } => {
+                up(&lab.name, Shape { nodes, managers, bare, machines: vm.machines() }).await
+            }
             LabCommand::Ps { format, lab } => ps(&Lab::load(&lab.name)?, format).await,
             LabCommand::Cut { target, lab } => cut(&Lab::load(&lab.name)?, &target).await,
             LabCommand::Heal { target, lab } => net::heal(&Lab::load(&lab.name)?, target.as_deref()).await,
@@ -129,15 +161,25 @@ pub fn run(command: LabCommand) -> Result<()> {
     })
 }
 
-async fn up(name: &str, nodes: u8, managers: u8, bare: bool) -> Result<()> {
+struct Shape {
+    nodes: u8,
+    managers: u8,
+    bare: bool,
+    machines: Option<Machines>,
+}
+
+async fn up(name: &str, shape: Shape) -> Result<()> {
+    let Shape { nodes, managers, .. } = shape;
     if managers > nodes {
         bail!("--managers {managers}: use at most the number of nodes, {nodes}");
     }
     if Lab::load(name).is_ok() {
         bail!("lab {name:?} is up already: `heddle lab down` ends it");
     }
-    let mut lab = Lab::create(name)?;
-    let made = build(&mut lab, nodes, managers, bare).await;
+    // Before anything is made.
+    let image = shape.machines.as_ref().map(machine::image).transpose()?;
+    let mut lab = Lab::create(name, shape.machines.clone())?;
+    let made = build(&mut lab, &shape, image.as_ref()).await;
     if let Err(e) = made {
         let _ = lab.destroy();
         return Err(e);
@@ -145,29 +187,43 @@ async fn up(name: &str, nodes: u8, managers: u8, bare: bool) -> Result<()> {
     ps(&lab, Format::Table).await
 }
 
-async fn build(lab: &mut Lab, nodes: u8, managers: u8, bare: bool) -> Result<()> {
+async fn build(lab: &mut Lab, shape: &Shape, image: Option<&Image>) -> Result<()> {
     let underlay = host::spawn(lab, "underlay", None)?;
     lab.underlay = Some(underlay);
     lab.save()?;
     net::make_bridge(lab).await?;
-    for n in 1..=nodes {
-        let role = if n <= managers { "manager" } else { "worker" };
-        add_host(lab, &format!("node{n}"), role, n).await?;
+    for n in 1..=shape.nodes {
+        let role = if n <= shape.managers { "manager" } else { "worker" };
+        add_host(lab, &format!("node{n}"), role, n, image).await?;
     }
-    add_host(lab, "client", "", state::CLIENT).await?;
+    add_host(lab, "client", "", state::CLIENT, None).await?;
+    for host in lab.nodes().filter(|h| h.machine.is_some()) {
+        machine::set_up(lab, host).await?;
+    }
     for host in lab.nodes() {
         start_daemon(lab, host)?;
     }
     for host in lab.nodes() {
-        wait_for_daemon(host).await?;
+        wait_for_daemon(lab, host).await?;
     }
-    if bare { Ok(()) } else { form_cluster(lab).await }
+    if shape.bare { Ok(()) } else { form_cluster(lab).await }
 }
 
-async fn add_host(lab: &mut Lab, name: &str, role: &str, number: u8) -> Result<()> {
-    let mut host = host::spawn(lab, name, Some(number))?;
+/// A host is made with its cable; a virtual machine is still to be set up.
+async fn make_host(lab: &Lab, name: &str, role: &str, number: u8, image: Option<&Image>) -> Result<Host> {
+    let mut host = match (image, &lab.machines) {
+        (Some(image), Some(machines)) => machine::spawn(lab, machines, image, name, number).await?,
+        _ => host::spawn(lab, name, Some(number))?,
+    };
     host.role = role.to_owned();
-    net::plug(lab, &host).await?;
+    if host.machine.is_none() {
+        net::plug(lab, &host).await?;
+    }
+    Ok(host)
+}
+
+async fn add_host(lab: &mut Lab, name: &str, role: &str, number: u8, image: Option<&Image>) -> Result<()> {
+    let host = make_host(lab, name, role, number, image).await?;
     lab.hosts.push(host);
     lab.save()
 }
@@ -189,9 +245,13 @@ fn start_daemon(lab: &Lab, host: &Host) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("the daemon of {} did not start", host.name) }
 }
 
-async fn wait_for_daemon(host: &Host) -> Result<()> {
+fn start_limit(lab: &Lab) -> Duration {
+    if lab.machines.is_some() { EMULATED_START_LIMIT } else { START_LIMIT }
+}
+
+async fn wait_for_daemon(lab: &Lab, host: &Host) -> Result<()> {
     let client = Client::new(&host.socket());
-    let until = tokio::time::Instant::now() + START_LIMIT;
+    let until = tokio::time::Instant::now() + start_limit(lab);
     loop {
         if let Ok(mut local) = client.local()
             && local.info(v1::InfoRequest {}).await.is_ok()
@@ -224,11 +284,11 @@ async fn form_cluster(lab: &Lab) -> Result<()> {
         let joined = Client::new(&host.socket()).local()?.join(request).await;
         joined.map_err(said).with_context(|| format!("{} cannot join", host.name))?;
     }
-    wait_until_ready(&client, lab.nodes().count()).await
+    wait_until_ready(lab, &client, lab.nodes().count()).await
 }
 
-async fn wait_until_ready(client: &Client, count: usize) -> Result<()> {
-    let until = tokio::time::Instant::now() + START_LIMIT;
+async fn wait_until_ready(lab: &Lab, client: &Client, count: usize) -> Result<()> {
+    let until = tokio::time::Instant::now() + start_limit(lab);
     loop {
         let nodes = client.control()?.list_nodes(v1::ListNodesRequest {}).await.map_err(crate::client::said)?;
         let ready = nodes.into_inner().nodes.into_iter().filter(|n| {
@@ -239,7 +299,7 @@ async fn wait_until_ready(client: &Client, count: usize) -> Result<()> {
             return Ok(());
         }
         if tokio::time::Instant::now() > until {
-            bail!("not all of {count} nodes are ready after {} s", START_LIMIT.as_secs());
+            bail!("not all of {count} nodes are ready after {} s", start_limit(lab).as_secs());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -275,7 +335,10 @@ fn kill(lab: &Lab, name: &str, daemon: bool) -> Result<()> {
     if !daemon {
         return host.kill();
     }
-    let pid = host.daemon_pid().ok_or_else(|| anyhow!("no daemon runs on {name}"))?;
+    let pid = daemon_pid(host)?.ok_or_else(|| anyhow!("no daemon runs on {name}"))?;
+    if let Some(folder) = &host.machine {
+        return machine::kill(folder, pid);
+    }
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
     while std::path::Path::new(&format!("/proc/{pid}")).exists() && !state::is_zombie(pid) {
         std::thread::sleep(Duration::from_millis(5));
@@ -283,16 +346,34 @@ fn kill(lab: &Lab, name: &str, daemon: bool) -> Result<()> {
     Ok(())
 }
 
+/// By its own number there.
+fn daemon_pid(host: &Host) -> Result<Option<i32>> {
+    match &host.machine {
+        Some(folder) => machine::daemon_pid(folder),
+        None => Ok(state::daemon_pid(host.pid)),
+    }
+}
+
+/// `heddle lab-daemon`, in a host.
+pub fn print_daemon() {
+    if let Some(pid) = state::daemon_pid(1) {
+        println!("{pid}");
+    }
+}
+
 async fn start(lab: &mut Lab, name: &str) -> Result<()> {
     let host = lab.host(name)?.clone();
     if !host.is_alive() {
-        let mut new = host::spawn(lab, name, Some(host.number))?;
-        new.role = host.role;
-        net::unplug(lab, &new).await?;
-        net::plug(lab, &new).await?;
+        let machines = lab.machines.as_ref().filter(|_| host.machine.is_some());
+        let image = machines.map(machine::image).transpose()?;
+        net::unplug(lab, &host).await?;
+        let new = make_host(lab, name, &host.role, host.number, image.as_ref()).await?;
         lab.hosts.iter_mut().filter(|h| h.name == name).for_each(|h| *h = new.clone());
         lab.save()?;
-    } else if host.daemon_pid().is_some() {
+        if new.machine.is_some() {
+            machine::set_up(lab, &new).await?;
+        }
+    } else if daemon_pid(&host)?.is_some() {
         bail!("{name} and its daemon are running");
     }
     let host = lab.host(name)?;
@@ -300,7 +381,7 @@ async fn start(lab: &mut Lab, name: &str) -> Result<()> {
         return Ok(());
     }
     start_daemon(lab, host)?;
-    wait_for_daemon(host).await
+    wait_for_daemon(lab, host).await
 }
 
 fn down(name: &str) -> Result<()> {

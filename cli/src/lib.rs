@@ -32,7 +32,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::TaskShim { dir } => Ok(executor::run_shim(&dir).map(|_| done(()))?),
         Command::LabHost { spec } => lab::run_host(&spec).map(done),
-        Command::LabDaemon => Ok(done(lab::print_daemon())),
+        Command::LabDaemon => lab::print_daemon().map(done),
         Command::VmInit => heddle_vm::guest::main(),
         Command::VmAgent => heddle_vm::guest::agent().map(done),
         Command::Lab(command) => lab::run(command).map(done),

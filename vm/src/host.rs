@@ -181,20 +181,17 @@ pub fn run(spec: &Spec, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     fs::create_dir_all(&spec.folder)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let doors =
-            [(Door::Exec, exec_socket(&spec.folder)), (Door::Daemon, daemon_socket(&spec.folder))].map(|(door, path)| {
+        let doors = [(Door::Exec, exec_socket(&spec.folder)), (Door::Daemon, daemon_socket(&spec.folder))].map(
+            |(door, path)| {
                 // Of a machine that was killed.
                 let _ = fs::remove_file(&path);
                 UnixListener::bind(&path).map(|listener| (door, listener)).with_context(|| path.display().to_string())
-            });
+            },
+        );
         let doors = doors.into_iter().collect::<Result<Vec<_>>>()?;
         let (ours, theirs) = UnixStream::pair()?;
-        let shape = Shape {
-            kernel: &spec.kernel,
-            initramfs: &spec.initramfs,
-            memory_mib: spec.memory_mib,
-            clock: Clock::Wall,
-        };
+        let shape =
+            Shape { kernel: &spec.kernel, initramfs: &spec.initramfs, memory_mib: spec.memory_mib, clock: Clock::Wall };
         let _machine = Machine::boot(&shape, &spec.folder, &devices(spec), Stdio::from(OwnedFd::from(theirs)))?;
         ready()?;
         // It is at an end when qemu is.

@@ -82,7 +82,8 @@ impl Kernel {
     /// What modprobe(8) reads, of these modules only: file names and texts.
     pub fn indexes(&self, modules: &[(PathBuf, String)]) -> Result<[(&'static str, String); 2]> {
         let paths: BTreeSet<&str> = modules.iter().map(|(_, path)| path.as_str()).collect();
-        let read = |name| fs::read_to_string(self.modules.join(name)).with_context(|| format!("{}: {name}", self.release));
+        let read =
+            |name| fs::read_to_string(self.modules.join(name)).with_context(|| format!("{}: {name}", self.release));
         Ok([
             ("modules.dep", dependencies_of(&read("modules.dep")?, &paths)),
             ("modules.alias", aliases_of(&read("modules.alias")?, &paths)),

@@ -16,7 +16,9 @@ const ALL: [(&str, &str); 8] = [
 ];
 
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("virtual machines need {programs}, which this machine lacks: `apt-get install {packages}` brings what is missing")]
+#[error(
+    "virtual machines need {programs}, which this machine lacks: `apt-get install {packages}` brings what is missing"
+)]
 pub struct Missing {
     programs: String,
     packages: String,

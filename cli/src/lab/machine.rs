@@ -24,7 +24,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 pub fn image(machines: &Machines) -> Result<Image> {
     programs::check(&vm::PROGRAMS)?;
     let cache = Cache::at(&machines.cache)?;
-    Image::prepare(&cache, &super::this_program()?, &machines.tools).context("cannot make what virtual machines boot from")
+    Image::prepare(&cache, &super::this_program()?, &machines.tools)
+        .context("cannot make what virtual machines boot from")
 }
 
 /// Its cable, its disk if it has none yet, and the machine, which boots yet when this returns.
@@ -54,8 +55,11 @@ pub async fn set_up(lab: &Lab, host: &Host) -> Result<()> {
     let name = host.name.clone();
     let done = tokio::task::spawn_blocking(move || -> Result<()> {
         let mut said = Vec::new();
-        let request =
-            Request { command: ["sh", "-c", &script].map(str::to_owned).into(), directory: "/".into(), background: None };
+        let request = Request {
+            command: ["sh", "-c", &script].map(str::to_owned).into(),
+            directory: "/".into(),
+            background: None,
+        };
         let socket = vm::exec_socket(&folder);
         let answer = exec::ask(&socket, &request, io::empty(), &mut io::sink(), &mut said, Some(BOOT_LIMIT));
         match answer.with_context(|| format!("host {name} did not boot\n{}", vm::last_words(&folder)))? {

@@ -31,6 +31,9 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// An emulated processor is slower by an order of magnitude.
 const EMULATED_START_LIMIT: Duration = Duration::from_secs(120);
 
+/// Busy with itself, it may miss three of the usual ones.
+const EMULATED_HEARTBEAT_MS: u32 = 1000;
+
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
     /// Make hosts node1 to nodeN with a daemon each, one cluster of them, and `client` outside of it
@@ -116,7 +119,7 @@ pub struct VmArgs {
     #[arg(long = "tool", value_name = "PROGRAM", requires = "vm")]
     tools: Vec<String>,
     /// Memory of each node, in MiB
-    #[arg(long, default_value_t = 320, requires = "vm", value_parser = clap::value_parser!(u32).range(160..=16384))]
+    #[arg(long, default_value_t = 256, requires = "vm", value_parser = clap::value_parser!(u32).range(160..=16384))]
     memory: u32,
     /// Where what the nodes boot from is kept
     #[arg(long, value_name = "DIR", env = "HEDDLE_VM_CACHE", default_value = "/var/cache/heddle/vm")]
@@ -269,7 +272,8 @@ async fn form_cluster(lab: &Lab) -> Result<()> {
     let said = crate::client::said;
     let first = lab.host("node1")?;
     let client = Client::new(&first.socket());
-    let request = v1::InitRequest { advertise_addr: "eth0".into(), ..v1::InitRequest::default() };
+    let heartbeat_ms = if lab.machines.is_some() { EMULATED_HEARTBEAT_MS } else { 0 };
+    let request = v1::InitRequest { advertise_addr: "eth0".into(), heartbeat_ms, ..v1::InitRequest::default() };
     client.local()?.init(request).await.map_err(said)?;
     for host in lab.nodes().filter(|h| h.name != "node1") {
         let role = if host.role == "manager" { v1::Role::Manager } else { v1::Role::Worker };
@@ -355,10 +359,11 @@ fn daemon_pid(host: &Host) -> Result<Option<i32>> {
 }
 
 /// `heddle lab-daemon`, in a host.
-pub fn print_daemon() {
+pub fn print_daemon() -> Result<()> {
     if let Some(pid) = state::daemon_pid(1) {
         println!("{pid}");
     }
+    Ok(())
 }
 
 async fn start(lab: &mut Lab, name: &str) -> Result<()> {

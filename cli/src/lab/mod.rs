@@ -32,7 +32,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const EMULATED_START_LIMIT: Duration = Duration::from_secs(120);
 
 /// Busy with itself, it may miss three of the usual ones.
-const EMULATED_HEARTBEAT_MS: u32 = 1000;
+const EMULATED_HEARTBEAT_MS: u32 = 2000;
 
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {

@@ -82,6 +82,15 @@ pub enum Command {
     /// The first process of a lab's host
     #[command(hide = true)]
     LabHost { spec: PathBuf },
+    /// Prints the pid of the daemon that runs beside this process, if one does
+    #[command(hide = true)]
+    LabDaemon,
+    /// The first process of a virtual machine
+    #[command(hide = true)]
+    VmInit,
+    /// Runs commands in a virtual machine for whoever asks from outside
+    #[command(hide = true)]
+    VmAgent,
 }
 
 #[derive(Debug, Args)]

@@ -33,6 +33,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::TaskShim { dir } => Ok(executor::run_shim(&dir).map(|_| done(()))?),
         Command::LabHost { spec } => lab::run_host(&spec).map(done),
+        Command::LabDaemon => lab::print_daemon().map(done),
+        Command::VmInit => heddle_vm::guest::main(),
+        Command::VmAgent => heddle_vm::guest::agent().map(done),
         Command::Lab(command) => lab::run(command).map(done),
         Command::Exec(args) => commands::exec::run(&cli.socket, args).map(ExitCode::from),
         Command::ExecTty { command } => Ok(commands::exec::take_over(&command).into()),
@@ -91,6 +94,9 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         }
         Command::TaskShim { .. }
         | Command::LabHost { .. }
+        | Command::LabDaemon
+        | Command::VmInit
+        | Command::VmAgent
         | Command::Lab(_)
         | Command::Exec(_)
         | Command::ExecTty { .. } => Ok(()),

@@ -108,7 +108,9 @@ impl Drop for Lab {
         if std::thread::panicking() {
             for host in ["node1", "node2", "node3"] {
                 let log = format!("/var/lib/heddle-lab/{}/{host}/daemon.log", self.name);
-                let log = std::fs::read_to_string(log).unwrap_or_default();
+                // Of a virtual machine it can be read only while that runs.
+                let inside = || String::from_utf8_lossy(&self.exec(host, &["cat", &log]).stdout).into_owned();
+                let log = std::fs::read_to_string(&log).unwrap_or_else(|_| inside());
                 let lines: Vec<_> = log.lines().collect();
                 eprintln!("---- {host}\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
             }
@@ -142,6 +144,14 @@ impl Lab {
         Self::with(name, nodes, &["--bare"])
     }
 
+    /// The same with nodes that are virtual machines on Debian's kernel, which have these programs of this machine too.
+    pub fn vm(name: &str, nodes: u8, managers: u8, tools: &[&str]) -> Self {
+        let managers = managers.to_string();
+        let tools = tools.iter().flat_map(|tool| ["--tool", tool]);
+        let more: Vec<_> = ["--vm", "--managers", &managers].into_iter().chain(tools).collect();
+        Self::with(name, nodes, &more)
+    }
+
     fn with(name: &str, nodes: u8, more: &[&str]) -> Self {
         let _ = Command::new(program()).args(["lab", "down", "--name", name]).output();
         let lab = Lab { name: name.to_owned() };
@@ -156,7 +166,9 @@ impl Lab {
         let mut args = args.to_vec();
         let at = args.iter().position(|a| *a == "--").unwrap_or(args.len());
         args.splice(at..at, ["--name", &self.name]);
-        Command::new(program()).arg("lab").args(args).output().expect("the program runs")
+        let mut command = Command::new(program());
+        command.env("HEDDLE_VM_CACHE", vm::cache_dir());
+        command.arg("lab").args(args).output().expect("the program runs")
     }
 
     pub fn do_lab(&self, args: &[&str]) {

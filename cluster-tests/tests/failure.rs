@@ -110,6 +110,25 @@ fn a_worker_host_dies_and_its_replicas_come_back_elsewhere() {
 }
 
 #[test]
+fn a_daemon_that_stalls_is_down_only_as_long_as_it_does() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::up("t-stall", 2, 1);
+    let state = || {
+        let nodes = lab.try_json("node1", &["node", "ls", "--format", "json"])?;
+        let found = nodes.as_array().into_iter().flatten().find(|n| n["hostname"] == "node2");
+        found.and_then(|n| n["state"].as_str().map(str::to_owned)).ok_or_else(|| nodes.to_string())
+    };
+    let is = |wanted: &str| state().and_then(|seen| if seen == wanted { Ok(()) } else { Err(seen) });
+    // Its connections outlive so short a time: nothing begins anew.
+    lab.sh("node2", "kill -STOP $(pgrep -of 'heddle daemon')");
+    wait("node2 is down", || is("down"));
+    lab.sh("node2", "kill -CONT $(pgrep -of 'heddle daemon')");
+    wait_for(Duration::from_secs(5), "node2 is ready again", || is("ready"));
+}
+
+#[test]
 fn the_leader_of_three_managers_dies() {
     if skipped() {
         return;

@@ -52,7 +52,7 @@ fn what_a_program_writes_and_how_it_ends_come_back() {
         return;
     }
     let run = |name: &str, command: &[&str], limit: u64| {
-        vm::Vm::new(name).command(command).env("ANSWER", "42").timeout(Duration::from_secs(limit)).run()
+        vm::machine(name).command(command).env("ANSWER", "42").timeout(Duration::from_secs(limit)).run()
     };
     // It writes more than pipes hold, leaves somebody behind who keeps them open, and sleeps for longer than the limit.
     let script = "sleep 100000 & seq 100000; echo $ANSWER >/dev/stderr; sleep 1000; exit 3";
@@ -66,7 +66,7 @@ fn what_a_program_writes_and_how_it_ends_come_back() {
     assert!(said.contains("not done after 15s\nbegun\n"), "{said}");
     let said = run("vm-nothing", &["no-such-program"], 60).unwrap_err().to_string();
     assert!(said.contains("without a report") && said.contains("init: no-such-program: No such file"), "{said}");
-    let said = vm::Vm::new("vm-module").modules(&["nonsense"]).run().unwrap_err().to_string();
+    let said = vm::machine("vm-module").modules(&["nonsense"]).run().unwrap_err().to_string();
     assert!(said.ends_with("has no module nonsense"), "{said}");
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     client::{Client, said},
+    commands::moment,
     output::Format,
 };
 use anyhow::Result;
@@ -9,6 +10,7 @@ use clap::Args;
 use heddle_model::cluster::Role;
 use heddle_proto::v1;
 use serde_json::json;
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
@@ -36,6 +38,9 @@ pub struct InitArgs {
     /// IPv4 subnet of the ingress network [default: from the pool]
     #[arg(long, default_value = "", hide_default_value = true)]
     ingress_subnet: String,
+    /// How often nodes say that they are there: one that is silent for three times as long is down
+    #[arg(long, default_value = "300ms", value_parser = moment::duration)]
+    dispatcher_heartbeat: Duration,
 }
 
 pub async fn init(client: &Client, args: InitArgs) -> Result<()> {
@@ -48,6 +53,7 @@ pub async fn init(client: &Client, args: InitArgs) -> Result<()> {
         pool_v4_size: args.default_addr_pool_mask_length,
         pool_v6: args.default_addr_pool_v6,
         ingress_subnet_v4: args.ingress_subnet,
+        heartbeat_ms: u32::try_from(args.dispatcher_heartbeat.as_millis()).unwrap_or(u32::MAX).max(1),
     };
     let made = client.local()?.init(request).await.map_err(said)?.into_inner();
     println!("Cluster made: this host ({}) is its manager.\n", made.node);

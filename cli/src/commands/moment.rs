@@ -1,6 +1,7 @@
-//! Times that an operator names: `10m` ago, or a date.
+//! Times that an operator names: `10m` ago, a date, or how long something takes.
 
 use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
+use std::time::Duration;
 
 /// Milliseconds since the Unix epoch.
 pub fn parse(text: &str, now: Timestamp) -> Result<u64, String> {
@@ -26,6 +27,11 @@ pub fn now(text: &str) -> Result<u64, String> {
     parse(text, Timestamp::now())
 }
 
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let span: SignedDuration = text.parse().map_err(|_| "use a time such as 500ms, 5s or 1m".to_owned())?;
+    Duration::try_from(span).map_err(|_| "use a time that is not negative".into())
+}
+
 /// RFC 3339, UTC.
 pub fn show(millis: u64) -> String {
     i64::try_from(millis).ok().and_then(|m| Timestamp::from_millisecond(m).ok()).unwrap_or_default().to_string()
@@ -34,6 +40,13 @@ pub fn show(millis: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
+        assert!(duration("5").is_err() && duration("-5s").is_err());
+    }
 
     #[test]
     fn a_time_is_a_date_a_number_or_so_long_ago() {

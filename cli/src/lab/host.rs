@@ -1,7 +1,10 @@
 //! The first process of a lab's host, and entering a host from outside.
 #![allow(unsafe_code)]
 
-use super::state::{Host, Lab, start_time};
+use super::{
+    machine,
+    state::{Host, Lab, start_time},
+};
 use anyhow::{Context, Result, bail};
 use nix::{
     mount::{MsFlags, mount},
@@ -12,23 +15,46 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
-    os::unix::process::{CommandExt, ExitStatusExt},
-    path::Path,
+    os::{
+        fd::OwnedFd,
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Spec {
-    hostname: String,
+enum Spec {
+    Namespaces {
+        hostname: String,
+    },
+    Machine {
+        /// Where its cable ends: the underlay's network namespace.
+        network: PathBuf,
+        machine: heddle_vm::host::Spec,
+    },
 }
 
 /// Starts the first process of a host; everything on the host ends with it.
 pub fn spawn(lab: &Lab, name: &str, number: Option<u8>) -> Result<Host> {
-    let spec = lab.run_dir().join(format!("{name}.json"));
-    fs::write(&spec, serde_json::to_vec(&Spec { hostname: name.to_owned() })?)?;
+    start(lab, name, number, &Spec::Namespaces { hostname: name.to_owned() })
+}
+
+/// The same for a virtual machine, which boots yet when this returns.
+pub fn spawn_machine(lab: &Lab, name: &str, number: u8, machine: heddle_vm::host::Spec) -> Result<Host> {
+    let underlay = lab.underlay.as_ref().context("the lab has no underlay")?;
+    let folder = machine.folder.clone();
+    let network = format!("/proc/{}/ns/net", underlay.pid).into();
+    let host = start(lab, name, Some(number), &Spec::Machine { network, machine })?;
+    Ok(Host { machine: Some(folder), ..host })
+}
+
+fn start(lab: &Lab, name: &str, number: Option<u8>, spec: &Spec) -> Result<Host> {
+    let file = lab.run_dir().join(format!("{name}.json"));
+    fs::write(&file, serde_json::to_vec(spec)?)?;
     let output = Command::new(super::this_program()?)
         .arg("lab-host")
-        .arg(&spec)
+        .arg(&file)
         .stdin(Stdio::null())
         .output()
         .context("cannot start a host")?;
@@ -37,19 +63,30 @@ pub fn spawn(lab: &Lab, name: &str, number: Option<u8>) -> Result<Host> {
         Ok(pid) if output.status.success() => pid,
         _ => bail!("host {name} did not start: {}", String::from_utf8_lossy(&output.stderr).trim()),
     };
-    Ok(Host { name: name.to_owned(), role: String::new(), number: number.unwrap_or(0), pid, start: start_time(pid) })
+    let (name, number) = (name.to_owned(), number.unwrap_or(0));
+    Ok(Host { name, role: String::new(), number, pid, start: start_time(pid), machine: None })
 }
 
 /// `heddle lab-host`: makes the namespaces, prints the pid of the first process in them, and leaves it behind. Must run while
 /// the process has one thread.
 pub fn run(spec: &Path) -> Result<()> {
     let spec: Spec = serde_json::from_slice(&fs::read(spec)?)?;
-    let all = CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWIPC;
-    unshare(all).context("cannot make namespaces")?;
+    match &spec {
+        Spec::Namespaces { .. } => {
+            let all = CloneFlags::CLONE_NEWPID
+                | CloneFlags::CLONE_NEWNS
+                | CloneFlags::CLONE_NEWNET
+                | CloneFlags::CLONE_NEWUTS
+                | CloneFlags::CLONE_NEWIPC;
+            unshare(all).context("cannot make namespaces")?;
+        }
+        Spec::Machine { network, .. } => {
+            let network = File::open(network).context("the underlay is gone")?;
+            setns(network, CloneFlags::CLONE_NEWNET).context("cannot enter the underlay")?;
+            // So that its processes end with the first.
+            unshare(CloneFlags::CLONE_NEWPID).context("cannot make namespaces")?;
+        }
+    }
     let (ready, tell) = nix::unistd::pipe()?;
     // SAFETY: one thread; the child goes on as any process.
     match unsafe { fork() }? {
@@ -64,26 +101,36 @@ pub fn run(spec: &Path) -> Result<()> {
         ForkResult::Child => {
             drop(ready);
             nix::unistd::setsid()?;
-            prepare(&spec)?;
-            nix::unistd::write(&tell, b"1")?;
-            drop(tell);
-            let null = File::options().read(true).write(true).open("/dev/null")?;
-            nix::unistd::dup2_stdin(&null)?;
-            nix::unistd::dup2_stdout(&null)?;
-            nix::unistd::dup2_stderr(&null)?;
-            reap()
+            match spec {
+                Spec::Namespaces { hostname } => {
+                    prepare(&hostname)?;
+                    leave_alone(tell)?;
+                    reap()
+                }
+                Spec::Machine { machine, .. } => heddle_vm::host::run(&machine, || leave_alone(tell)),
+            }
         }
     }
 }
 
-fn prepare(spec: &Spec) -> Result<()> {
+/// Tells whoever waits that the host is there, and holds nothing of theirs any more.
+fn leave_alone(tell: OwnedFd) -> Result<()> {
+    nix::unistd::write(&tell, b"1")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    Ok(())
+}
+
+fn prepare(hostname: &str) -> Result<()> {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)?;
     // This network namespace's own links are to be seen there.
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
-    sethostname(&spec.hostname)?;
+    sethostname(hostname)?;
     Ok(())
 }
 
@@ -101,6 +148,9 @@ fn reap() -> ! {
 pub fn enter(host: &Host, command: &[String], background: Option<&Path>) -> Result<i32> {
     if !host.is_alive() {
         bail!("host {} is not running: `heddle lab start {}`", host.name, host.name);
+    }
+    if let Some(folder) = &host.machine {
+        return machine::exec(folder, command, background);
     }
     // The host sees the same files, so the path holds there too.
     let own = super::this_program()?;

@@ -4,9 +4,11 @@
 //! ```text
 //! underlay (pid 1, br0) ── veth ── node1 (pid 1 ─ daemon ─ tasks), node2, ..., client
 //! state   which hosts there are      host   the first process of each, and entering it      net   bridge, links, cuts
+//! machine   nodes that are virtual machines: a tap instead of the veth, a channel instead of entering
 //! ```
 
 mod host;
+mod machine;
 mod net;
 mod state;
 
@@ -20,12 +22,18 @@ use crate::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Subcommand;
 use heddle_proto::v1;
+use heddle_vm::host::Image;
 use serde_json::json;
-use state::{Host, Lab};
+use state::{Host, Lab, Machines};
 use std::{path::PathBuf, process::Command, time::Duration};
 
 const MOST_NODES: u8 = 40;
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// An emulated processor is slower by an order of magnitude.
+const EMULATED_START_LIMIT: Duration = Duration::from_secs(120);
+
+/// Busy with itself, it may miss three of the usual ones.
+const EMULATED_HEARTBEAT_MS: u32 = 2000;
 
 #[derive(Debug, Subcommand)]
 pub enum LabCommand {
@@ -42,6 +50,8 @@ pub enum LabCommand {
         /// What the daemons balance with
         #[arg(long, value_enum, env = "HEDDLE_LB_BACKEND", default_value_t)]
         lb_backend: LbBackend,
+        #[command(flatten)]
+        vm: VmArgs,
         #[command(flatten)]
         lab: LabName,
     },
@@ -107,6 +117,29 @@ pub struct LabName {
     name: String,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct VmArgs {
+    /// Make the nodes virtual machines on Debian's kernel, emulated by qemu: no KVM is needed
+    #[arg(long)]
+    vm: bool,
+    /// A program of this machine that the nodes have too, such as tcpdump
+    #[arg(long = "tool", value_name = "PROGRAM", requires = "vm")]
+    tools: Vec<String>,
+    /// Memory of each node, in MiB
+    #[arg(long, default_value_t = 256, requires = "vm", value_parser = clap::value_parser!(u32).range(160..=16384))]
+    memory: u32,
+    /// Where what the nodes boot from is kept
+    #[arg(long, value_name = "DIR", env = "HEDDLE_VM_CACHE", default_value = "/var/cache/heddle/vm")]
+    vm_cache: PathBuf,
+}
+
+impl VmArgs {
+    fn machines(self) -> Option<Machines> {
+        let Self { vm, tools, memory, vm_cache } = self;
+        vm.then_some(Machines { cache: vm_cache, tools, memory_mib: memory })
+    }
+}
+
 fn lab_name(text: &str) -> Result<String, String> {
     heddle_model::meta::check_name(text).map(|()| text.to_owned()).map_err(|e| e.to_string())
 }
@@ -125,8 +158,8 @@ pub fn run(command: LabCommand) -> Result<()> {
     runtime.block_on(async {
         match command {
             LabCommand::Exec { .. } => Ok(()),
-            LabCommand::Up { nodes, managers, bare, lb_backend, lab } => {
-                up(&lab.name, nodes, managers, bare, lb_backend).await
+            LabCommand::Up { nodes, managers, bare, lb_backend, vm, lab } => {
+                up(&lab.name, Shape { nodes, managers, bare, lb_backend, machines: vm.machines() }).await
             }
             LabCommand::Ps { format, lab } => ps(&Lab::load(&lab.name)?, format).await,
             LabCommand::Cut { target, lab } => cut(&Lab::load(&lab.name)?, &target).await,
@@ -138,15 +171,26 @@ pub fn run(command: LabCommand) -> Result<()> {
     })
 }
 
-async fn up(name: &str, nodes: u8, managers: u8, bare: bool, lb_backend: LbBackend) -> Result<()> {
+struct Shape {
+    nodes: u8,
+    managers: u8,
+    bare: bool,
+    lb_backend: LbBackend,
+    machines: Option<Machines>,
+}
+
+async fn up(name: &str, shape: Shape) -> Result<()> {
+    let Shape { nodes, managers, .. } = shape;
     if managers > nodes {
         bail!("--managers {managers}: use at most the number of nodes, {nodes}");
     }
     if Lab::load(name).is_ok() {
         bail!("lab {name:?} is up already: `heddle lab down` ends it");
     }
-    let mut lab = Lab::create(name, lb_backend)?;
-    let made = build(&mut lab, nodes, managers, bare).await;
+    // Before anything is made.
+    let image = shape.machines.as_ref().map(machine::image).transpose()?;
+    let mut lab = Lab::create(name, shape.lb_backend, shape.machines.clone())?;
+    let made = build(&mut lab, &shape, image.as_ref()).await;
     if let Err(e) = made {
         let _ = lab.destroy();
         return Err(e);
@@ -154,29 +198,43 @@ async fn up(name: &str, nodes: u8, managers: u8, bare: bool, lb_backend: LbBacke
     ps(&lab, Format::Table).await
 }
 
-async fn build(lab: &mut Lab, nodes: u8, managers: u8, bare: bool) -> Result<()> {
+async fn build(lab: &mut Lab, shape: &Shape, image: Option<&Image>) -> Result<()> {
     let underlay = host::spawn(lab, "underlay", None)?;
     lab.underlay = Some(underlay);
     lab.save()?;
     net::make_bridge(lab).await?;
-    for n in 1..=nodes {
-        let role = if n <= managers { "manager" } else { "worker" };
-        add_host(lab, &format!("node{n}"), role, n).await?;
+    for n in 1..=shape.nodes {
+        let role = if n <= shape.managers { "manager" } else { "worker" };
+        add_host(lab, &format!("node{n}"), role, n, image).await?;
     }
-    add_host(lab, "client", "", state::CLIENT).await?;
+    add_host(lab, "client", "", state::CLIENT, None).await?;
+    for host in lab.nodes().filter(|h| h.machine.is_some()) {
+        machine::set_up(lab, host).await?;
+    }
     for host in lab.nodes() {
         start_daemon(lab, host)?;
     }
     for host in lab.nodes() {
-        wait_for_daemon(host).await?;
+        wait_for_daemon(lab, host).await?;
     }
-    if bare { Ok(()) } else { form_cluster(lab).await }
+    if shape.bare { Ok(()) } else { form_cluster(lab).await }
 }
 
-async fn add_host(lab: &mut Lab, name: &str, role: &str, number: u8) -> Result<()> {
-    let mut host = host::spawn(lab, name, Some(number))?;
+/// A host is made with its cable; a virtual machine is still to be set up.
+async fn make_host(lab: &Lab, name: &str, role: &str, number: u8, image: Option<&Image>) -> Result<Host> {
+    let mut host = match (image, &lab.machines) {
+        (Some(image), Some(machines)) => machine::spawn(lab, machines, image, name, number).await?,
+        _ => host::spawn(lab, name, Some(number))?,
+    };
     host.role = role.to_owned();
-    net::plug(lab, &host).await?;
+    if host.machine.is_none() {
+        net::plug(lab, &host).await?;
+    }
+    Ok(host)
+}
+
+async fn add_host(lab: &mut Lab, name: &str, role: &str, number: u8, image: Option<&Image>) -> Result<()> {
+    let host = make_host(lab, name, role, number, image).await?;
     lab.hosts.push(host);
     lab.save()
 }
@@ -199,9 +257,13 @@ fn start_daemon(lab: &Lab, host: &Host) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("the daemon of {} did not start", host.name) }
 }
 
-async fn wait_for_daemon(host: &Host) -> Result<()> {
+fn start_limit(lab: &Lab) -> Duration {
+    if lab.machines.is_some() { EMULATED_START_LIMIT } else { START_LIMIT }
+}
+
+async fn wait_for_daemon(lab: &Lab, host: &Host) -> Result<()> {
     let client = Client::new(&host.socket());
-    let until = tokio::time::Instant::now() + START_LIMIT;
+    let until = tokio::time::Instant::now() + start_limit(lab);
     loop {
         if let Ok(mut local) = client.local()
             && local.info(v1::InfoRequest {}).await.is_ok()
@@ -219,7 +281,8 @@ async fn form_cluster(lab: &Lab) -> Result<()> {
     let said = crate::client::said;
     let first = lab.host("node1")?;
     let client = Client::new(&first.socket());
-    let request = v1::InitRequest { advertise_addr: "eth0".into(), ..v1::InitRequest::default() };
+    let heartbeat_ms = if lab.machines.is_some() { EMULATED_HEARTBEAT_MS } else { 0 };
+    let request = v1::InitRequest { advertise_addr: "eth0".into(), heartbeat_ms, ..v1::InitRequest::default() };
     client.local()?.init(request).await.map_err(said)?;
     for host in lab.nodes().filter(|h| h.name != "node1") {
         let role = if host.role == "manager" { v1::Role::Manager } else { v1::Role::Worker };
@@ -234,11 +297,11 @@ async fn form_cluster(lab: &Lab) -> Result<()> {
         let joined = Client::new(&host.socket()).local()?.join(request).await;
         joined.map_err(said).with_context(|| format!("{} cannot join", host.name))?;
     }
-    wait_until_ready(&client, lab.nodes().count()).await
+    wait_until_ready(lab, &client, lab.nodes().count()).await
 }
 
-async fn wait_until_ready(client: &Client, count: usize) -> Result<()> {
-    let until = tokio::time::Instant::now() + START_LIMIT;
+async fn wait_until_ready(lab: &Lab, client: &Client, count: usize) -> Result<()> {
+    let until = tokio::time::Instant::now() + start_limit(lab);
     loop {
         let nodes = client.control()?.list_nodes(v1::ListNodesRequest {}).await.map_err(crate::client::said)?;
         let ready = nodes.into_inner().nodes.into_iter().filter(|n| {
@@ -249,7 +312,7 @@ async fn wait_until_ready(client: &Client, count: usize) -> Result<()> {
             return Ok(());
         }
         if tokio::time::Instant::now() > until {
-            bail!("not all of {count} nodes are ready after {} s", START_LIMIT.as_secs());
+            bail!("not all of {count} nodes are ready after {} s", start_limit(lab).as_secs());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -287,10 +350,29 @@ fn kill(lab: &Lab, name: &str, daemon: bool) -> Result<()> {
     if !daemon {
         return host.kill();
     }
-    let pid = host.daemon_pid().ok_or_else(|| anyhow!("no daemon runs on {name}"))?;
+    let pid = daemon_pid(host)?.ok_or_else(|| anyhow!("no daemon runs on {name}"))?;
+    if let Some(folder) = &host.machine {
+        return machine::kill(folder, pid);
+    }
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
     while std::path::Path::new(&format!("/proc/{pid}")).exists() && !state::is_zombie(pid) {
         std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// By its own number there.
+fn daemon_pid(host: &Host) -> Result<Option<i32>> {
+    match &host.machine {
+        Some(folder) => machine::daemon_pid(folder),
+        None => Ok(state::daemon_pid(host.pid)),
+    }
+}
+
+/// `heddle lab-daemon`, in a host.
+pub fn print_daemon() -> Result<()> {
+    if let Some(pid) = state::daemon_pid(1) {
+        println!("{pid}");
     }
     Ok(())
 }
@@ -302,13 +384,16 @@ async fn start(lab: &mut Lab, name: &str, lb_backend: Option<LbBackend>) -> Resu
         lab.save()?;
     }
     if !host.is_alive() {
-        let mut new = host::spawn(lab, name, Some(host.number))?;
-        new.role = host.role;
-        net::unplug(lab, &new).await?;
-        net::plug(lab, &new).await?;
+        let machines = lab.machines.as_ref().filter(|_| host.machine.is_some());
+        let image = machines.map(machine::image).transpose()?;
+        net::unplug(lab, &host).await?;
+        let new = make_host(lab, name, &host.role, host.number, image.as_ref()).await?;
         lab.hosts.iter_mut().filter(|h| h.name == name).for_each(|h| *h = new.clone());
         lab.save()?;
-    } else if host.daemon_pid().is_some() {
+        if new.machine.is_some() {
+            machine::set_up(lab, &new).await?;
+        }
+    } else if daemon_pid(&host)?.is_some() {
         bail!("{name} and its daemon are running");
     }
     let host = lab.host(name)?;
@@ -316,7 +401,7 @@ async fn start(lab: &mut Lab, name: &str, lb_backend: Option<LbBackend>) -> Resu
         return Ok(());
     }
     start_daemon(lab, host)?;
-    wait_for_daemon(host).await
+    wait_for_daemon(lab, host).await
 }
 
 fn down(name: &str) -> Result<()> {

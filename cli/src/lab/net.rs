@@ -84,6 +84,17 @@ pub async fn plug(lab: &Lab, host: &Host) -> Result<()> {
     Ok(())
 }
 
+/// A cable whose other end a virtual machine will take.
+pub async fn make_tap(lab: &Lab, name: &str) -> Result<()> {
+    // Rtnetlink cannot make these.
+    in_underlay(lab, &["ip", "tuntap", "add", "dev", name, "mode", "tap"], "")?;
+    let here = handle(underlay(lab)?).await?;
+    let (tap, bridge) = (must(&here, name).await?, must(&here, BRIDGE).await?);
+    let message = LinkMessageBuilder::<LinkUnspec>::new().index(tap).controller(bridge).up().build();
+    here.link().set(message).execute().await?;
+    Ok(())
+}
+
 /// What may be left of a killed host's cable: the kernel takes a namespace apart in its own time.
 pub async fn unplug(lab: &Lab, host: &Host) -> Result<()> {
     let here = handle(underlay(lab)?).await?;

@@ -27,15 +27,28 @@ pub struct Host {
     pub role: String,
     /// Last part of its addresses.
     pub number: u8,
-    /// Its first process.
+    /// Its first process. Of a virtual machine: the one that carries its channel, and ends with it.
     pub pid: i32,
     /// When that started, in clock ticks since boot.
     pub start: u64,
+    /// Of a virtual machine: where its sockets are.
+    pub machine: Option<PathBuf>,
+}
+
+/// How hosts are made that are virtual machines.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Machines {
+    pub cache: PathBuf,
+    /// Programs of this machine that they have too.
+    pub tools: Vec<String>,
+    pub memory_mib: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Lab {
     pub name: String,
+    /// None: nodes are namespaces.
+    pub machines: Option<Machines>,
     pub underlay: Option<Host>,
     /// What its daemons balance with.
     pub lb_backend: LbBackend,
@@ -71,7 +84,10 @@ impl Host {
 
     /// The daemon's socket, as seen from outside.
     pub fn socket(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root/run/heddle/heddle.sock", self.pid))
+        match &self.machine {
+            Some(folder) => heddle_vm::host::daemon_socket(folder),
+            None => PathBuf::from(format!("/proc/{}/root/run/heddle/heddle.sock", self.pid)),
+        }
     }
 
     /// Ends the host with everything on it, and waits until it is gone.
@@ -89,17 +105,17 @@ impl Host {
         }
         Ok(())
     }
+}
 
-    /// The daemon's process: the one in the host's pid namespace that runs `heddle daemon`.
-    pub fn daemon_pid(&self) -> Option<i32> {
-        let space = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let own = space(self.pid)?;
-        let pids = fs::read_dir("/proc").ok()?.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
-        pids.filter(|pid| space(*pid).as_ref() == Some(&own)).find(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|b| *b == 0).nth(1) == Some(b"daemon".as_slice()) && !is_zombie(*pid)
-        })
-    }
+/// The daemon's process: the one in the first process's pid namespace that runs `heddle daemon`.
+pub fn daemon_pid(first: i32) -> Option<i32> {
+    let space = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = space(first)?;
+    let pids = fs::read_dir("/proc").ok()?.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| space(*pid).as_ref() == Some(&own)).find(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|b| *b == 0).nth(1) == Some(b"daemon".as_slice()) && !is_zombie(*pid)
+    })
 }
 
 impl Lab {
@@ -107,12 +123,12 @@ impl Lab {
         Path::new(RUN).join(name).join("lab.json")
     }
 
-    pub fn create(name: &str, lb_backend: LbBackend) -> Result<Self> {
+    pub fn create(name: &str, lb_backend: LbBackend, machines: Option<Machines>) -> Result<Self> {
         let dir = Path::new(RUN).join(name);
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         // What an earlier lab of this name may have left when the machine went down.
         let _ = fs::remove_dir_all(Path::new(STATE).join(name));
-        let lab = Lab { name: name.to_owned(), underlay: None, lb_backend, hosts: Vec::new() };
+        let lab = Lab { name: name.to_owned(), machines, underlay: None, lb_backend, hosts: Vec::new() };
         lab.save()?;
         Ok(lab)
     }
@@ -147,6 +163,11 @@ impl Lab {
 
     pub fn state_dir(&self, host: &str) -> PathBuf {
         Path::new(STATE).join(&self.name).join(host)
+    }
+
+    /// Of a virtual machine: what outlives it.
+    pub fn disk(&self, host: &str) -> PathBuf {
+        self.state_dir(host).join("disk")
     }
 
     pub fn run_dir(&self) -> PathBuf {

@@ -19,6 +19,7 @@ const DATA_PATH_PORT: u16 = 4789;
 const TUNNEL_PORT: u16 = 51820;
 const TUNNEL_KEY_LIFE: Duration = Duration::from_secs(86400);
 const HEARTBEAT: Duration = Duration::from_millis(300);
+const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 /// docker's default.
 const TASK_HISTORY: u32 = 5;
 /// As long as the root's: certificates are not renewed yet.
@@ -29,6 +30,14 @@ fn parse_v4(field: &str, text: &str, default: &str) -> Result<Ipv4Net> {
         IpNet::V4(net) => Ok(net),
         IpNet::V6(_) => bail!("--{field} {text:?} is not an IPv4 subnet such as {default}"),
     }
+}
+
+fn heartbeat(millis: u32) -> Result<Duration> {
+    let period = if millis == 0 { HEARTBEAT } else { Duration::from_millis(millis.into()) };
+    if !HEARTBEATS.contains(&period) {
+        bail!("--dispatcher-heartbeat {period:?}: use 100ms to 60s");
+    }
+    Ok(period)
 }
 
 pub fn cluster(
@@ -52,6 +61,7 @@ pub fn cluster(
         "" => Vec::new(),
         text => vec![IpNet::V4(parse_v4("ingress-subnet", text, "10.255.0.0/16")?)],
     };
+    let heartbeat = heartbeat(request.heartbeat_ms)?;
     let port = if request.data_path_port == 0 { DATA_PATH_PORT } else { request.data_path_port as u16 };
     let spec = ClusterSpec {
         name: "default".into(),
@@ -59,7 +69,7 @@ pub fn cluster(
         data_path_port: Port::try_from(port)?,
         tunnel_port: Port::try_from(TUNNEL_PORT)?,
         tunnel_key_life: TUNNEL_KEY_LIFE,
-        heartbeat: HEARTBEAT,
+        heartbeat,
         task_history: TASK_HISTORY,
         node_cert_life: CERTIFICATE_LIFE,
     };
@@ -87,5 +97,18 @@ pub fn manager_node(id: &NodeId, state: &NodeState) -> Node {
         data_path_addr: state.data_path,
         manager: Some(ManagerStatus { raft_id: raft_id(id), addr: state.advertise }),
         ingress: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_are_neither_a_flood_nor_an_age_apart() {
+        assert_eq!(heartbeat(0).unwrap(), Duration::from_millis(300));
+        assert_eq!(heartbeat(1000).unwrap(), Duration::from_secs(1));
+        assert_eq!(heartbeat(99).unwrap_err().to_string(), "--dispatcher-heartbeat 99ms: use 100ms to 60s");
+        assert!(heartbeat(60_001).is_err());
     }
 }

@@ -231,7 +231,11 @@ impl DispatcherService {
                                 break;
                             }
                         },
-                        FromAgent::Heartbeat(_) => continue,
+                        FromAgent::Heartbeat(_) => {
+                            // It was late, and is no stranger for that: its session goes on.
+                            self.ready(&node).into_iter().for_each(|back| drop(reports.send(vec![back])));
+                            continue;
+                        }
                         FromAgent::Ack(ack) => told.acked = Version(ack.revision),
                         FromAgent::Status(update) => drop(reports.send(self.reported(&node, update))),
                     }
@@ -260,12 +264,16 @@ impl DispatcherService {
         let description = hello.description.ok_or_else(|| Status::invalid_argument("the description is missing"))?;
         let description = NodeDescription::try_from(description)?;
         tracing::debug!(%node, host = description.hostname, "node reports");
-        let status = NodeStatus { state: NodeState::Ready, message: String::new(), since: now() };
         let mut mutations = vec![Mutation::NodeDescription { id: node.clone(), description }];
-        if self.store.snapshot().nodes.get(node).is_some_and(|n| n.status.state != NodeState::Ready) {
-            mutations.push(Mutation::NodeStatus { id: node.clone(), status });
-        }
+        mutations.extend(self.ready(node));
         Ok(mutations)
+    }
+
+    /// None: it is already.
+    fn ready(&self, node: &NodeId) -> Option<Mutation> {
+        let stored = self.store.snapshot().nodes.get(node).map(|n| n.status.state)?;
+        let status = NodeStatus { state: NodeState::Ready, message: String::new(), since: now() };
+        (stored != NodeState::Ready).then(|| Mutation::NodeStatus { id: node.clone(), status })
     }
 
     fn reported(&self, node: &NodeId, update: v1::TaskStatusUpdate) -> Vec<Mutation> {

@@ -16,6 +16,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Whoever joins has nobody else to turn to, and the manager may be busy with those who joined a moment ago.
+const JOIN_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +31,7 @@ pub enum JoinError {
 /// A channel to the manager at `addr`, connected when first used and again when it broke. The server must hold a
 /// manager's certificate of our cluster.
 pub fn dial(addr: SocketAddr, credentials: &Credentials) -> Result<Channel, CredentialsError> {
-    Ok(channel(addr, credentials.client_config()?))
+    Ok(channel(addr, credentials.client_config()?, CONNECT_LIMIT))
 }
 
 /// For a joiner: no certificate of its own, and only this root is trusted.
@@ -41,7 +43,7 @@ pub fn dial_pinned(addr: SocketAddr, root_pem: &str) -> Result<Channel, JoinErro
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(channel(addr, config))
+    Ok(channel(addr, config, JOIN_CONNECT_LIMIT))
 }
 
 /// A channel on which nothing is verified: only for asking for the root certificate, whose digest is then compared.
@@ -51,26 +53,26 @@ pub fn fetch_root(addr: SocketAddr) -> Result<Channel, JoinError> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Unverified))
         .with_no_client_auth();
-    Ok(channel(addr, config))
+    Ok(channel(addr, config, JOIN_CONNECT_LIMIT))
 }
 
 /// A channel to a daemon on this host.
 pub fn dial_unix(path: PathBuf) -> Channel {
-    endpoint("http://local".to_owned()).connect_with_connector_lazy(service_fn(move |_: Uri| {
+    endpoint("http://local".to_owned(), CONNECT_LIMIT).connect_with_connector_lazy(service_fn(move |_: Uri| {
         let path = path.clone();
         async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
     }))
 }
 
-fn endpoint(uri: String) -> Endpoint {
-    Endpoint::try_from(uri).expect("scheme and socket address make a URI").connect_timeout(CONNECT_LIMIT)
+fn endpoint(uri: String, limit: Duration) -> Endpoint {
+    Endpoint::try_from(uri).expect("scheme and socket address make a URI").connect_timeout(limit)
 }
 
-fn channel(addr: SocketAddr, mut config: ClientConfig) -> Channel {
+fn channel(addr: SocketAddr, mut config: ClientConfig, limit: Duration) -> Channel {
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     let connector = TlsConnector::from(Arc::new(config));
-    endpoint(format!("http://{addr}"))
+    endpoint(format!("http://{addr}"), limit)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true)

@@ -1,11 +1,13 @@
-//! The first process inside the machine: prepares it, runs one program, reports how it ended, switches off.
+//! The first process inside the machine, `heddle vm-init`: prepares it, runs one program or serves a host's channel, reports
+//! how that ended, switches off.
 
-use super::Order;
-use anyhow::{Context, Result, ensure};
+use crate::{PATH, PROGRAM, channel::mux, host::DAEMON_SOCKET};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     errno::Errno,
     kmod::{ModuleInitFlags, finit_module},
     mount::{MsFlags, mount},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         reboot::{RebootMode, reboot},
         signal::{Signal, kill},
@@ -15,10 +17,14 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::symlink,
+    os::{
+        fd::AsFd,
+        unix::{fs::symlink, net::UnixStream},
+    },
     process::{Command, Stdio},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -28,12 +34,33 @@ use std::{
 pub const STDOUT: &str = "stdout";
 pub const STDERR: &str = "stderr";
 pub const REPORT: &str = "report";
+/// The port of a host's channel, whose other side is a socket.
+pub const CHANNEL: &str = "channel";
 /// Where the guest finds its [`Order`].
-pub const ORDER: &str = "vm/order.json";
+pub const ORDER: &str = "/vm/order.json";
 
 /// A port appears soon after its driver is loaded, or never.
 const PORT_LIMIT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(5);
 const NONE: Option<&str> = None;
+
+/// What the first process is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// Files, in the order of loading.
+    pub modules: Vec<String>,
+    pub job: Job,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Job {
+    Run {
+        command: Vec<String>,
+        env: BTreeMap<String, String>,
+    },
+    /// `heddle vm-agent`, for as long as the machine runs.
+    Serve,
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -59,7 +86,7 @@ pub fn main() -> ! {
 }
 
 fn life() -> Result<()> {
-    let order: Order = serde_json::from_slice(&fs::read(format!("/{ORDER}"))?)?;
+    let order: Order = serde_json::from_slice(&fs::read(ORDER)?)?;
     mounts().context("mounts")?;
     for module in &order.modules {
         let file = File::open(module).with_context(|| module.clone())?;
@@ -71,10 +98,48 @@ fn life() -> Result<()> {
     sethostname("vm")?;
     let status = Command::new("/bin/busybox").args(["ip", "link", "set", "lo", "up"]).status()?;
     ensure!(status.success(), "lo: {status}");
-    let (out, err, mut report) = (port(STDOUT)?, port(STDERR)?, port(REPORT)?);
-    let answer = run(&order, out, err)?;
-    report.write_all(&serde_json::to_vec(&answer)?)?;
-    Ok(())
+    match order.job {
+        Job::Run { command, env } => {
+            let write = || File::options().write(true).clone();
+            let (out, err) = (port(STDOUT, &write())?, port(STDERR, &write())?);
+            let mut report = port(REPORT, &write())?;
+            let answer = run(&command, &env, out, err)?;
+            report.write_all(&serde_json::to_vec(&answer)?)?;
+            Ok(())
+        }
+        Job::Serve => {
+            let mut command = Command::new(PROGRAM);
+            command.arg("vm-agent").env_clear().env("PATH", PATH).env("HOME", "/root").current_dir("/root");
+            let agent = command.spawn().context(PROGRAM)?;
+            let ended = reap(Pid::from_raw(i32::try_from(agent.id())?))?;
+            bail!("the channel's agent ended: {ended:?}");
+        }
+    }
+}
+
+/// `heddle vm-agent`: a host's end of the channel, for as long as the other end is there.
+pub fn agent() -> Result<()> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let port = channel()?;
+    copy(Box::new(port.try_clone()?), theirs.try_clone()?);
+    copy(Box::new(theirs), port);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(mux::serve(ours, DAEMON_SOCKET.into()))
+}
+
+fn channel() -> Result<File> {
+    let port = port(CHANNEL, File::options().read(true).write(true))?;
+    // Until the driver has heard of the other end, it takes it for gone.
+    let start = Instant::now();
+    loop {
+        let mut fds = [PollFd::new(port.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut fds, PollTimeout::try_from(PORT_LIMIT)?)?;
+        if !fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP)) {
+            return Ok(port);
+        }
+        ensure!(start.elapsed() < PORT_LIMIT, "nobody is at the other end of the channel");
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// As systemd leaves them.
@@ -109,26 +174,26 @@ fn mounts() -> Result<()> {
     Ok(())
 }
 
-fn port(name: &str) -> Result<File> {
+fn port(name: &str, how: &OpenOptions) -> Result<File> {
     let start = Instant::now();
     loop {
         for port in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
             let named = fs::read_to_string(port.path().join("name")).unwrap_or_default();
             if named.trim() == name {
                 let device = format!("/dev/{}", port.file_name().to_string_lossy());
-                return File::options().write(true).open(&device).context(device);
+                return how.open(&device).context(device);
             }
         }
         ensure!(start.elapsed() < PORT_LIMIT, "no virtio port is called {name}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(PAUSE);
     }
 }
 
 /// The ports are written here and not by the program: they can be opened only once, which /dev/stdout would do again.
-fn run(order: &Order, out: File, err: File) -> Result<Report> {
-    let (program, args) = order.command.split_first().context("the order names no program")?;
+fn run(command: &[String], env: &BTreeMap<String, String>, out: File, err: File) -> Result<Report> {
+    let (program, args) = command.split_first().context("the order names no program")?;
     let mut command = Command::new(program);
-    command.args(args).env_clear().envs(&order.env).current_dir("/root").stdin(Stdio::null());
+    command.args(args).env_clear().envs(env).current_dir("/root").stdin(Stdio::null());
     let booted = booted()?;
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.with_context(|| program.clone())?;
@@ -147,7 +212,7 @@ fn run(order: &Order, out: File, err: File) -> Result<Report> {
 }
 
 /// Of a reader of unknown type, since of a pipe `io::copy` would make a splice(2), whose bytes the port's driver loses.
-fn copy(mut from: Box<dyn Read + Send>, mut to: File) -> JoinHandle<io::Result<u64>> {
+fn copy(mut from: Box<dyn Read + Send>, mut to: impl Write + Send + 'static) -> JoinHandle<io::Result<u64>> {
     std::thread::spawn(move || io::copy(&mut from, &mut to))
 }
 

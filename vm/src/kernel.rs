@@ -1,6 +1,6 @@
 //! Debian's kernel, unpacked and never installed, and the order in which its modules load.
 
-use super::cache;
+use crate::cache::Cache;
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -29,19 +29,18 @@ struct Module {
 
 impl Kernel {
     /// The one that apt would install, from the cache or downloaded.
-    pub fn fetch() -> Result<Self> {
-        let cache = cache::dir()?;
-        let _lock = cache::lock("kernel")?;
+    pub fn fetch(cache: &Cache) -> Result<Self> {
+        let _lock = cache.lock("kernel")?;
         let package = match candidate()? {
             Some(package) => package,
             None => {
                 run(Command::new("apt-get").args(["update", "-qq"]))?;
-                candidate()?.with_context(|| format!("apt knows no package {META}"))?
+                candidate()?.with_context(|| format!("apt knows no package {META}: its sources need Debian's main"))?
             }
         };
-        let unpacked = cache.join(&package);
+        let unpacked = cache.dir().join(&package);
         if !unpacked.exists() {
-            let staged = tempfile::tempdir_in(&cache)?;
+            let staged = tempfile::tempdir_in(cache.dir())?;
             let download = || run(Command::new("apt-get").args(["download", "-qq", &package]).current_dir(&staged));
             // Lists that are too old name files that are gone.
             download().or_else(|_| run(Command::new("apt-get").args(["update", "-qq"])).and_then(|()| download()))?;
@@ -73,6 +72,22 @@ impl Kernel {
             }
         }
         Ok(order.into_iter().map(|path| (self.modules.join(&path), path)).collect())
+    }
+
+    /// Where the guest has its modules.
+    pub fn guest_folder(&self) -> PathBuf {
+        Path::new("/lib/modules").join(&self.release)
+    }
+
+    /// What modprobe(8) reads, of these modules only: file names and texts.
+    pub fn indexes(&self, modules: &[(PathBuf, String)]) -> Result<[(&'static str, String); 2]> {
+        let paths: BTreeSet<&str> = modules.iter().map(|(_, path)| path.as_str()).collect();
+        let read =
+            |name| fs::read_to_string(self.modules.join(name)).with_context(|| format!("{}: {name}", self.release));
+        Ok([
+            ("modules.dep", dependencies_of(&read("modules.dep")?, &paths)),
+            ("modules.alias", aliases_of(&read("modules.alias")?, &paths)),
+        ])
     }
 
     fn visit(&self, module: &str, order: &mut Vec<String>) -> Result<()> {
@@ -129,6 +144,19 @@ fn dependencies(text: &str) -> HashMap<String, Module> {
     lines.map(|(path, needs)| (name(path), Module { path: path.to_owned(), needs: module(needs) })).collect()
 }
 
+/// Of these modules, of which none needs one that is not among them.
+fn dependencies_of(text: &str, paths: &BTreeSet<&str>) -> String {
+    let ours = |line: &&str| line.split_once(':').is_some_and(|(path, _)| paths.contains(path));
+    text.lines().filter(ours).map(|line| format!("{line}\n")).collect()
+}
+
+/// Lines of `modules.alias`: `alias PATTERN MODULE`.
+fn aliases_of(text: &str, paths: &BTreeSet<&str>) -> String {
+    let names: BTreeSet<String> = paths.iter().map(|path| name(path)).collect();
+    let ours = |line: &&str| line.rsplit_once(' ').is_some_and(|(_, module)| names.contains(&name(module)));
+    text.lines().filter(ours).map(|line| format!("{line}\n")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +179,15 @@ mod tests {
         let paths: Vec<_> = order.iter().map(|(_, path)| path.as_str()).collect();
         assert_eq!(paths, ["kernel/a/base.ko", "kernel/a/mid-dle.ko", "kernel/b/top.ko"]);
         assert_eq!(order[2].0, Path::new("/m/kernel/b/top.ko"));
+    }
+
+    #[test]
+    fn indexes_tell_of_the_modules_that_are_there() {
+        let paths = BTreeSet::from(["kernel/a/mid-dle.ko", "kernel/a/base.ko"]);
+        let text = "kernel/a/base.ko:\nkernel/a/mid-dle.ko: kernel/a/base.ko\nkernel/b/top.ko: kernel/a/base.ko\n";
+        assert_eq!(dependencies_of(text, &paths), text[..text.find("kernel/b").unwrap()]);
+        let text = "# Aliases\nalias rtnl-link-mid mid_dle\nalias net-pf-16 top\n";
+        assert_eq!(aliases_of(text, &paths), "alias rtnl-link-mid mid_dle\n");
     }
 
     #[test]

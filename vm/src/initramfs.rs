@@ -2,7 +2,12 @@
 //! kernel's `Documentation/driver-api/early-userspace/buffer-format.rst`). Not compressed: to unpack costs an emulated
 //! processor more than to copy.
 
-use super::cache;
+use crate::{
+    PROGRAM,
+    cache::Cache,
+    guest::{ORDER, Order},
+    programs::which,
+};
 use anyhow::{Context, Result, ensure};
 use cpio::newc;
 use std::{
@@ -34,25 +39,30 @@ enum Entry {
     Console,
 }
 
-/// What goes in, by its path in the guest without the first slash.
-pub struct Tree(BTreeMap<String, Entry>);
+/// What goes in.
+pub struct Tree<'a> {
+    cache: &'a Cache,
+    /// By its path in the guest without the first slash.
+    entries: BTreeMap<String, Entry>,
+}
 
-impl Tree {
+impl<'a> Tree<'a> {
     /// Only the skeleton, busybox's commands, and the real shell: busybox's own prefers its commands to other programs.
-    pub fn new() -> Result<Self> {
-        let mut tree = Self(BTreeMap::new());
+    pub fn new(cache: &'a Cache) -> Result<Self> {
+        let mut tree = Self { cache, entries: BTreeMap::new() };
         for folder in FOLDERS {
             tree.put(folder, Entry::Folder);
         }
         for link in MERGED {
             tree.put(&format!("usr/{link}"), Entry::Folder);
-            tree.0.insert(link.into(), Entry::Link(format!("usr/{link}")));
+            tree.entries.insert(link.into(), Entry::Link(format!("usr/{link}")));
         }
         tree.put("dev/console", Entry::Console);
-        tree.text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n");
-        tree.text("etc/group", "root:x:0:\nnogroup:x:65534:\n");
-        tree.text("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n");
-        tree.text("etc/resolv.conf", "");
+        tree.put("init", Entry::Link(PROGRAM.into()));
+        tree.text(Path::new("/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n");
+        tree.text(Path::new("/etc/group"), "root:x:0:\nnogroup:x:65534:\n");
+        tree.text(Path::new("/etc/hosts"), "127.0.0.1 localhost\n::1 localhost\n");
+        tree.text(Path::new("/etc/resolv.conf"), "");
         for data in DATA.map(Path::new).into_iter().filter(|p| p.exists()) {
             tree.copy(data, data)?;
         }
@@ -65,8 +75,19 @@ impl Tree {
         Ok(tree)
     }
 
-    pub fn text(&mut self, guest: &str, text: &str) {
-        self.put(guest, Entry::Text(text.into()));
+    pub fn text(&mut self, guest: &Path, text: &str) {
+        self.put(&inside(guest), Entry::Text(text.into()));
+    }
+
+    /// A symbolic link.
+    pub fn link(&mut self, guest: &Path, target: &str) {
+        self.put(&inside(guest), Entry::Link(target.into()));
+    }
+
+    /// What the first process is to do.
+    pub fn order(&mut self, order: &Order) -> Result<()> {
+        self.text(Path::new(ORDER), &serde_json::to_string(order)?);
+        Ok(())
     }
 
     /// A file, or a folder with everything below it.
@@ -88,7 +109,7 @@ impl Tree {
     pub fn tool(&mut self, name: &str) -> Result<()> {
         let path = which(name).with_context(|| format!("{name} is missing: run scripts/prepare"))?;
         // Busybox's command of this name may stand in the other of the two folders.
-        self.0.remove(&format!("usr/bin/{name}"));
+        self.entries.remove(&format!("usr/bin/{name}"));
         self.libraries(&path)?;
         self.copy(&path, &path)
     }
@@ -96,7 +117,7 @@ impl Tree {
     /// A program without its symbols: they are nine tenths of what cargo builds.
     pub fn program(&mut self, host: &Path, guest: &Path) -> Result<()> {
         self.libraries(host)?;
-        self.copy(&stripped(host)?, guest)
+        self.copy(&stripped(self.cache, host)?, guest)
     }
 
     fn libraries(&mut self, program: &Path) -> Result<()> {
@@ -109,24 +130,35 @@ impl Tree {
 
     fn put(&mut self, guest: &str, entry: Entry) {
         for parent in Path::new(guest).ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
-            self.0.entry(parent.display().to_string()).or_insert(Entry::Folder);
+            self.entries.entry(parent.display().to_string()).or_insert(Entry::Folder);
         }
-        self.0.insert(guest.into(), entry);
+        self.entries.insert(guest.into(), entry);
+    }
+
+    /// The archive in this folder, written anew only if something has changed. A machine that boots meanwhile is not
+    /// disturbed: it reads the old one.
+    pub fn archive(&self, folder: &Path) -> Result<PathBuf> {
+        let (archive, inputs) = (folder.join("initramfs"), folder.join("inputs"));
+        let wanted = self.inputs()?;
+        if !archive.exists() || fs::read_to_string(&inputs).ok().as_deref() != Some(&wanted) {
+            let _ = fs::remove_file(&inputs);
+            let staged = folder.join("initramfs.new");
+            self.write(&staged)?;
+            fs::rename(&staged, &archive)?;
+            fs::write(&inputs, wanted)?;
+        }
+        Ok(archive)
     }
 
     /// Says everything that the archive is made of, so that equal text means an equal archive.
-    pub fn inputs(&self) -> Result<String> {
+    fn inputs(&self) -> Result<String> {
         let mut text = String::new();
-        for (path, entry) in &self.0 {
+        for (path, entry) in &self.entries {
             let line = match entry {
                 Entry::Folder | Entry::Console => path.clone(),
                 Entry::Link(target) => format!("{path} -> {target}"),
                 Entry::Text(content) => format!("{path} {content:?}"),
-                Entry::File(host) => {
-                    let metadata = fs::metadata(host).with_context(|| host.display().to_string())?;
-                    let changed = metadata.modified()?.duration_since(UNIX_EPOCH)?.as_nanos();
-                    format!("{path} {} {} {changed}", host.display(), metadata.len())
-                }
+                Entry::File(host) => format!("{path} {}", version(host)?),
             };
             text.push_str(&line);
             text.push('\n');
@@ -134,9 +166,9 @@ impl Tree {
         Ok(text)
     }
 
-    pub fn write(&self, archive: &Path) -> Result<()> {
+    fn write(&self, archive: &Path) -> Result<()> {
         let mut out = BufWriter::new(File::create(archive).with_context(|| archive.display().to_string())?);
-        for (number, (path, entry)) in (1..).zip(&self.0) {
+        for (number, (path, entry)) in (1..).zip(&self.entries) {
             let header = newc::Builder::new(path).ino(number).nlink(1);
             match entry {
                 Entry::Folder => content(header.mode(TYPE_FOLDER | 0o755), &[], &mut out)?,
@@ -179,28 +211,30 @@ fn libraries(text: &str) -> Vec<String> {
     text.lines().filter_map(path).collect()
 }
 
-pub fn which(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]);
-    folders.map(|folder| folder.join(name)).find(|p| p.is_file())
-}
-
-/// A copy that is made anew when the program has changed.
-fn stripped(program: &Path) -> Result<PathBuf> {
-    let name = program.file_name().context("a program has a name")?.to_string_lossy().into_owned();
-    let _lock = cache::lock("strip")?;
-    let folder = cache::dir()?.join("stripped");
-    fs::create_dir_all(&folder)?;
-    let copy = folder.join(&name);
-    let age = |path: &Path| fs::metadata(path).and_then(|m| m.modified());
-    if age(&copy).is_ok_and(|copied| age(program).is_ok_and(|built| built < copied)) {
+/// A copy that is made anew when the program has changed. Programs of one name in different folders have a copy each.
+fn stripped(cache: &Cache, program: &Path) -> Result<PathBuf> {
+    let name = program.display().to_string().trim_start_matches('/').replace('/', "-");
+    let _lock = cache.lock("strip")?;
+    let folder = cache.folder("stripped")?;
+    let (copy, of) = (folder.join(&name), folder.join(format!("{name}.of")));
+    let wanted = version(program)?;
+    if copy.exists() && fs::read_to_string(&of).is_ok_and(|text| text == wanted) {
         return Ok(copy);
     }
     let staged = folder.join(format!("{name}.new"));
     let status = Command::new("strip").arg("-o").args([&staged, program]).status().context("strip")?;
     ensure!(status.success(), "strip {}: {status}", program.display());
+    let _ = fs::remove_file(&of);
     fs::rename(&staged, &copy)?;
+    fs::write(&of, wanted)?;
     Ok(copy)
+}
+
+/// What differs when a file has changed.
+fn version(file: &Path) -> Result<String> {
+    let metadata = fs::metadata(file).with_context(|| file.display().to_string())?;
+    let changed = metadata.modified()?.duration_since(UNIX_EPOCH)?.as_nanos();
+    Ok(format!("{} {} {changed}", file.display(), metadata.len()))
 }
 
 #[cfg(test)]

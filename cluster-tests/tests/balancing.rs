@@ -19,15 +19,12 @@ fn ran(test: &str, modules: &[&str]) -> bool {
     vm::skipped() || vm::ran_in(test, machine)
 }
 
-fn everything(backend: &str, asks: u32) {
-    let start = Instant::now();
-    let said = |what: &str| println!("{backend}: {what} after {:.1?}", start.elapsed());
-    spreading(backend, asks);
-    said("spreading");
+fn draining(backend: &str) {
     balancing::what_ends_drains(&Lab::balanced("t-drains", 3, backend), GRACE);
-    said("draining");
+}
+
+fn entering(backend: &str) {
     balancing::a_flow_may_enter_by_another_host(&Lab::balanced("t-enters", 3, backend));
-    said("another way in");
 }
 
 fn spreading(backend: &str, asks: u32) {
@@ -40,14 +37,30 @@ fn spreading(backend: &str, asks: u32) {
 #[test]
 fn nftables_does_all() {
     if !skipped() {
-        everything("nftables", 40);
+        spreading("nftables", 40);
+        draining("nftables");
+        entering("nftables");
     }
 }
 
 #[test]
-fn ipvs_does_all() {
-    if !ran("ipvs_does_all", &vm::IPVS) {
-        everything("ipvs", 30);
+fn ipvs_spreads() {
+    if !ran("ipvs_spreads", &vm::IPVS) {
+        spreading("ipvs", 30);
+    }
+}
+
+#[test]
+fn ipvs_drains() {
+    if !ran("ipvs_drains", &vm::IPVS) {
+        draining("ipvs");
+    }
+}
+
+#[test]
+fn ipvs_lets_a_flow_enter_by_another_host() {
+    if !ran("ipvs_lets_a_flow_enter_by_another_host", &vm::IPVS) {
+        entering("ipvs");
     }
 }
 

@@ -133,6 +133,7 @@ async fn what_others_do_to_the_tunnel_is_mended() {
             ]);
         }
         for damage in damages {
+            println!("{by}: {damage}");
             run(damage);
             reconciler.distrust();
             // The kernel takes a namespace apart in its own time.

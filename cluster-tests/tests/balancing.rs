@@ -15,7 +15,7 @@ const GRACE: Duration = Duration::from_secs(10);
 fn ran(test: &str, modules: &[&str]) -> bool {
     let modules = [&vm::DATA_PLANE[..], modules].concat();
     let tools = [&vm::TOOLS[..], &["ipvsadm"]].concat();
-    let machine = |vm: vm::Vm| vm.modules(&modules).tools(&tools).memory_mib(1024).timeout(Duration::from_secs(400));
+    let machine = |vm: vm::Vm| vm.modules(&modules).tools(&tools).memory_mib(1024).timeout(Duration::from_secs(270));
     vm::skipped() || vm::ran_in(test, machine)
 }
 
@@ -143,8 +143,16 @@ fn ipvsadm_agrees_and_what_it_changes_is_mended() {
     }
     let answers = lab.ask("client", "10.77.0.1:8080", 12, false);
     assert_eq!((answers.failed.as_str(), answers.tasks.len()), ("", 3));
+}
 
-    // Only one destination of each service more. Hosts that have come to it in different ways are nearly of one mind.
+#[test]
+fn hosts_are_of_one_mind_and_who_dies_cuts_at_once() {
+    if ran("hosts_are_of_one_mind_and_who_dies_cuts_at_once", &vm::IPVS) {
+        return;
+    }
+    let lab = Lab::balanced("t-mind", 3, "ipvs");
+    lab.create_web("web", 3, &["-p", "8080:80", "-p", "8080:80/udp"]);
+    // Hosts that have come to the same destinations in different ways are nearly of one mind.
     lab.heddle("node1", &["service", "scale", "web=5"]);
     lab.heddle("node1", &["service", "scale", "web=4"]);
     wait("four are left", || match saved(&lab, "node2").len() {
@@ -156,9 +164,9 @@ fn ipvsadm_agrees_and_what_it_changes_is_mended() {
         (a, b) if a == b => Ok(()),
         seen => Err(format!("{seen:?}")),
     });
-    let alike = balancing::alike(&lab, 60);
-    println!("after different histories {alike} of 60 source ports lead to the same task by two hosts");
-    assert!(alike >= 48, "{alike} of 60");
+    let alike = balancing::alike(&lab, 40);
+    println!("after different histories {alike} of 40 source ports lead to the same task by two hosts");
+    assert!(alike >= 30, "{alike} of 40");
 
     // Whose host dies is taken out; its connections are reset, instead of hanging.
     let mut held: Vec<_> = (0..12)

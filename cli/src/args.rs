@@ -70,6 +70,9 @@ pub enum Command {
     Whoami(crate::whoami::WhoamiArgs),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
+    /// Write manual pages of all commands into a directory
+    #[command(hide = true)]
+    ManPages { dir: PathBuf },
     /// The process between a daemon and a task
     #[command(hide = true)]
     TaskShim { dir: PathBuf },

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! args ─> commands (clients of a daemon)    node (the daemon)    lab (a cluster on one machine)
-//!         whoami, doctor                    output, client
+//!         whoami, doctor                    config               output, client
 //! ```
 
 pub mod args;
 mod backend;
 pub mod client;
 pub mod commands;
+pub mod config;
 pub mod doctor;
 pub mod lab;
 pub mod node;
@@ -16,7 +17,7 @@ pub mod output;
 mod pipe;
 pub mod whoami;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use args::{Cli, Command};
 use clap::CommandFactory;
 use client::Client;
@@ -92,6 +93,8 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
             clap_complete::generate(shell, &mut Cli::command(), "heddle", &mut std::io::stdout());
             Ok(())
         }
+        Command::ManPages { dir } => clap_mangen::generate_to(Cli::command(), &dir)
+            .with_context(|| format!("cannot write manual pages to {}", dir.display())),
         Command::TaskShim { .. }
         | Command::LabHost { .. }
         | Command::LabDaemon

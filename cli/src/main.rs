@@ -1,10 +1,10 @@
 //! Parses the command line, runs it, prints what went wrong once.
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match heddle::run(heddle::args::Cli::parse()) {
+    let cli = heddle::config::parse(std::env::args_os().collect());
+    match cli.map_err(Into::into).and_then(heddle::run) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("heddle: {error:#}");

@@ -22,6 +22,7 @@ use heddle_agent::kernel::linux::wireguard::Choice;
 use heddle_plumbing::tls;
 use heddle_proto::v1::{host_server::HostServer, local_server::LocalServer};
 use local::LocalService;
+use sd_notify::NotifyState;
 use std::{
     fs::{self, File, TryLockError},
     os::unix::fs::PermissionsExt,
@@ -82,6 +83,8 @@ pub async fn run(config: Config) -> Result<()> {
         .serve_with_incoming(tls::incoming_unix(listener));
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tracing::info!(socket = %config.socket.display(), "daemon started");
+    // Without a service manager that waits for it there is nobody to tell.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
     tokio::select! {
         served = server => served.context("the local socket failed")?,
         _ = term.recv() => tracing::info!("daemon stops; tasks go on"),

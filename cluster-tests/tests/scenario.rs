@@ -1,0 +1,29 @@
+//! The scenarios for virtual machines, on hosts that are namespaces.
+
+use heddle_cluster_tests::{Lab, program, skipped};
+use std::{path::Path, process::Command};
+
+const LAB: &str = "scenario";
+
+fn scenario(name: &str) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vagrant/scenario");
+    let mut command = Command::new(script);
+    command.arg(name).envs([("ON", "lab"), ("LAB", LAB)]).env("HEDDLE", program());
+    let output = command.output().expect("the script runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {said}\n{errors}");
+    said
+}
+
+#[test]
+fn what_is_shown_on_virtual_machines_holds_here() {
+    if skipped() {
+        return;
+    }
+    let _lab = Lab::up(LAB, 3, 1);
+    let said = scenario("mesh");
+    assert_eq!(said.lines().filter(|l| l.contains(" x ") && l.ends_with("sees 10.77.0.250")).count(), 9, "{said}");
+    let said = scenario("failover");
+    assert_eq!(said.lines().filter(|l| l.contains(" x ") && l.ends_with("sees 10.77.0.250")).count(), 6, "{said}");
+}

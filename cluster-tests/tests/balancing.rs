@@ -52,7 +52,7 @@ fn ipvs_spreads() {
 }
 
 #[test]
-#[ignore = "takes minutes, and has not been seen to end within its limit yet"]
+#[ignore = "takes up to eight minutes on an emulated machine"]
 fn ipvs_drains() {
     if !ran("ipvs_drains", &vm::IPVS) {
         draining("ipvs");
@@ -84,7 +84,7 @@ fn saved(lab: &Lab, host: &str) -> BTreeSet<String> {
 }
 
 #[test]
-#[ignore = "takes minutes, and has not been seen to end within its limit yet"]
+#[ignore = "takes up to eight minutes on an emulated machine"]
 fn ipvsadm_agrees_and_what_it_changes_is_mended() {
     if ran("ipvsadm_agrees_and_what_it_changes_is_mended", &vm::IPVS) {
         return;

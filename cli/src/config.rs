@@ -135,7 +135,7 @@ mod tests {
     fn what_cannot_be_is_said_by_file_and_key() {
         for (file, said) in [
             ("log = ", "config.toml is not TOML: "),
-            ("loud = true", "config.toml: \"loud\" is unknown: use state-dir, log, "),
+            ("loud = true", "config.toml: \"loud\" is unknown: use state-dir, "),
             ("log = true", "config.toml: log: true cannot be used: use a text"),
             ("log-json = \"yes\"", "config.toml: log-json: \"yes\" cannot be used: use true or false"),
         ] {

@@ -22,3 +22,4 @@ pub mod step;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod uplink;
+pub mod wireguard;

@@ -5,8 +5,9 @@ use super::{
     diff::forget_link,
     ipvs::{IpvsKey, IpvsService},
     names, own,
-    state::{KernelState, Link, LinkKind, PortFlags, Space, SpaceState, Tunnel},
+    state::{KernelState, Link, LinkKind, PortFlags, Space, SpaceState},
     step::Step,
+    wireguard::Tunnel,
 };
 use heddle_model::net::IfName;
 

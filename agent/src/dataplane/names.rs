@@ -150,7 +150,7 @@ pub fn dead_end(network: &NetworkId) -> IfName {
 /// Routing table of what workloads send by the network's own parent, in the host's namespace. Its upper byte is our route
 /// protocol number: others count from 1, or use names of less than 2^16.
 pub fn parent_table(network: &NetworkId) -> u32 {
-    let hash = Sha256::digest([&b"parent"[..], network.as_str().as_bytes()].concat());
+    let hash = hash(&[b"parent", network.as_str().as_bytes()]);
     u32::from_be_bytes([ROUTE_PROTOCOL, hash[0], hash[1], hash[2]])
 }
 

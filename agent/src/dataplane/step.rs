@@ -3,7 +3,8 @@
 use super::{
     firewall::Place,
     ipvs::{IpvsDestination, IpvsKey, IpvsTimeouts, Scheduler},
-    state::{FdbKey, FdbTarget, Link, PolicyRule, PortFlags, Route, Space, Table, TableId, TunnelChange},
+    state::{FdbKey, FdbTarget, Link, PolicyRule, PortFlags, Route, Space, Table, TableId},
+    wireguard::TunnelChange,
 };
 use heddle_model::net::{IfName, Mac, Mtu};
 use ipnet::IpNet;

@@ -4,8 +4,9 @@ use super::{
     desired::{Balancer, Leg, LocalHost, Member, Sandbox, Wanted, addresses, desired, ipvlan, macvlan, sandbox},
     diff::diff,
     names, own,
-    state::{KernelState, Link, LinkKind, PortFlags, Space, TunnelPeer, Vxlan},
+    state::{KernelState, Link, LinkKind, PortFlags, Space, Vxlan},
     step::Step,
+    wireguard::TunnelPeer,
 };
 use crate::local::network::HostNetwork;
 use heddle_model::{

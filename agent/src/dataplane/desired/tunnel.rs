@@ -3,7 +3,10 @@
 //! WireGuard, it is a dead end.
 
 use super::{super::names, LocalHost};
-use crate::dataplane::state::{KernelState, Link, LinkKind, PortFlags, Route, SpaceState, Tunnel, TunnelPeer};
+use crate::dataplane::{
+    state::{KernelState, Link, LinkKind, PortFlags, Route, SpaceState},
+    wireguard::{Tunnel, TunnelPeer},
+};
 use heddle_model::{
     assignment::{ClusterView, NodeView, PeerView},
     net::IfName,

@@ -166,7 +166,7 @@ impl LinuxKernel {
         let index = first.index(&staging).await?;
         let moved = match space {
             to if *to == birth => Ok(()),
-            Space::Host => return Err(io::Error::from_raw_os_error(nix::libc::EINVAL)),
+            Space::Host => Err(io::Error::from_raw_os_error(nix::libc::EINVAL)),
             Space::Named(to) => {
                 let file = File::open(space::path(to))?;
                 let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).setns_by_fd(file.as_raw_fd());
@@ -210,12 +210,10 @@ impl LinuxKernel {
     }
 
     pub(super) async fn remove_link(&self, space: &Space, name: &IfName) -> io::Result<()> {
-        if self.userspace.has(space, name).await {
-            let result = self.remove_wireguard(space, name).await;
-            self.forget_all_indices().await;
-            return result;
-        }
+        // What this daemon runs behind a link goes first: it would keep the link, and the namespace.
+        self.userspace.remove(space, name).await;
         let socket = self.socket(space).await?;
+        socket.forget_indices();
         let index = socket.index(name).await?;
         let result = socket.handle.link().del(index).execute().await.map_err(io_error);
         self.forget_all_indices().await;

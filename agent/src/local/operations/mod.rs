@@ -109,7 +109,6 @@ pub struct Operations {
 /// A workload's turn, while it lives.
 struct Busy<'a> {
     operations: &'a Operations,
-    id: TaskId,
     turn: Option<OwnedMutexGuard<()>>,
 }
 
@@ -117,10 +116,8 @@ impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.turn = None;
         let mut busy = self.operations.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        // Others may wait for theirs.
-        if busy.get(&self.id).is_some_and(|turn| Arc::strong_count(turn) == 1) {
-            busy.remove(&self.id);
-        }
+        // Those of others, who have theirs or wait for it, stay.
+        busy.retain(|_, turn| Arc::strong_count(turn) > 1);
     }
 }
 
@@ -132,14 +129,14 @@ impl Operations {
     /// Waits until nobody else changes the connections of a workload.
     async fn busy(&self, id: &TaskId) -> Busy<'_> {
         let turn = self.busy.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_default().clone();
-        Busy { operations: self, id: id.clone(), turn: Some(turn.lock_owned().await) }
+        Busy { operations: self, turn: Some(turn.lock_owned().await) }
     }
 
     /// None: somebody else does.
     fn try_busy(&self, id: &TaskId) -> Option<Busy<'_>> {
         let turn = self.busy.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_default().clone();
         let turn = turn.try_lock_owned().ok()?;
-        Some(Busy { operations: self, id: id.clone(), turn: Some(turn) })
+        Some(Busy { operations: self, turn: Some(turn) })
     }
 
     /// The network that a reference means.

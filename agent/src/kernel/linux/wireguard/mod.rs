@@ -16,10 +16,11 @@ mod userspace;
 pub use choice::{Choice, Missing, choose};
 pub use userspace::Userspace;
 
-use super::{LinuxKernel, netlink::io_error};
+use super::LinuxKernel;
 use crate::dataplane::{
     names,
-    state::{Link, Space, SpaceState, Tunnel, TunnelChange},
+    state::{Link, LinkKind, Space, SpaceState},
+    wireguard::{Tunnel, TunnelChange},
 };
 use fault::{Fault, explained};
 use heddle_model::{net::IfName, tunnel::Backend};
@@ -73,7 +74,6 @@ impl LinuxKernel {
 
     /// What the links of this kind know.
     pub(super) async fn tunnels(&self, space: &Space, state: &mut SpaceState) -> io::Result<()> {
-        use crate::dataplane::state::LinkKind;
         for (name, link) in &state.links {
             let LinkKind::Wireguard { by } = link.kind else { continue };
             let found: Option<Tunnel> = match by {
@@ -88,14 +88,5 @@ impl LinuxKernel {
     /// Ends what runs in this daemon behind links that are not there any more.
     pub(super) async fn tidy_userspace(&self, there: impl Fn(&Space, &IfName) -> bool) {
         self.userspace.retain(there).await;
-    }
-
-    /// The handle of one that this daemon runs goes first: it would keep the link, and the namespace.
-    pub(super) async fn remove_wireguard(&self, space: &Space, name: &IfName) -> io::Result<()> {
-        self.userspace.remove(space, name).await;
-        let socket = self.socket(space).await?;
-        socket.forget_indices();
-        let index = socket.index(name).await?;
-        socket.handle.link().del(index).execute().await.map_err(io_error)
     }
 }

@@ -2,7 +2,10 @@
 
 use super::Fault;
 use crate::{
-    dataplane::state::{Space, Tunnel, TunnelChange, TunnelPeer},
+    dataplane::{
+        state::Space,
+        wireguard::{Tunnel, TunnelChange, TunnelPeer},
+    },
     kernel::linux::genl::Socket,
 };
 use heddle_model::{

@@ -4,7 +4,10 @@
 
 use super::Fault;
 use crate::{
-    dataplane::state::{Space, Tunnel, TunnelChange, TunnelPeer},
+    dataplane::{
+        state::Space,
+        wireguard::{Tunnel, TunnelChange, TunnelPeer},
+    },
     kernel::linux::space,
     keyring::Keyring,
 };

@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Ports are asked by TCP and by UDP, at each host's addresses of both families.
-const TARGETS: [(&str, &str); 6] = [
+/// Three hosts' addresses of both families, and the client's that they see.
+pub const TARGETS: [(&str, &str); 6] = [
     ("10.77.0.1", "10.77.0.250"),
     ("10.77.0.2", "10.77.0.250"),
     ("10.77.0.3", "10.77.0.250"),
@@ -24,7 +24,8 @@ const TARGETS: [(&str, &str); 6] = [
 /// Refusals are told, not waited for.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-fn one(text: &str) -> BTreeSet<String> {
+/// A set of one.
+pub fn one(text: &str) -> BTreeSet<String> {
     BTreeSet::from([text.to_owned()])
 }
 

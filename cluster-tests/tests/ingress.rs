@@ -1,21 +1,11 @@
 //! Published ports: every host answers, every replica takes its turn, and the client's own address arrives.
 #![allow(clippy::unwrap_used)]
 
-use heddle_cluster_tests::{Lab, balancing, skipped};
-use std::collections::BTreeSet;
-
-const TARGETS: [(&str, &str); 6] = [
-    ("10.77.0.1", "10.77.0.250"),
-    ("10.77.0.2", "10.77.0.250"),
-    ("10.77.0.3", "10.77.0.250"),
-    ("[fd77::1]", "fd77::fa"),
-    ("[fd77::2]", "fd77::fa"),
-    ("[fd77::3]", "fd77::fa"),
-];
-
-fn one(text: &str) -> BTreeSet<String> {
-    BTreeSet::from([text.to_owned()])
-}
+use heddle_cluster_tests::{
+    Lab,
+    balancing::{self, TARGETS, one},
+    skipped,
+};
 
 #[test]
 fn every_host_answers_with_the_clients_own_address() {

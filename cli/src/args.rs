@@ -1,9 +1,11 @@
 //! The command line.
 
-use crate::{backend::LbBackend, commands, lab, output::Format};
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use heddle_agent::kernel::linux::wireguard::Choice;
-use heddle_model::tunnel::Backend;
+use crate::{
+    backend::{LbBackend, Wireguard},
+    commands, lab,
+    output::Format,
+};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Swarm-style overlay networking and service routing for a few to a few hundred Linux hosts.
@@ -96,6 +98,9 @@ pub enum Command {
     VmAgent,
 }
 
+/// What the daemon logs unless it is told otherwise.
+pub const LOG: &str = "info,openraft=warn,hickory_server=warn,gotatun=warn";
+
 #[derive(Debug, Args)]
 pub struct DaemonArgs {
     /// Where the daemon keeps its state
@@ -105,7 +110,7 @@ pub struct DaemonArgs {
     #[arg(long, value_enum, env = "HEDDLE_LB_BACKEND", default_value_t)]
     pub lb_backend: LbBackend,
     /// What to log: error, warn, info, debug, trace, or a filter such as heddle_agent=debug,info
-    #[arg(long, env = "HEDDLE_LOG", default_value = "info,openraft=warn,hickory_server=warn,gotatun=warn")]
+    #[arg(long, env = "HEDDLE_LOG", default_value = LOG)]
     pub log: String,
     /// Log as JSON, one object a line
     #[arg(long)]
@@ -113,24 +118,6 @@ pub struct DaemonArgs {
     /// What encrypts between hosts: the kernel's WireGuard, or one in the daemon; auto takes the kernel's if it has one
     #[arg(long, env = "HEDDLE_WIREGUARD", value_enum, default_value_t)]
     pub wireguard: Wireguard,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Wireguard {
-    #[default]
-    Auto,
-    Kernel,
-    Userspace,
-}
-
-impl From<Wireguard> for Choice {
-    fn from(said: Wireguard) -> Self {
-        match said {
-            Wireguard::Auto => Choice::Auto,
-            Wireguard::Kernel => Choice::Only(Backend::Kernel),
-            Wireguard::Userspace => Choice::Only(Backend::Userspace),
-        }
-    }
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,8 @@
-//! What to balance with, as the command line says it.
+//! What to balance and to encrypt with, as the command line says it.
 
 use clap::ValueEnum;
-use heddle_agent::balancer::Wish;
+use heddle_agent::{balancer::Wish, kernel::linux::wireguard::Choice};
+use heddle_model::tunnel::Backend;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -32,5 +33,23 @@ impl fmt::Display for LbBackend {
             LbBackend::Ipvs => "ipvs",
             LbBackend::Nftables => "nftables",
         })
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Wireguard {
+    #[default]
+    Auto,
+    Kernel,
+    Userspace,
+}
+
+impl From<Wireguard> for Choice {
+    fn from(said: Wireguard) -> Self {
+        match said {
+            Wireguard::Auto => Choice::Auto,
+            Wireguard::Kernel => Choice::Only(Backend::Kernel),
+            Wireguard::Userspace => Choice::Only(Backend::Userspace),
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     output::{self, Format},
 };
 use anyhow::{Result, bail};
-use heddle_agent::kernel::linux::ipvs::probe::probe;
+use heddle_agent::kernel::linux::{ipvs::probe::probe, wireguard::Available};
 use heddle_proto::v1;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -44,6 +44,7 @@ pub async fn run(client: &Client, format: Format) -> Result<()> {
     let ipvs = probe().await;
     checks.push(check("load balancer in use", Need::Optional, balancer(client, ipvs.is_ok()).await));
     checks.push(check("IPVS", Need::Optional, ipvs.map(|()| "works".into()).map_err(|e| e.to_string())));
+    checks.push(check("WireGuard", Need::Optional, wireguard().await));
     checks.extend(firewall::checks());
     let word = |c: &Check| match (&c.result, c.need) {
         (Ok(_), _) => "ok",
@@ -67,7 +68,7 @@ pub async fn run(client: &Client, format: Format) -> Result<()> {
 }
 
 fn checks() -> Vec<Check> {
-    use Need::{Optional, Required};
+    use Need::Required;
     let nft = |script: &'static str| inside(move || nft_check(script));
     let link = |args: &'static [&'static str]| inside(move || run_ip(args));
     vec![
@@ -125,7 +126,6 @@ fn checks() -> Vec<Check> {
             Required,
             fs::metadata("/proc/net/if_inet6").map(|_| "is on".into()).map_err(|_| "is switched off".into()),
         ),
-        check("WireGuard", Optional, wireguard(link(&["link", "add", "name", "w", "type", "wireguard"]))),
     ]
 }
 
@@ -182,16 +182,16 @@ async fn balancer(client: &Client, has_ipvs: bool) -> Result<String, String> {
 }
 
 /// What would encrypt here.
-fn wireguard(kernel: Result<String, String>) -> Result<String, String> {
-    let tun = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
-    match (kernel, tun) {
-        (Ok(_), _) => Ok("in the kernel".into()),
-        (Err(_), Ok(_)) => {
+async fn wireguard() -> Result<String, String> {
+    match Available::find().await.map_err(|e| e.to_string())? {
+        Available { kernel: true, .. } => Ok("in the kernel".into()),
+        Available { userspace: true, .. } => {
             Ok("in the daemon, by way of /dev/net/tun: the kernel has none, which would be faster".into())
         }
-        (Err(_), Err(e)) => Err(format!(
-            "not in this kernel, nor in the daemon (/dev/net/tun: {e}): load the module wireguard or tun, or encrypted \
-             networks pass this host by"
-        )),
+        Available { .. } => {
+            Err("neither in this kernel nor, for lack of /dev/net/tun, in the daemon: load the module \
+                                 wireguard or tun, or encrypted networks pass this host by"
+                .into())
+        }
     }
 }

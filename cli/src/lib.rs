@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! args ─> commands (clients of a daemon)    node (the daemon)    lab (a cluster on one machine)
-//!         whoami, doctor                    config               output, client
+//!         whoami, doctor                    config, backend      output, client
 //! ```
 
 pub mod args;

@@ -24,6 +24,8 @@ fn what_is_shown_on_virtual_machines_holds_here() {
     let _lab = Lab::up(LAB, 3, 1);
     let said = scenario("mesh");
     assert_eq!(said.lines().filter(|l| l.contains(" x ") && l.ends_with("sees 10.77.0.250")).count(), 9, "{said}");
+    let said = scenario("encrypted");
+    assert!(said.contains("10 x listener on node2") && said.contains("WireGuard by keys of epoch 1"), "{said}");
     let said = scenario("failover");
     assert_eq!(said.lines().filter(|l| l.contains(" x ") && l.ends_with("sees 10.77.0.250")).count(), 6, "{said}");
 }

@@ -67,7 +67,7 @@ pub async fn run(client: &Client, command: TunnelCommand) -> Result<()> {
 /// A host's end of the tunnel by the keys of one epoch.
 struct End {
     host: String,
-    /// Empty: it cannot encrypt.
+    /// `none`: it cannot encrypt, and has no more to tell.
     backend: &'static str,
     endpoint: String,
     epoch: Option<Epoch>,
@@ -106,5 +106,54 @@ impl End {
     fn row(&self) -> Vec<String> {
         let epoch = self.epoch.map_or_else(String::new, |e| e.to_string());
         [&self.host, self.backend, &self.endpoint, &epoch, self.r#use, &self.key].map(str::to_owned).to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heddle_model::{
+        NodeId,
+        tunnel::{Backend, PublicKey, TunnelEnd},
+    };
+
+    fn node(tunnel: Option<TunnelEnd>) -> Node {
+        let node = v1::Node {
+            id: NodeId::from_random([1; 16]).to_string(),
+            data_path_addr: "192.0.2.1".into(),
+            role: v1::Role::Worker.into(),
+            ..v1::Node::default()
+        };
+        let mut node = Node::try_from(v1::Node {
+            meta: Some(v1::Meta::default()),
+            spec: Some(v1::NodeSpec {
+                annotations: Some(v1::Annotations::default()),
+                role: v1::Role::Worker.into(),
+                availability: v1::Availability::Active.into(),
+            }),
+            description: Some(v1::NodeDescription { hostname: "a".into(), ..v1::NodeDescription::default() }),
+            status: Some(v1::NodeStatus { state: v1::NodeState::Ready.into(), ..v1::NodeStatus::default() }),
+            ..node
+        })
+        .unwrap();
+        node.description.tunnel = tunnel;
+        node
+    }
+
+    #[test]
+    fn each_epoch_has_a_port_a_use_and_a_key_or_none_yet() {
+        let port = Port::try_from(51820).unwrap();
+        let epochs = Epochs { next: Some(Epoch(2)), ..Epochs::default() };
+        let keys = [(Epoch(1), PublicKey([1; 32]))].into();
+        let ends = ends(&node(Some(TunnelEnd { backend: Backend::Kernel, keys })), &epochs, port);
+        let rows: Vec<_> = ends.iter().map(|e| e.row().join(" ")).collect();
+        assert_eq!(
+            rows,
+            [
+                format!("a kernel 192.0.2.1:51821 1 current {}", PublicKey([1; 32])),
+                "a kernel 192.0.2.1:51820 2 next (none yet)".into(),
+            ]
+        );
+        assert_eq!(super::ends(&node(None), &epochs, port)[0].row(), ["a", "none", "", "", "", ""]);
     }
 }

@@ -15,6 +15,7 @@ mod state;
 pub use host::run as run_host;
 
 use crate::{
+    args::LOG,
     backend::LbBackend,
     client::Client,
     output::{self, Format},
@@ -246,8 +247,7 @@ fn this_program() -> Result<PathBuf> {
 fn start_daemon(lab: &Lab, host: &Host) -> Result<()> {
     let state = lab.state_dir(&host.name);
     std::fs::create_dir_all(&state)?;
-    let level =
-        std::env::var("HEDDLE_LOG").unwrap_or_else(|_| "info,openraft=warn,hickory_server=warn,gotatun=warn".into());
+    let level = std::env::var("HEDDLE_LOG").unwrap_or_else(|_| LOG.into());
     let status = Command::new(this_program()?)
         .args(["lab", "exec", &host.name, "--name", &lab.name, "--background"])
         .arg(state.join("daemon.log"))

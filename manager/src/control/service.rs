@@ -360,7 +360,6 @@ impl control_server::Control for ControlService {
             data_path_port: cluster.spec.data_path_port.get().into(),
             ca_digest: root_digest(&cluster.root_ca.cert_pem).unwrap_or_default(),
             tunnel_port: cluster.spec.tunnel_port.get().into(),
-            tunnel_key_life_ms: cluster.spec.tunnel_key_life.as_millis() as u64,
             epochs: Some(cluster.epochs.into()),
         }))
     }

@@ -1,6 +1,6 @@
 //! What a balancer has to do, whichever it is: the same tests for each.
 
-use crate::{Lab, wait};
+use crate::{Lab, spread, wait};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use std::{
@@ -44,34 +44,30 @@ fn within<T: Send + 'static>(netns: PathBuf, f: impl FnOnce() -> io::Result<T> +
 }
 
 /// Three hosts, three replicas behind port 8080: every host answers, and each backend sees the client's own address.
-pub fn every_host_answers_with_the_clients_own_address(lab: &Lab, asks: u32) {
+pub fn every_host_answers_with_the_clients_own_address(lab: &Lab) {
     lab.create_web("web", 3, &["-p", "8080:80", "-p", "8080:80/udp"]);
     for (target, client) in TARGETS {
         for udp in [false, true] {
-            let answers = lab.ask("client", &format!("{target}:8080"), asks, udp);
-            assert_eq!(answers.failed, "", "{target} udp={udp}");
-            assert_eq!(answers.tasks.len(), 3, "{target} udp={udp}: {answers:?}");
+            let answers = spread(3, |count| lab.ask("client", &format!("{target}:8080"), count, udp));
             assert_eq!(answers.nodes.len(), 3, "{target}: backends on every host");
             assert_eq!(answers.clients, one(client), "{target} udp={udp}");
         }
     }
     // From a host to itself, by its address and by 127.0.0.1, and to another host.
-    let own = lab.ask("node1", "10.77.0.1:8080", asks, false);
-    assert_eq!((own.failed.as_str(), own.clients), ("", one("10.77.0.1")));
-    let other = lab.ask("node1", "10.77.0.2:8080", asks, false);
-    assert_eq!((other.failed.as_str(), other.clients), ("", one("10.77.0.1")));
-    let local = lab.ask("node1", "127.0.0.1:8080", asks, false);
-    assert_eq!((local.failed.as_str(), local.tasks.len()), ("", 3));
+    let own = spread(3, |count| lab.ask("node1", "10.77.0.1:8080", count, false));
+    assert_eq!(own.clients, one("10.77.0.1"));
+    let other = spread(3, |count| lab.ask("node1", "10.77.0.2:8080", count, false));
+    assert_eq!(other.clients, one("10.77.0.1"));
+    spread(3, |count| lab.ask("node1", "127.0.0.1:8080", count, false));
 
     // From a workload by way of its own host's published port.
     let task = &lab.running("node1", "web").expect("web runs")[0];
     let host = task["hostname"].as_str().unwrap_or_default().replace("node", "10.77.0.");
-    let hairpin = lab.ask_from_task(task, &format!("{host}:8080"), asks, false);
-    assert_eq!((hairpin.failed.as_str(), hairpin.tasks.len()), ("", 3));
+    spread(3, |count| lab.ask_from_task(task, &format!("{host}:8080"), count, false));
 }
 
 /// Virtual addresses of two services, by TCP and UDP and both families, from another service's task and from their own.
-pub fn virtual_addresses_spread_and_lead_back_to_oneself(lab: &Lab, asks: u32) {
+pub fn virtual_addresses_spread_and_lead_back_to_oneself(lab: &Lab) {
     lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
     lab.create_web("inner", 3, &["--network", "front"]);
     lab.create_web("caller", 1, &["--network", "front"]);
@@ -86,18 +82,16 @@ pub fn virtual_addresses_spread_and_lead_back_to_oneself(lab: &Lab, asks: u32) {
         (format!("{}:80", vip[0]), Some(0), true),
         (format!("[{}]:80", vip[1]), Some(1), true),
     ] {
-        let answers = lab.ask_from_task(&caller, &target, asks, udp);
-        assert_eq!((answers.failed.as_str(), answers.tasks.len()), ("", 3), "{target} udp={udp}: {answers:?}");
+        let answers = spread(3, |count| lab.ask_from_task(&caller, &target, count, udp));
         if let Some(family) = family {
             assert_eq!(answers.clients, one(&own[family]), "{target} udp={udp}");
         }
     }
     // A workload reaches itself by its own service's address: as the only one, and as one of three.
-    for (service, target) in [("caller", "caller:80".to_owned()), ("inner", format!("[{}]:80", vip[1]))] {
+    for (service, count, target) in [("caller", 1, "caller:80".to_owned()), ("inner", 3, format!("[{}]:80", vip[1]))] {
         let task = lab.running("node1", service).expect("it runs").remove(0);
         for udp in [false, true] {
-            let answers = lab.ask_from_task(&task, &target, 9, udp);
-            assert_eq!(answers.failed, "", "{target} udp={udp}");
+            let answers = spread(count, |count| lab.ask_from_task(&task, &target, count, udp));
             assert!(answers.tasks.contains_key(&name(&task)), "{target} udp={udp}: {answers:?}");
         }
     }

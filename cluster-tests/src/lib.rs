@@ -128,6 +128,27 @@ pub struct Answers {
     pub failed: String,
 }
 
+/// Asks on, all without a failure, until so many tasks have answered. Which task a request goes to is chance: one that is
+/// still missing after so many times as many requests as there are tasks gets none.
+#[track_caller]
+pub fn spread(tasks: usize, mut ask: impl FnMut(u32) -> Answers) -> Answers {
+    let mut all = Answers::default();
+    for _ in 0..10 {
+        let more = ask(4 * tasks as u32);
+        for (task, count) in more.tasks {
+            *all.tasks.entry(task).or_default() += count;
+        }
+        all.nodes.extend(more.nodes);
+        all.clients.extend(more.clients);
+        assert_eq!(more.failed, "", "after {all:?}");
+        if all.tasks.len() >= tasks {
+            break;
+        }
+    }
+    assert_eq!(all.tasks.len(), tasks, "{all:?}");
+    all
+}
+
 impl Lab {
     /// A lab of this name must not be used by two tests at once.
     pub fn up(name: &str, nodes: u8, managers: u8) -> Self {

@@ -1,7 +1,7 @@
 //! The same of each balancer: nftables, which every kernel has, and IPVS on Debian's; and what only IPVS has.
 #![allow(clippy::unwrap_used)]
 
-use heddle_cluster_tests::{Lab, balancing, program, skipped, vm, wait};
+use heddle_cluster_tests::{Lab, balancing, program, skipped, spread, vm, wait};
 use std::{collections::BTreeSet, process::Command, time::Duration};
 
 const HOSTS: [&str; 3] = ["node1", "node2", "node3"];
@@ -23,17 +23,17 @@ fn entering(backend: &str) {
     balancing::a_flow_may_enter_by_another_host(&Lab::balanced("t-enters", 3, backend));
 }
 
-fn spreading(backend: &str, asks: u32) {
+fn spreading(backend: &str) {
     let lab = Lab::balanced("t-same", 3, backend);
     assert_eq!(lab.info("node1")["loadBalancer"], backend);
-    balancing::every_host_answers_with_the_clients_own_address(&lab, asks);
-    balancing::virtual_addresses_spread_and_lead_back_to_oneself(&lab, asks);
+    balancing::every_host_answers_with_the_clients_own_address(&lab);
+    balancing::virtual_addresses_spread_and_lead_back_to_oneself(&lab);
 }
 
 #[test]
 fn nftables_does_all() {
     if !skipped() {
-        spreading("nftables", 40);
+        spreading("nftables");
         draining("nftables");
         entering("nftables");
     }
@@ -42,7 +42,7 @@ fn nftables_does_all() {
 #[test]
 fn ipvs_spreads() {
     if !ran("ipvs_spreads", &vm::IPVS) {
-        spreading("ipvs", 30);
+        spreading("ipvs");
     }
 }
 
@@ -64,7 +64,7 @@ fn ipvs_lets_a_flow_enter_by_another_host() {
 #[test]
 fn nftables_spreads_on_a_kernel_with_ipvs() {
     if !ran("nftables_spreads_on_a_kernel_with_ipvs", &vm::IPVS) {
-        spreading("nftables", 30);
+        spreading("nftables");
     }
 }
 
@@ -139,8 +139,7 @@ fn ipvsadm_agrees_and_what_it_changes_is_mended() {
             seen => Err(format!("{host}: {seen:?}")),
         });
     }
-    let answers = lab.ask("client", "10.77.0.1:8080", 12, false);
-    assert_eq!((answers.failed.as_str(), answers.tasks.len()), ("", 3));
+    spread(3, |count| lab.ask("client", "10.77.0.1:8080", count, false));
 }
 
 #[test]
@@ -214,11 +213,10 @@ fn a_switch_cuts_nothing_and_leaves_nothing() {
             seen => Err(format!("{seen:?}")),
         });
         for (from, target) in [(None, "10.77.0.2:8080"), (None, "[fd77::1]:8080"), (Some(&caller), "web:80")] {
-            let answers = match from {
-                Some(task) => lab.ask_from_task(task, target, 12, false),
-                None => lab.ask("client", target, 12, false),
-            };
-            assert_eq!((answers.failed.as_str(), answers.tasks.len()), ("", 3), "{to}: {target}");
+            spread(3, |count| match from {
+                Some(task) => lab.ask_from_task(task, target, count, false),
+                None => lab.ask("client", target, count, false),
+            });
         }
     };
     assert_eq!(services(), [0, 0, 0, 0]);

@@ -13,7 +13,7 @@ fn every_host_answers_with_the_clients_own_address() {
         return;
     }
     let lab = Lab::up("t-ingress", 3, 1);
-    balancing::every_host_answers_with_the_clients_own_address(&lab, 40);
+    balancing::every_host_answers_with_the_clients_own_address(&lab);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! a machine with Debian's kernel, with the daemon's own here; both in that machine, too.
 #![allow(clippy::unwrap_used)]
 
+mod rogue;
 mod wire;
 
 use heddle_cluster_tests::{LIMIT, Lab, skipped, vm, wait};
@@ -116,6 +117,48 @@ fn meet(a: &Member, b: &Member) -> Result<(), String> {
     Ok(())
 }
 
+/// A host's own on the underlay.
+fn address(host: &str) -> Ipv4Addr {
+    host.replace("node", "10.77.0.").parse().unwrap()
+}
+
+/// What somebody beside the hosts, who knows all numbers, sends a member by VXLAN.
+struct Injection {
+    vni: u32,
+    from: Leg,
+    to: Leg,
+    member: Member,
+}
+
+impl Injection {
+    fn new(lab: &Lab, network: &str, from: Leg, to: &Member) -> Self {
+        let vni = lab.overlay("node1", network).vni() as u32;
+        Self { vni, from, to: to.leg(lab), member: to.clone() }
+    }
+
+    /// Whether the member hears it if it comes in the name of `source`.
+    fn heard(&self, lab: &Lab, source: [u8; 4]) -> bool {
+        let port = 5555;
+        let (bound, listens) = mpsc::channel();
+        let addr = self.member.addrs[0];
+        let listener = within(&self.member.space, move || {
+            let socket = UdpSocket::bind((addr, port)).unwrap();
+            socket.set_read_timeout(Some(NEVER)).unwrap();
+            bound.send(()).unwrap();
+            socket.recv(&mut [0; 1500]).is_ok()
+        });
+        listens.recv().unwrap();
+        let (from, to, host) = (self.from.clone(), self.to.clone(), address(self.member.host));
+        Forgery { vni: self.vni, from, to, port, host }.send(&of_host(lab, "client"), source.into());
+        listener.join().unwrap()
+    }
+}
+
+/// Whether a member hears it at once.
+fn heard(lab: &Lab, network: &str, from: Leg, to: &Member, source: [u8; 4]) -> bool {
+    Injection::new(lab, network, from, to).heard(lab, source)
+}
+
 fn overlay(lab: &Lab, name: &str, more: &[&str]) {
     lab.heddle("node1", &[&["network", "create", "-d", "overlay", "--attachable"], more, &[name]].concat());
 }
@@ -195,23 +238,8 @@ impl Pair {
 
     /// Somebody on the underlay who knows VNI, MACs and addresses, in its own name and in a peer's.
     fn nothing_is_heard(&self) {
-        let rogue = of_host(&self.lab, "client");
-        let port = 5555;
-        let attack = |network: &str, [a, b]: &[Member; 2], source: [u8; 4]| {
-            let vni = self.lab.overlay("node1", network).vni() as u32;
-            let (from, to, host) = (a.leg(&self.lab), b.leg(&self.lab), Ipv4Addr::new(10, 77, 0, 2));
-            let (bound, listens) = mpsc::channel();
-            let addr = b.addrs[0];
-            let listener = within(&b.space, move || {
-                let socket = UdpSocket::bind((addr, port)).unwrap();
-                socket.set_read_timeout(Some(NEVER)).unwrap();
-                bound.send(()).unwrap();
-                socket.recv(&mut [0; 1500]).is_ok()
-            });
-            listens.recv().unwrap();
-            Forgery { vni, from, to, port, host }.send(&rogue, source.into());
-            listener.join().unwrap()
-        };
+        let attack =
+            |network: &str, [a, b]: &[Member; 2], source| heard(&self.lab, network, a.leg(&self.lab), b, source);
         let (peer, own) = ([10, 77, 0, 1], [10, 77, 0, 250]);
         assert!(attack("plain", &self.plain, peer), "in the name of a peer it is heard on a plain network");
         assert!(!attack("plain", &self.plain, own), "who is no peer is not heard on a plain network");

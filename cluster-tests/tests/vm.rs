@@ -88,6 +88,44 @@ fn a_cluster_answers_on_every_host() {
     println!("asked after {:.1?}", start.elapsed());
 }
 
+/// The test program of the agent's library.
+fn agents_tests() -> std::path::PathBuf {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let args = ["test", "-p", "heddle-agent", "--lib", "--no-run", "--message-format=json"];
+    let output = Command::new(cargo).args(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let mut messages = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    messages.find_map(|m| m["executable"].as_str().map(Into::into)).unwrap()
+}
+
+#[test]
+fn what_the_agent_asks_of_a_kernel_it_gets_there() {
+    if vm::skipped() {
+        return;
+    }
+    let modules = [&vm::DATA_PLANE[..], &vm::IPVS, &RARE].concat();
+    let output = vm::machine("vm-agent-tests")
+        .modules(&modules)
+        .tools(&[&vm::TOOLS[..], &["bridge", "ss", "wg"]].concat())
+        .binary(agents_tests(), "/usr/bin/agent-tests")
+        .command(&[
+            "/usr/bin/agent-tests",
+            "tests::tunnel",
+            "tests::parents",
+            "ipvs::tests",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env("REQUIRE", "ipvs,wireguard,tun,macvlan,ipvlan,vlan")
+        .timeout(Duration::from_secs(540))
+        .run()
+        .unwrap_or_else(|e| panic!("{e:#}"));
+    println!("{}{}\nin {:.1?}", output.stdout, output.stderr, output.took);
+    assert_eq!(output.ended, vm::Ended::Exit(0));
+    assert!(!output.stdout.contains("SKIPPED") && output.stdout.contains("test result: ok."));
+}
+
 /// Two children of one parent, each in a namespace, beside the parent's own host and somebody outside.
 struct Row {
     kind: &'static str,

@@ -3,16 +3,12 @@
 use super::{isolate, run, skip};
 use crate::{
     dataplane::{
-        diff::diff,
         names,
         state::{KernelState, LinkKind, Space},
         step::Step,
         tests::{Encrypted, blank, encrypted, wanted_encrypted},
     },
-    kernel::{
-        Kernel,
-        linux::{LinuxKernel, wireguard::Available},
-    },
+    kernel::linux::{LinuxKernel, wireguard::Available},
     keyring::Keyring,
     reconciler::Reconciler,
 };
@@ -202,8 +198,8 @@ async fn another_daemon_takes_over_what_is_there() {
             Backend::Kernel => assert_eq!(second.reconcile(&goal).await.unwrap().steps, 0),
             Backend::Userspace => reached(&mut second, &goal).await,
         }
-        let seen = LinuxKernel::with_keys(host.keys.clone()).observe().await.unwrap();
-        assert_eq!(by == Backend::Kernel, diff(&goal, &seen).is_empty(), "TUN links are their daemon's alone");
+        let third = host.reconciler().drift(&goal).await.unwrap();
+        assert_eq!(by == Backend::Kernel, third.is_empty(), "TUN links are their daemon's alone: {third:?}");
         reached(&mut second, &blank()).await;
     }
 }

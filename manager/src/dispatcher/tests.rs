@@ -10,6 +10,7 @@ use crate::{
 };
 use heddle_model::{
     NodeId, TaskId, Version,
+    assignment::PeerView,
     connection::Connection,
     endpoint::Attachment,
     net::Pool,
@@ -262,4 +263,22 @@ fn the_state_is_the_same_after_it_was_written_down() {
     let bytes = crate::raft::encode(&state.objects().collect::<Vec<_>>()).unwrap();
     let back = crate::store::Snapshot::from_objects(state.version, crate::raft::decode::<Vec<_>>(&bytes).unwrap());
     assert_eq!(back, *state);
+}
+
+#[test]
+fn all_follow_a_data_path_that_moves_but_not_onto_anothers() {
+    let mut s = stage();
+    let seen =
+        |s: &Stage, of: usize| assignment::view(&s.world.state, &s.nodes[0]).unwrap().peers[&s.nodes[of]].clone();
+    let before = seen(&s, 1);
+    let to = IpAddr::from([192, 0, 2, 99]);
+    s.world.write(vec![Mutation::NodeDataPath { id: s.nodes[1].clone(), addr: to }]);
+    assert_eq!(seen(&s, 1), PeerView { data_path_addr: to, ..before });
+    let version = s.world.state.nodes[&s.nodes[1]].meta.version;
+    let taken = seen(&s, 0).data_path_addr;
+    s.world.write(vec![Mutation::NodeDataPath { id: s.nodes[1].clone(), addr: taken }]);
+    assert_eq!(seen(&s, 1).data_path_addr, to);
+    // Nor is what it had already news.
+    s.world.write(vec![Mutation::NodeDataPath { id: s.nodes[1].clone(), addr: to }]);
+    assert_eq!(s.world.state.nodes[&s.nodes[1]].meta.version, version);
 }

@@ -271,6 +271,7 @@ async fn start(
         credentials: credentials.clone(),
         managers: state.managers.clone(),
         data_path_addr: state.data_path,
+        manager_addr: manager.as_ref().map(|_| state.advertise.ip()),
         fresh,
     };
     agent.join(config).await?;

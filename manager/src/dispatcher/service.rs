@@ -236,6 +236,10 @@ impl DispatcherService {
                             self.ready(&node).into_iter().for_each(|back| drop(reports.send(vec![back])));
                             continue;
                         }
+                        FromAgent::Report(report) => {
+                            self.sessions.reported(&node, serial, report.into());
+                            continue;
+                        }
                         FromAgent::Ack(ack) => told.acked = Version(ack.revision),
                         FromAgent::Status(update) => drop(reports.send(self.reported(&node, update))),
                     }

@@ -95,6 +95,7 @@ fn view(services: u32) -> (NodeView, BTreeMap<TaskId, Sandbox>, LocalHost) {
         node: node.clone(),
         hostname: "a".into(),
         data_path_addr: [192, 0, 2, 1].into(),
+        data_path_mtu: None,
         ingress: None,
         keys: BTreeMap::new(),
     };

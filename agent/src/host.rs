@@ -108,6 +108,16 @@ pub fn addresses_of(interface: &str) -> Vec<IpAddr> {
     addrs
 }
 
+/// The addresses of this host's links that are not ours, without link-local ones.
+pub fn addresses() -> Vec<(String, IpAddr)> {
+    let ours = ours();
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten().filter(|i| !ours.contains(&i.interface_name));
+    let mut found: Vec<_> = all.filter_map(|i| Some((i.interface_name, ip(i.address.as_ref())?))).collect();
+    found.retain(|(_, a)| !matches!(a, IpAddr::V6(a) if a.is_unicast_link_local()));
+    found.sort();
+    found
+}
+
 /// The interfaces that lead out of this host, with a global address, that are not ours.
 pub fn outward() -> BTreeSet<String> {
     let all = nix::ifaddrs::getifaddrs().into_iter().flatten();

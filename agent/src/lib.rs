@@ -3,7 +3,8 @@
 //! ```text
 //! session ─> agent ─┬─ worker (what to do for each task) ─> executor ─> shim ─> program
 //!   leader          ├─ dataplane: desired ─> diff ─> steps ─> kernel   (reconciler)
-//!                   └─ dns: a resolver in each workload's namespace
+//!                   ├─ dns: a resolver in each workload's namespace
+//!                   └─ underlay: what is wrong below all this
 //! ```
 
 pub mod agent;
@@ -18,4 +19,5 @@ pub mod local;
 mod logs;
 pub mod reconciler;
 pub mod session;
+pub mod underlay;
 pub mod worker;

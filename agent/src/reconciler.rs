@@ -61,6 +61,10 @@ impl<K: Kernel> Reconciler<K> {
         Self { kernel, known: None, host_changed: false, closed: BTreeSet::new() }
     }
 
+    pub fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
     /// The next pass looks at the kernel itself.
     pub fn distrust(&mut self) {
         self.known = None;

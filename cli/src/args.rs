@@ -115,6 +115,9 @@ pub struct DaemonArgs {
     /// Log as JSON, one object a line
     #[arg(long)]
     pub log_json: bool,
+    /// Where this host's tunnels end from now on, in place of what `init` or `join` was told: IP or INTERFACE
+    #[arg(long, env = "HEDDLE_DATA_PATH_ADDR", default_value = "", hide_default_value = true)]
+    pub data_path_addr: String,
     /// What encrypts between hosts: the kernel's WireGuard, or one in the daemon; auto takes the kernel's if it has one
     #[arg(long, env = "HEDDLE_WIREGUARD", value_enum, default_value_t)]
     pub wireguard: Wireguard,

@@ -12,6 +12,7 @@ use heddle_proto::v1;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::{
+    borrow::Cow,
     fs,
     io::Write,
     process::{Command, Stdio},
@@ -22,18 +23,20 @@ use std::{
 enum Need {
     Required,
     Optional,
+    /// Wrong, if it fails, and nothing that the host lacks.
+    Sound,
 }
 
 struct Check {
-    name: &'static str,
+    name: Cow<'static, str>,
     need: Need,
     result: Result<String, String>,
     /// What else the JSON says.
     more: serde_json::Map<String, Value>,
 }
 
-fn check(name: &'static str, need: Need, result: Result<String, String>) -> Check {
-    Check { name, need, result, more: Default::default() }
+fn check(name: impl Into<Cow<'static, str>>, need: Need, result: Result<String, String>) -> Check {
+    Check { name: name.into(), need, result, more: Default::default() }
 }
 
 pub async fn run(client: &Client, format: Format) -> Result<()> {
@@ -46,13 +49,15 @@ pub async fn run(client: &Client, format: Format) -> Result<()> {
     checks.push(check("IPVS", Need::Optional, ipvs.map(|()| "works".into()).map_err(|e| e.to_string())));
     checks.push(check("WireGuard", Need::Optional, wireguard().await));
     checks.extend(firewall::checks());
+    checks.extend(data_path(client).await);
     let word = |c: &Check| match (&c.result, c.need) {
         (Ok(_), _) => "ok",
         (Err(_), Need::Required) => "MISSING",
         (Err(_), Need::Optional) => "no",
+        (Err(_), Need::Sound) => "WRONG",
     };
     let text = |c: &Check| c.result.clone().unwrap_or_else(|e| e);
-    let rows = checks.iter().map(|c| vec![c.name.to_owned(), word(c).to_owned(), text(c)]).collect();
+    let rows = checks.iter().map(|c| vec![c.name.to_string(), word(c).to_owned(), text(c)]).collect();
     let value = |c: &Check| {
         let required = c.need == Need::Required;
         let mut value = json!({ "check": c.name, "ok": c.result.is_ok(), "required": required, "text": text(c) });
@@ -179,6 +184,14 @@ async fn balancer(client: &Client, has_ipvs: bool) -> Result<String, String> {
         (None, true) => Ok("no daemon runs here; it would take ipvs".into()),
         (None, false) => Ok("no daemon runs here; it would take nftables".into()),
     }
+}
+
+/// What the daemon finds below and in its data plane, if one runs.
+async fn data_path(client: &Client) -> Vec<Check> {
+    let asked = async { client.local().ok()?.diagnose(v1::DiagnoseRequest {}).await.ok() };
+    let findings = asked.await.map(|a| a.into_inner().findings).unwrap_or_default();
+    let result = |f: &v1::Finding| if f.ok { Ok(f.text.clone()) } else { Err(f.text.clone()) };
+    findings.into_iter().map(|f| check(f.what.clone(), Need::Sound, result(&f))).collect()
 }
 
 /// What would encrypt here.

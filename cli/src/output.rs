@@ -34,7 +34,12 @@ pub fn print(format: Format, headings: &[&str], rows: Vec<Vec<String>>, values: 
 /// `3 minutes ago`, from milliseconds since the Unix epoch.
 pub fn ago(then_ms: u64) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let seconds = (now.as_millis() as u64).saturating_sub(then_ms) / 1000;
+    age((now.as_millis() as u64).saturating_sub(then_ms))
+}
+
+/// The same from the milliseconds since then.
+pub fn age(ms: u64) -> String {
+    let seconds = ms / 1000;
     let (n, unit) = match seconds {
         0..60 => (seconds, "second"),
         60..3600 => (seconds / 60, "minute"),

@@ -44,6 +44,8 @@ pub struct PeerView {
     pub node: NodeId,
     pub hostname: String,
     pub data_path_addr: IpAddr,
+    /// Of the link that has the address, where the node knows it.
+    pub data_path_mtu: Option<Mtu>,
     pub ingress: Option<IngressLeg>,
     /// Its keys of the epochs there are.
     pub keys: BTreeMap<Epoch, PublicKey>,
@@ -200,6 +202,7 @@ mod tests {
             node: NodeId::from_random([n; 16]),
             hostname: format!("host{host}"),
             data_path_addr: IpAddr::from([10, 0, 0, host]),
+            data_path_mtu: None,
             ingress: None,
             keys: BTreeMap::new(),
         }

@@ -72,6 +72,45 @@ pub struct NodeStatus {
     pub since: Timestamp,
 }
 
+/// What a node says goes wrong on it. It is as old as the node's last word, and stored nowhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeReport {
+    /// What its kernel lacks of what it should have.
+    pub errors: Vec<String>,
+    /// What is wrong below the overlays.
+    pub warnings: Vec<String>,
+}
+
+impl NodeReport {
+    /// Sentences of each kind.
+    const MOST: usize = 16;
+    /// Bytes of a sentence.
+    const LONGEST: usize = 512;
+
+    /// No more than somebody reads, or a manager keeps for each of many nodes. What is left out is counted.
+    pub fn bounded(self) -> Self {
+        Self { errors: some(self.errors), warnings: some(self.warnings) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.errors.is_empty() && self.warnings.is_empty()
+    }
+}
+
+fn some(mut sentences: Vec<String>) -> Vec<String> {
+    let more = sentences.len().saturating_sub(NodeReport::MOST);
+    if more > 0 {
+        // One makes room for the number.
+        sentences.truncate(NodeReport::MOST - 1);
+        sentences.push(format!("and {} more", more + 1));
+    }
+    for sentence in sentences.iter_mut().filter(|s| s.len() > NodeReport::LONGEST) {
+        let end = sentence.floor_char_boundary(NodeReport::LONGEST - "...".len());
+        sentence.replace_range(end.., "...");
+    }
+    sentences
+}
+
 /// A manager's place in raft.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerStatus {
@@ -101,4 +140,23 @@ pub struct Node {
     pub data_path_addr: IpAddr,
     pub manager: Option<ManagerStatus>,
     pub ingress: Option<IngressLeg>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_an_end() {
+        let few = NodeReport { errors: vec!["port taken".into()], warnings: vec!["w".into(); NodeReport::MOST] };
+        assert_eq!(few.clone().bounded(), few);
+        let warnings = (0..1000).map(|n| format!("{n} {}", "\u{e9}".repeat(1000))).collect();
+        let bounded = NodeReport { errors: vec![], warnings }.bounded();
+        assert_eq!(bounded.warnings.len(), NodeReport::MOST);
+        assert_eq!(bounded.warnings.last().unwrap(), "and 985 more");
+        assert!(bounded.warnings.iter().all(|w| w.len() <= NodeReport::LONGEST));
+        assert!(bounded.warnings[0].starts_with("0 \u{e9}") && bounded.warnings[0].ends_with("\u{e9}..."));
+        // Both ends bound it.
+        assert_eq!(bounded.clone().bounded(), bounded);
+    }
 }

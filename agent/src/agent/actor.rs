@@ -4,7 +4,7 @@ use super::{
     launch::launch,
     membership::Membership,
     missing::{self, Aim},
-    picture::{MemberPicture, Picture, Status},
+    picture::{MemberPicture, Picture, Status, TunnelPicture},
     sandboxes::{Known, Sandboxes, sandboxes},
 };
 use crate::{
@@ -63,6 +63,8 @@ pub enum Command {
     Leave(oneshot::Sender<()>),
     /// Whether the kernel is as it should be, one line for each difference.
     Drift(oneshot::Sender<Result<Vec<String>, String>>),
+    /// The hosts that this host's end of the tunnel knows.
+    TunnelPeers(oneshot::Sender<Vec<TunnelPicture>>),
 }
 
 pub(super) struct Actor {
@@ -128,8 +130,9 @@ impl Actor {
                 }
                 command = commands.recv() => {
                     let Some(command) = command else { return };
+                    // Looking changes nothing.
+                    dirty |= !matches!(command, Command::Drift(_) | Command::TunnelPeers(_));
                     self.obey(command).await;
-                    dirty = true;
                 }
                 changed = self.host.changed() => {
                     if changed.is_err() { return }
@@ -157,9 +160,12 @@ impl Actor {
                 // A sandbox that is new lets its program start; that is another pass.
                 dirty = self.look() || !done;
             }
-            let applied = self.status.borrow().applied_revision;
             if let Some(member) = &mut self.member {
-                member.report(&self.worker, applied).await;
+                let (applied, complaints) = {
+                    let status = self.status.borrow();
+                    (status.applied_revision, status.report())
+                };
+                member.report(&self.worker, applied, complaints).await;
             }
             self.show();
             if std::mem::take(&mut self.ring) {
@@ -206,7 +212,34 @@ impl Actor {
                 let lines = drift.map(|steps| steps.iter().map(line).collect());
                 let _ = answer.send(lines.map_err(|e| chain(&e)));
             }
+            Command::TunnelPeers(answer) => drop(answer.send(self.tunnel_peers().await)),
         }
+    }
+
+    /// As the links tell now, whatever they should know.
+    async fn tunnel_peers(&self) -> Vec<TunnelPicture> {
+        let Some(view) = self.member.as_ref().and_then(|m| m.view.clone()) else { return Vec::new() };
+        let mut found = Vec::new();
+        for epoch in view.cluster.epochs.all() {
+            let traffic = self.reconciler.kernel().traffic(&names::tunnel_space(), &names::tunnel(epoch)).await;
+            let traffic = traffic.unwrap_or_else(|error| {
+                tracing::debug!(%epoch, %error, "a link of the tunnel tells nothing");
+                BTreeMap::new()
+            });
+            found.extend(traffic.into_iter().map(|(key, traffic)| {
+                let host = view.peers.values().find(|p| p.keys.get(&epoch) == Some(&key));
+                TunnelPicture {
+                    epoch,
+                    key,
+                    hostname: host.map(|p| p.hostname.clone()),
+                    endpoint: traffic.endpoint,
+                    last_handshake: traffic.last_handshake,
+                    sent: traffic.sent,
+                    received: traffic.received,
+                }
+            }));
+        }
+        found
     }
 
     /// Everything that should run here.
@@ -478,6 +511,8 @@ impl Actor {
         let member = self.member.as_ref().map(|m| MemberPicture {
             node: m.local.node.clone(),
             view: m.view.clone(),
+            data_path_addr: m.local.data_path_addr,
+            manager_addr: m.manager_addr,
             gateway: m.local.gateway,
             balancer: m.local.balancer,
         });

@@ -10,10 +10,11 @@ use crate::{
     session::{Event, Sender},
     worker::Worker,
 };
-use heddle_model::{TaskId, assignment::NodeView, task::TaskStatus};
+use heddle_model::{TaskId, assignment::NodeView, node::NodeReport, task::TaskStatus};
 use heddle_proto::v1::{self, agent_message::Message as FromAgent};
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 use tokio::{
@@ -25,6 +26,8 @@ use tonic::transport::Channel;
 /// Ends its session when dropped.
 pub struct Membership {
     pub local: LocalHost,
+    /// Where its manager is reached, on a manager.
+    pub manager_addr: Option<IpAddr>,
     pub keys: Arc<Keyring>,
     pub view: Option<Arc<NodeView>>,
     pub revision: u64,
@@ -34,6 +37,8 @@ pub struct Membership {
     pub acked: u64,
     /// Statuses as last sent in this session.
     pub reported: BTreeMap<TaskId, TaskStatus>,
+    /// What goes wrong here, as last sent in this session.
+    pub complained: NodeReport,
     pub followers: HashMap<String, AbortHandle>,
     pub memory: Memory,
     pub heard: mpsc::Receiver<Event>,
@@ -73,6 +78,7 @@ impl Membership {
                 tracing::info!("connected to the leader");
                 self.reported.clear();
                 self.acked = 0;
+                self.complained = NodeReport::default();
                 leader.send_replace(Some(channel));
                 status.send_modify(|s| s.connected = true);
             }
@@ -151,7 +157,7 @@ impl Membership {
     }
 
     /// Tells the leader what it does not know yet.
-    pub async fn report(&mut self, worker: &Worker, applied: u64) {
+    pub async fn report(&mut self, worker: &Worker, applied: u64, complaints: NodeReport) {
         let Some(speak) = self.spoken.borrow().clone() else { return };
         let mut updates = Vec::new();
         let tasks = worker.tasks.iter().filter(|(_, l)| l.job.task().is_some());
@@ -169,6 +175,10 @@ impl Membership {
         if applied > 0 && self.acked != applied {
             self.acked = applied;
             let _ = speak.send(FromAgent::Ack(v1::Ack { revision: applied })).await;
+        }
+        if self.complained != complaints {
+            self.complained.clone_from(&complaints);
+            let _ = speak.send(FromAgent::Report(complaints.into())).await;
         }
     }
 

@@ -16,7 +16,7 @@ mod picture;
 mod sandboxes;
 
 pub use actor::{Command, chain, now, on_host};
-pub use picture::{JobPicture, MemberPicture, Picture, Status};
+pub use picture::{JobPicture, MemberPicture, Picture, Status, TunnelPicture};
 
 use crate::{
     dataplane::desired::{Balancer, LocalHost},
@@ -31,12 +31,14 @@ use crate::{
     local::{HostService, network, ports::Ports, state::HostState, store::Store},
     reconciler::Reconciler,
     session::Session,
+    underlay::{Finding, Underlay},
     worker::Worker,
 };
 use actor::Actor;
 use heddle_model::{
     NetworkId,
     net::{DualSubnet, Mtu, unique_local},
+    node::NodeReport,
     tunnel::Epoch,
 };
 use heddle_plumbing::tls::Credentials;
@@ -74,6 +76,8 @@ pub struct ClusterConfig {
     /// Where to look for the leader first.
     pub managers: Vec<SocketAddr>,
     pub data_path_addr: IpAddr,
+    /// Where others reach its manager, on a manager.
+    pub manager_addr: Option<IpAddr>,
     /// It is entered now, not taken up again after a restart.
     pub fresh: bool,
 }
@@ -90,6 +94,7 @@ pub struct Agent {
     keys: Arc<Keyring>,
     dir: PathBuf,
     pub balancer: Balancer,
+    underlay: Underlay,
     commands: mpsc::Sender<Command>,
     task: AbortHandle,
 }
@@ -129,6 +134,7 @@ impl Agent {
         let (leader_send, leader) = watch::channel(None);
         let (commands, obeyed) = mpsc::channel(8);
         let connected = Arc::new(Notify::new());
+        let underlay = Underlay::start(picture.clone(), status_send.clone(), commands.clone());
         let mut actor = Actor {
             executor: executor.clone(),
             reconciler: Reconciler::new(LinuxKernel::with_keys(keys.clone())),
@@ -157,7 +163,19 @@ impl Agent {
         host.resume(connected);
         let task = tokio::spawn(actor.run(obeyed, config.in_cluster)).abort_handle();
         let balancer = config.balancer;
-        Ok(Self { status, leader, host, store, ports, keys, dir: config.dir, balancer, commands, task })
+        Ok(Self { status, leader, host, store, ports, keys, dir: config.dir, balancer, underlay, commands, task })
+    }
+
+    /// Looks now at what the data plane needs and has.
+    pub async fn diagnose(&self) -> Vec<Finding> {
+        self.underlay.diagnose().await
+    }
+
+    /// The hosts that this host's end of the tunnel knows.
+    pub async fn tunnel_peers(&self) -> Vec<TunnelPicture> {
+        let (answer, wait) = oneshot::channel();
+        let _ = self.commands.send(Command::TunnelPeers(answer)).await;
+        wait.await.unwrap_or_default()
     }
 
     async fn tell(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
@@ -221,12 +239,14 @@ impl Agent {
         let session = tokio::spawn(session.run()).abort_handle();
         let membership = Membership {
             local,
+            manager_addr: config.manager_addr,
             keys: self.keys.clone(),
             view: None,
             revision: 0,
             fresh: config.fresh,
             acked: 0,
             reported: BTreeMap::new(),
+            complained: NodeReport::default(),
             followers: HashMap::new(),
             memory,
             heard,

@@ -2,10 +2,23 @@
 
 use crate::{
     dataplane::desired::{Balancer, Sandbox},
+    underlay::Below,
     worker::{Job, Worker},
 };
-use heddle_model::{NetworkId, NodeId, TaskId, assignment::NodeView, net::DualSubnet, task::TaskStatus};
-use std::{collections::BTreeMap, sync::Arc};
+use heddle_model::{
+    NetworkId, NodeId, TaskId,
+    assignment::NodeView,
+    net::DualSubnet,
+    node::NodeReport,
+    task::TaskStatus,
+    tunnel::{Epoch, PublicKey},
+};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Of the daemon.
 #[derive(Debug, Clone, Default)]
@@ -15,8 +28,17 @@ pub struct Status {
     pub assigned_revision: u64,
     pub applied_revision: u64,
     pub errors: Vec<String>,
+    /// What is wrong below the overlays.
+    pub below: Below,
     pub running: u32,
     pub removed: bool,
+}
+
+impl Status {
+    /// What the managers are told of this.
+    pub fn report(&self) -> NodeReport {
+        NodeReport { errors: self.errors.clone(), warnings: self.below.warnings() }.bounded()
+    }
 }
 
 /// One task or workload.
@@ -62,8 +84,26 @@ pub struct Picture {
 pub struct MemberPicture {
     pub node: NodeId,
     pub view: Option<Arc<NodeView>>,
+    pub data_path_addr: IpAddr,
+    /// Where its manager is reached, on a manager.
+    pub manager_addr: Option<IpAddr>,
     pub gateway: DualSubnet,
     pub balancer: Balancer,
+}
+
+/// A host as this host's end of the tunnel knows it, by one of its keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelPicture {
+    pub epoch: Epoch,
+    pub key: PublicKey,
+    /// None: no host of the cluster has the key.
+    pub hostname: Option<String>,
+    pub endpoint: Option<SocketAddr>,
+    /// How long ago. None: there was none yet, or what came of it has expired.
+    pub last_handshake: Option<Duration>,
+    /// Bytes.
+    pub sent: u64,
+    pub received: u64,
 }
 
 impl Picture {

@@ -55,6 +55,7 @@ fn peer(n: u8) -> PeerView {
         node: node(n),
         hostname: format!("node{n}"),
         data_path_addr: IpAddr::from([192, 0, 2, n]),
+        data_path_mtu: None,
         ingress: Some(IngressLeg { index: n.into(), addr: addr(100, n), mac: Mac::from_random([2, n, n, n, n, n]) }),
         keys: BTreeMap::new(),
     }

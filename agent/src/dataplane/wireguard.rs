@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::Duration,
 };
 
 /// What a WireGuard link knows. Private keys are no part of any state.
@@ -21,6 +22,17 @@ pub struct TunnelPeer {
     pub endpoint: Option<SocketAddr>,
     /// Addresses that it may send from and is sent to.
     pub allowed: BTreeSet<IpNet>,
+}
+
+/// What went by a WireGuard link to and from one peer, and when they last shook hands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub endpoint: Option<SocketAddr>,
+    /// How long ago. None: there was none yet, or what came of it has expired.
+    pub last_handshake: Option<Duration>,
+    /// Bytes.
+    pub sent: u64,
+    pub received: u64,
 }
 
 /// The difference between what a WireGuard link knows and what it should. Sessions of peers that are not named go on.

@@ -150,7 +150,7 @@ pub async fn info(client: &Client, format: Format) -> Result<()> {
             "inCluster": info.in_cluster, "node": info.node, "cluster": info.cluster, "role": role,
             "hostname": info.hostname, "advertiseAddr": info.advertise_addr, "dataPathAddr": info.data_path_addr,
             "managers": info.managers, "connected": info.connected, "assignedRevision": info.assigned_revision,
-            "appliedRevision": info.applied_revision, "dataPlaneErrors": info.data_plane_errors,
+            "appliedRevision": info.applied_revision, "dataPlaneErrors": info.data_plane_errors, "warnings": info.warnings,
             "loadBalancer": info.load_balancer, "version": info.version, "tasksRunning": info.tasks_running,
         });
         println!("{value:#}");
@@ -173,6 +173,9 @@ pub async fn info(client: &Client, format: Format) -> Result<()> {
     println!("Tasks running:  {}", info.tasks_running);
     for error in info.data_plane_errors {
         println!("Behind:         {error}");
+    }
+    for warning in info.warnings {
+        println!("Warning:        {warning}");
     }
     Ok(())
 }

@@ -12,13 +12,16 @@ use heddle_model::{
     tunnel::{Epoch, Epochs},
 };
 use heddle_proto::v1;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 
 #[derive(Debug, Subcommand)]
 pub enum TunnelCommand {
     /// List the hosts' ends of the tunnel: what encrypts there, where, and with which key
     Ls {
+        /// The hosts that this host's own end knows instead: when they last shook hands, and what was sent
+        #[arg(long)]
+        peers: bool,
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
@@ -31,9 +34,17 @@ pub enum TunnelCommand {
 }
 
 pub async fn run(client: &Client, command: TunnelCommand) -> Result<()> {
-    let mut control = client.control()?;
     match command {
-        TunnelCommand::Ls { format } => {
+        TunnelCommand::Ls { peers: true, format } => {
+            let answer = client.local()?.list_tunnel_peers(v1::ListTunnelPeersRequest {}).await.map_err(said)?;
+            let mut peers = answer.into_inner().peers;
+            peers.sort_by(|a, b| (&a.hostname, a.epoch).cmp(&(&b.hostname, b.epoch)));
+            let headings = ["HOSTNAME", "ENDPOINT", "EPOCH", "LAST HANDSHAKE", "SENT", "RECEIVED", "PUBLIC KEY"];
+            let rows = peers.iter().map(peer_row).collect();
+            output::print(format, &headings, rows, peers.iter().map(peer_value).collect());
+        }
+        TunnelCommand::Ls { peers: false, format } => {
+            let mut control = client.control()?;
             let cluster = control.get_cluster(v1::GetClusterRequest {}).await.map_err(said)?.into_inner();
             let epochs: Epochs = cluster.epochs.context("the manager names no epoch of keys")?.into();
             let port = Port::try_from(u16::try_from(cluster.tunnel_port)?)?;
@@ -53,6 +64,7 @@ pub async fn run(client: &Client, command: TunnelCommand) -> Result<()> {
             );
         }
         TunnelCommand::Rotate { detach } => {
+            let mut control = client.control()?;
             let epochs = control.rotate_tunnel(v1::RotateTunnelRequest { detach }).await.map_err(said)?.into_inner();
             let epochs = Epochs::from(epochs);
             match epochs.next {
@@ -62,6 +74,21 @@ pub async fn run(client: &Client, command: TunnelCommand) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn peer_row(peer: &v1::TunnelPeer) -> Vec<String> {
+    let hostname = if peer.hostname.is_empty() { "(none)" } else { &peer.hostname };
+    let handshake = peer.handshake_ms_ago.map_or_else(|| "none".into(), output::age);
+    let (epoch, sent, received) = (peer.epoch.to_string(), peer.sent.to_string(), peer.received.to_string());
+    [hostname, &peer.endpoint, &epoch, &handshake, &sent, &received, &peer.public_key].map(str::to_owned).to_vec()
+}
+
+fn peer_value(peer: &v1::TunnelPeer) -> Value {
+    json!({
+        "hostname": peer.hostname, "endpoint": peer.endpoint, "epoch": peer.epoch,
+        "handshakeMsAgo": peer.handshake_ms_ago, "sent": peer.sent, "received": peer.received,
+        "publicKey": peer.public_key,
+    })
 }
 
 /// A host's end of the tunnel by the keys of one epoch.
@@ -138,6 +165,23 @@ mod tests {
         .unwrap();
         node.description.tunnel = tunnel;
         node
+    }
+
+    #[test]
+    fn a_peer_that_never_shook_hands_is_told_as_such() {
+        let peer = v1::TunnelPeer {
+            hostname: "b".into(),
+            endpoint: "192.0.2.2:51821".into(),
+            epoch: 1,
+            public_key: "k".into(),
+            handshake_ms_ago: Some(65_000),
+            sent: 148,
+            received: 92,
+        };
+        assert_eq!(peer_row(&peer).join(" "), "b 192.0.2.2:51821 1 1 minute ago 148 92 k");
+        let stranger = v1::TunnelPeer { hostname: String::new(), handshake_ms_ago: None, ..peer };
+        assert_eq!(peer_row(&stranger).join(" "), "(none) 192.0.2.2:51821 1 none 148 92 k");
+        assert_eq!(peer_value(&stranger)["handshakeMsAgo"], Value::Null);
     }
 
     #[test]

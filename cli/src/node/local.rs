@@ -1,6 +1,7 @@
 //! The daemon's own service on the root-only socket.
 
 use super::member::Daemon;
+use heddle_agent::{agent::TunnelPicture, underlay::Finding};
 use heddle_plumbing::caller::{Access, Caller, require};
 use heddle_proto::v1::{self, local_server};
 use std::sync::Arc;
@@ -53,6 +54,7 @@ impl local_server::Local for LocalService {
             return Ok(Response::new(v1::InfoResponse {
                 hostname,
                 version,
+                warnings: status.below.warnings(),
                 data_plane_errors: status.errors,
                 load_balancer,
                 tasks_running: status.running,
@@ -72,11 +74,41 @@ impl local_server::Local for LocalService {
             connected: status.connected,
             assigned_revision: status.assigned_revision,
             applied_revision: status.applied_revision,
+            warnings: status.below.warnings(),
             data_plane_errors: status.errors,
             load_balancer,
             version,
             tasks_running: status.running,
         }))
+    }
+
+    async fn diagnose(&self, request: Request<v1::DiagnoseRequest>) -> Result<Response<v1::DiagnoseResponse>, Status> {
+        local(request)?;
+        let finding = |f: Finding| v1::Finding {
+            what: f.what.to_owned(),
+            ok: f.result.is_ok(),
+            text: f.result.unwrap_or_else(|wrong| wrong),
+        };
+        let findings = self.daemon.agent.diagnose().await.into_iter().map(finding).collect();
+        Ok(Response::new(v1::DiagnoseResponse { findings }))
+    }
+
+    async fn list_tunnel_peers(
+        &self,
+        request: Request<v1::ListTunnelPeersRequest>,
+    ) -> Result<Response<v1::ListTunnelPeersResponse>, Status> {
+        local(request)?;
+        let peer = |p: TunnelPicture| v1::TunnelPeer {
+            hostname: p.hostname.unwrap_or_default(),
+            endpoint: p.endpoint.map_or_else(String::new, |e| e.to_string()),
+            epoch: p.epoch.0,
+            public_key: p.key.to_string(),
+            handshake_ms_ago: p.last_handshake.map(|ago| ago.as_millis() as u64),
+            sent: p.sent,
+            received: p.received,
+        };
+        let peers = self.daemon.agent.tunnel_peers().await.into_iter().map(peer).collect();
+        Ok(Response::new(v1::ListTunnelPeersResponse { peers }))
     }
 }
 

@@ -1,23 +1,21 @@
 //! The running halves of a daemon whose host is in a cluster, and how it comes into one and out of it.
 
 use super::{
-    addr,
+    Config, addr,
     first::{self, CERTIFICATE_LIFE},
     remote,
     state::{NodeState, Paths},
 };
-use crate::backend::LbBackend;
 use anyhow::{Context, Result, anyhow, bail};
 use heddle_agent::{
     agent::{Agent, ClusterConfig, Config as AgentConfig},
     balancer::choose,
-    kernel::linux::wireguard::Choice,
 };
 use heddle_manager::{ca, control::ControlService, manager::Manager};
 use heddle_model::{ClusterId, NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1::{self, control_server::ControlServer};
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 use tokio::{net::TcpListener, sync::Mutex, task::AbortHandle};
 use tonic::transport::Server;
 
@@ -37,6 +35,8 @@ impl Drop for Member {
 
 pub struct Daemon {
     paths: Paths,
+    /// Where the data path is unless `init` or `join` says so; empty: where others reach this host.
+    data_path_addr: String,
     /// There in a cluster and out of one.
     pub agent: Agent,
     /// Held while the host enters or leaves.
@@ -44,7 +44,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub async fn open(root: PathBuf, lb_backend: LbBackend, wireguard: Choice) -> Result<Self> {
+    pub async fn open(config: &Config) -> Result<Self> {
+        let Config { state_dir: root, lb_backend, wireguard, data_path_addr, .. } = config.clone();
         std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let paths = Paths { root };
         let shim = std::env::current_exe().context("cannot find this program")?;
@@ -52,12 +53,13 @@ impl Daemon {
         // Before anything is touched.
         let balancer = choose(lb_backend.into()).await.with_context(|| format!("--lb-backend {lb_backend}"))?;
         tracing::info!(load_balancer = balancer.as_str(), "load balancer chosen");
-        let config = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some(), balancer, wireguard };
-        let agent = Agent::start(config).await.context("the agent cannot start")?;
+        let agent = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some(), balancer, wireguard };
+        let agent = Agent::start(agent).await.context("the agent cannot start")?;
         let member = match state {
             None => None,
             Some(state) => {
                 let credentials = Credentials::load(&paths.certificates())?;
+                let state = moved(&paths, state, credentials.identity().role, &data_path_addr)?;
                 let manager = match credentials.identity().role {
                     Role::Manager => Some(Manager::start(&paths.raft(), &credentials).await?),
                     Role::Worker => None,
@@ -65,7 +67,7 @@ impl Daemon {
                 Some(start(&agent, state, credentials, manager, false).await?)
             }
         };
-        Ok(Self { paths, agent, member: Mutex::new(member) })
+        Ok(Self { paths, data_path_addr, agent, member: Mutex::new(member) })
     }
 
     pub async fn stop(&self) {
@@ -88,6 +90,10 @@ impl Daemon {
         }
     }
 
+    fn data_path<'a>(&'a self, asked: &'a str) -> &'a str {
+        if asked.is_empty() { &self.data_path_addr } else { asked }
+    }
+
     pub async fn init(&self, request: v1::InitRequest) -> Result<v1::InitResponse> {
         let mut member = self.member.lock().await;
         not_in_cluster(&member)?;
@@ -95,7 +101,7 @@ impl Daemon {
         let state = NodeState {
             advertise,
             listen: addr::listen(&request.listen_addr, advertise)?,
-            data_path: addr::data_path(&request.data_path_addr, advertise)?,
+            data_path: addr::data_path(self.data_path(&request.data_path_addr), advertise)?,
             managers: vec![advertise],
         };
         let (id, node) = (ClusterId::from_random(rand::random()), NodeId::from_random(rand::random()));
@@ -145,7 +151,7 @@ impl Daemon {
         let mut state = NodeState {
             advertise,
             listen: addr::listen(&request.listen_addr, advertise)?,
-            data_path: addr::data_path(&request.data_path_addr, advertise)?,
+            data_path: addr::data_path(self.data_path(&request.data_path_addr), advertise)?,
             managers: managers.clone(),
         };
         let (credentials, issued) = remote::issue(&managers, &token, request.token.trim(), &state).await?;
@@ -219,6 +225,24 @@ impl Daemon {
     }
 }
 
+/// The data path is where the operator says now, and with it a worker, which has no other address. The managers hear of it
+/// when the agent greets them.
+fn moved(paths: &Paths, mut state: NodeState, role: Role, to: &str) -> Result<NodeState> {
+    let before = state.data_path;
+    if !to.is_empty() {
+        state.data_path = addr::data_path(to, state.advertise)?;
+    }
+    if state.data_path == before {
+        return Ok(state);
+    }
+    tracing::info!(from = %before, to = %state.data_path, "the data path moves");
+    if role == Role::Worker && state.advertise.ip() == before {
+        state.advertise.set_ip(state.data_path);
+    }
+    paths.save(&state)?;
+    Ok(state)
+}
+
 fn not_in_cluster(member: &Option<Member>) -> Result<()> {
     match member {
         Some(m) => {
@@ -247,6 +271,7 @@ async fn start(
         credentials: credentials.clone(),
         managers: state.managers.clone(),
         data_path_addr: state.data_path,
+        manager_addr: manager.as_ref().map(|_| state.advertise.ip()),
         fresh,
     };
     agent.join(config).await?;

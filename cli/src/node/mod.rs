@@ -33,12 +33,15 @@ use std::{
 use tokio::net::UnixListener;
 use tonic::transport::Server;
 
+#[derive(Clone)]
 pub struct Config {
     pub state_dir: PathBuf,
     pub socket: PathBuf,
     pub lb_backend: LbBackend,
     /// What encrypts between hosts.
     pub wireguard: Choice,
+    /// Where the data path is from now on; empty: where it was.
+    pub data_path_addr: String,
 }
 
 /// How long a daemon that was killed a moment ago may take to be gone.
@@ -66,7 +69,7 @@ async fn alone(state_dir: &Path) -> Result<File> {
 pub async fn run(config: Config) -> Result<()> {
     // Before anything is touched: two agents on one host would undo each other's work.
     let _alone = alone(&config.state_dir).await?;
-    let daemon = Arc::new(member::Daemon::open(config.state_dir.clone(), config.lb_backend, config.wireguard).await?);
+    let daemon = Arc::new(member::Daemon::open(&config).await?);
     let dir = config.socket.parent().context("the socket's path has no directory")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;

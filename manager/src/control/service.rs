@@ -16,6 +16,7 @@ use heddle_model::{
     Kind, Meta, NetworkId, NodeId, ServiceId, TaskId, Version,
     cluster::{Cluster, Role},
     network::{Network, NetworkSpec},
+    node::Node,
     service::{Mode, Service, ServiceSpec},
     task::Task,
 };
@@ -90,6 +91,11 @@ impl ControlService {
         self.state().await?.cluster.clone().ok_or_else(|| Status::unavailable("this manager is still starting"))
     }
 
+    fn with_report(&self, node: Arc<Node>) -> v1::Node {
+        let report = self.sessions.report_of(&node.id);
+        v1::Node { report: Some(report.into()), ..Arc::unwrap_or_clone(node).into() }
+    }
+
     async fn write(
         &self,
         plan: impl FnMut(&Snapshot) -> Result<Vec<Mutation>, ControlError>,
@@ -106,14 +112,14 @@ impl control_server::Control for ControlService {
     async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
         admit!(self, request, list_nodes);
         let state = self.state().await?;
-        let nodes = state.nodes.values().map(|n| v1::Node::from((**n).clone())).collect();
+        let nodes = state.nodes.values().map(|n| self.with_report(n.clone())).collect();
         Ok(Response::new(v1::ListNodesResponse { nodes }))
     }
 
     async fn get_node(&self, request: Request<v1::RefRequest>) -> Answer<v1::Node> {
         let request = admit!(self, request, get_node);
         let node = find::node(&*self.state().await?, &request.r#ref).map_err(ControlError::from)?;
-        Ok(Response::new(Arc::unwrap_or_clone(node).into()))
+        Ok(Response::new(self.with_report(node)))
     }
 
     async fn create_network(&self, request: Request<v1::CreateNetworkRequest>) -> Answer<v1::Network> {

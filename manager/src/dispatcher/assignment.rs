@@ -74,6 +74,7 @@ pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
             node: peer.id.clone(),
             hostname: peer.description.hostname.clone(),
             data_path_addr: peer.data_path_addr,
+            data_path_mtu: peer.description.data_path_mtu,
             ingress: peer.ingress.clone(),
             keys: keys(peer, &cluster.epochs),
         };

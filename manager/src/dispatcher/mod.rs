@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Hello ─> Ready ─> COMPLETE ─> INCREMENTAL ...        assignment  what one node is told
-//! Heartbeat, Ack, TaskStatus ─> sessions, store        sessions    who is heard of, what is reached
+//! Heartbeat, Ack, TaskStatus ─> sessions, store        sessions    who is heard of, what is reached, what goes wrong
+//! NodeReport ─> sessions
 //! LogRequest ─> PublishLogs ─> reader                  logs
 //! Attach, Detach ─> store                              connection  places on overlays that hosts ask for
 //! ```

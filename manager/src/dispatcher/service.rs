@@ -21,7 +21,7 @@ use heddle_proto::v1::{
     self, agent_message::Message as FromAgent, dispatcher_client::DispatcherClient, dispatcher_server,
     manager_message::Message as ToAgent,
 };
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{Mutex, mpsc},
     time::Instant,
@@ -236,6 +236,10 @@ impl DispatcherService {
                             self.ready(&node).into_iter().for_each(|back| drop(reports.send(vec![back])));
                             continue;
                         }
+                        FromAgent::Report(report) => {
+                            self.sessions.reported(&node, serial, report.into());
+                            continue;
+                        }
                         FromAgent::Ack(ack) => told.acked = Version(ack.revision),
                         FromAgent::Status(update) => drop(reports.send(self.reported(&node, update))),
                     }
@@ -264,9 +268,27 @@ impl DispatcherService {
         let description = hello.description.ok_or_else(|| Status::invalid_argument("the description is missing"))?;
         let description = NodeDescription::try_from(description)?;
         tracing::debug!(%node, host = description.hostname, "node reports");
+        let addr = hello.data_path_addr.parse();
+        let addr = addr.map_err(|_| Status::invalid_argument("field data_path_addr is not an address"))?;
         let mut mutations = vec![Mutation::NodeDescription { id: node.clone(), description }];
+        mutations.extend(self.moved(node, addr));
         mutations.extend(self.ready(node));
         Ok(mutations)
+    }
+
+    /// None: its data path is there already, or another node's is.
+    fn moved(&self, node: &NodeId, addr: IpAddr) -> Option<Mutation> {
+        let state = self.store.snapshot();
+        let stored = state.nodes.get(node)?.data_path_addr;
+        if stored == addr {
+            return None;
+        }
+        if let Some(other) = state.nodes.values().find(|n| n.data_path_addr == addr) {
+            tracing::warn!(%node, %addr, of = %other.id, "a node's data path is at another's address: it counts where it was");
+            return None;
+        }
+        tracing::info!(%node, from = %stored, to = %addr, "a node's data path moves");
+        Some(Mutation::NodeDataPath { id: node.clone(), addr })
     }
 
     /// None: it is already.

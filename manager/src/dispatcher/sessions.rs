@@ -1,7 +1,11 @@
-//! Which nodes have a session with this manager, when each was last heard of, and what its data plane has reached.
+//! Which nodes have a session with this manager, when each was last heard of, what its data plane has reached
+//! and what it says goes wrong.
 
 use crate::store::Snapshot;
-use heddle_model::{NodeId, Version, node::NodeState};
+use heddle_model::{
+    NodeId, Version,
+    node::{NodeReport, NodeState},
+};
 use heddle_proto::v1;
 use std::{
     collections::BTreeMap,
@@ -16,6 +20,7 @@ struct Entry {
     serial: u64,
     last_seen: Instant,
     acked: Version,
+    report: NodeReport,
     send: Option<mpsc::Sender<v1::ManagerMessage>>,
 }
 
@@ -40,7 +45,8 @@ impl Sessions {
     pub fn begin(&self, node: &NodeId, send: mpsc::Sender<v1::ManagerMessage>) -> u64 {
         let mut nodes = self.nodes();
         let serial = nodes.values().map(|e| e.serial).max().unwrap_or(0) + 1;
-        let entry = Entry { serial, last_seen: Instant::now(), acked: Version(0), send: Some(send) };
+        let (last_seen, report) = (Instant::now(), NodeReport::default());
+        let entry = Entry { serial, last_seen, acked: Version(0), report, send: Some(send) };
         nodes.insert(node.clone(), entry);
         serial
     }
@@ -61,6 +67,18 @@ impl Sessions {
             entry.acked = version;
             self.bell.send_modify(|n| *n += 1);
         }
+    }
+
+    /// What a node says goes wrong on it. It changes with what it is about, which may be often: it is not for the store.
+    pub fn reported(&self, node: &NodeId, serial: u64, report: NodeReport) {
+        if let Some(entry) = self.nodes().get_mut(node).filter(|e| e.serial == serial) {
+            entry.report = report.bounded();
+        }
+    }
+
+    /// As last heard: of a node that is silent it may tell why.
+    pub fn report_of(&self, node: &NodeId) -> NodeReport {
+        self.nodes().get(node).map(|e| e.report.clone()).unwrap_or_default()
     }
 
     /// The stream is gone. When the node was last heard of stays known, so that a quick return is no failure.

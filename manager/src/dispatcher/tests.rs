@@ -1,7 +1,7 @@
 //! Places on overlays that hosts ask for: what is given, what is refused, and who is told.
 
 use super::{
-    assignment,
+    Sessions, assignment,
     connection::{self, Wanted},
 };
 use crate::{
@@ -10,11 +10,12 @@ use crate::{
 };
 use heddle_model::{
     NodeId, TaskId, Version,
+    assignment::PeerView,
     connection::Connection,
     endpoint::Attachment,
     net::Pool,
     network::Network,
-    node::{NodeState, NodeStatus},
+    node::{NodeReport, NodeState, NodeStatus},
     service::NetworkTarget,
     task::TaskState,
     workload::NetworkWish,
@@ -262,4 +263,42 @@ fn the_state_is_the_same_after_it_was_written_down() {
     let bytes = crate::raft::encode(&state.objects().collect::<Vec<_>>()).unwrap();
     let back = crate::store::Snapshot::from_objects(state.version, crate::raft::decode::<Vec<_>>(&bytes).unwrap());
     assert_eq!(back, *state);
+}
+
+#[test]
+fn all_follow_a_data_path_that_moves_but_not_onto_anothers() {
+    let mut s = stage();
+    let seen =
+        |s: &Stage, of: usize| assignment::view(&s.world.state, &s.nodes[0]).unwrap().peers[&s.nodes[of]].clone();
+    let before = seen(&s, 1);
+    let to = IpAddr::from([192, 0, 2, 99]);
+    s.world.write(vec![Mutation::NodeDataPath { id: s.nodes[1].clone(), addr: to }]);
+    assert_eq!(seen(&s, 1), PeerView { data_path_addr: to, ..before });
+    let version = s.world.state.nodes[&s.nodes[1]].meta.version;
+    let taken = seen(&s, 0).data_path_addr;
+    s.world.write(vec![Mutation::NodeDataPath { id: s.nodes[1].clone(), addr: taken }]);
+    assert_eq!(seen(&s, 1).data_path_addr, to);
+    // Nor is what it had already news.
+    s.world.write(vec![Mutation::NodeDataPath { id: s.nodes[1].clone(), addr: to }]);
+    assert_eq!(s.world.state.nodes[&s.nodes[1]].meta.version, version);
+}
+
+#[test]
+fn what_a_node_complains_of_ends_with_its_session() {
+    let sessions = Sessions::default();
+    let node = NodeId::from_random([1; 16]);
+    let send = || tokio::sync::mpsc::channel(1).0;
+    let complaint = |text: &str| NodeReport { errors: vec![text.into()], warnings: vec!["w".repeat(10_000)] };
+    let first = sessions.begin(&node, send());
+    sessions.reported(&node, first, complaint("port taken"));
+    assert_eq!(sessions.report_of(&node), complaint("port taken").bounded());
+    sessions.end(&node, first);
+    assert_eq!(sessions.report_of(&node).errors, ["port taken"], "it may tell why the node is silent");
+    let second = sessions.begin(&node, send());
+    assert!(sessions.report_of(&node).is_empty());
+    sessions.reported(&node, first, complaint("late"));
+    assert!(sessions.report_of(&node).is_empty());
+    sessions.reported(&node, second, complaint("still"));
+    sessions.reported(&node, second, NodeReport::default());
+    assert!(sessions.report_of(&node).is_empty());
 }

@@ -31,6 +31,8 @@ pub enum Mutation {
     NodeStatus { id: NodeId, status: NodeStatus },
     /// An agent's description of its host. No version check.
     NodeDescription { id: NodeId, description: NodeDescription },
+    /// Where a node says its data path ends. No version check: an address that is another node's is not given twice.
+    NodeDataPath { id: NodeId, addr: IpAddr },
 }
 
 /// Why a transaction was not applied.

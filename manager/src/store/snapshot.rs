@@ -147,6 +147,13 @@ impl Snapshot {
                     self.restamp(node.into(), version, at);
                 }
             }
+            Mutation::NodeDataPath { id, addr } => {
+                let others = self.nodes.values().any(|n| n.data_path_addr == *addr);
+                if let Some(node) = self.nodes.get(id).filter(|_| !others) {
+                    let node = Node { data_path_addr: *addr, ..Node::clone(node) };
+                    self.restamp(node.into(), version, at);
+                }
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What a node is told, as the dispatcher sends it.
 
-use super::{ConvertError, Result, keys_of, keys_to, list, mac, optional, port, some, text, wrong};
+use super::{ConvertError, Result, keys_of, keys_to, list, mac, mtu, optional, port, some, text, wrong};
 use crate::v1::{self, assigned, assigned_key};
 use heddle_model::{
     assignment::{Changes, ClusterView, EndpointView, Item, Key, NetworkView, NodeView, PeerView, ServiceView},
@@ -69,6 +69,7 @@ impl From<Item> for v1::Assigned {
                 data_path_addr: p.data_path_addr.to_string(),
                 ingress: p.ingress.map(Into::into),
                 keys: keys_to(p.keys),
+                data_path_mtu: p.data_path_mtu.map_or(0, |m| m.0.into()),
             }),
             Item::Service(s) => assigned::Item::Service(v1::AssignedService {
                 id: s.id.into(),
@@ -116,6 +117,7 @@ impl TryFrom<v1::Assigned> for Item {
                 data_path_addr: text("peer.data_path_addr", &p.data_path_addr)?,
                 ingress: p.ingress.map(TryInto::try_into).transpose()?,
                 keys: keys_of("peer.keys", p.keys)?,
+                data_path_mtu: mtu("peer.data_path_mtu", p.data_path_mtu)?,
             }),
             assigned::Item::Service(s) => Item::Service(ServiceView {
                 mode: s.mode().try_into()?,
@@ -257,6 +259,7 @@ mod tests {
                 data_path_addr: "fd77::1".parse().unwrap(),
                 ingress: Some(IngressLeg { index: 3, addr, mac: Mac::from_random([6; 6]) }),
                 keys: [(Epoch(1), PublicKey([7; 32]))].into(),
+                data_path_mtu: Some(Mtu(9000)),
             }),
             Item::Service(ServiceView {
                 id: service.clone(),

@@ -8,7 +8,9 @@ use heddle_model::{
     endpoint::{Attachment, Endpoint, EndpointMode, EndpointSpec, PortConfig, PublishMode, VirtualIp},
     net::{Pool, Protocol, Vni, parse_subnet},
     network::{Driver, Network, NetworkAllocation, NetworkSpec},
-    node::{Availability, IngressLeg, ManagerStatus, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
+    node::{
+        Availability, IngressLeg, ManagerStatus, Node, NodeDescription, NodeReport, NodeSpec, NodeState, NodeStatus,
+    },
     service::{
         Mode, NetworkTarget, Placement, ProcessSpec, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec,
         TaskSpec,
@@ -115,6 +117,18 @@ impl TryFrom<v1::NodeDescription> for NodeDescription {
     }
 }
 
+impl From<NodeReport> for v1::NodeReport {
+    fn from(r: NodeReport) -> Self {
+        Self { errors: r.errors, warnings: r.warnings }
+    }
+}
+
+impl From<v1::NodeReport> for NodeReport {
+    fn from(r: v1::NodeReport) -> Self {
+        Self { errors: r.errors, warnings: r.warnings }
+    }
+}
+
 impl From<IngressLeg> for v1::IngressLeg {
     fn from(l: IngressLeg) -> Self {
         Self { index: l.index.into(), addr: Some(l.addr.into()), mac: l.mac.to_string() }
@@ -157,6 +171,7 @@ impl From<Node> for v1::Node {
                 reachable: false,
             }),
             ingress: n.ingress.map(Into::into),
+            report: None,
         }
     }
 }

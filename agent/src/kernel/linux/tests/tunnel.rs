@@ -7,6 +7,7 @@ use crate::{
         state::{KernelState, LinkKind, Space},
         step::Step,
         tests::{Encrypted, blank, encrypted, wanted_encrypted},
+        wireguard::Traffic,
     },
     kernel::linux::{LinuxKernel, wireguard::Available},
     keyring::Keyring,
@@ -68,7 +69,15 @@ async fn the_tunnel_becomes_what_is_wanted_and_goes() {
         let switched = Epochs { current: Epoch(2), next: None, retiring: Some(Epoch(1)), ..NEXT };
         let last = Epochs { retiring: None, ..switched };
         for (nodes, epochs) in [(3, Epochs::default()), (2, NEXT), (3, switched), (3, last)] {
-            reached(&mut reconciler, &host.wants(nodes, epochs)).await;
+            let goal = host.wants(nodes, epochs);
+            reached(&mut reconciler, &goal).await;
+            for (name, tunnel) in &goal.spaces[&names::tunnel_space()].tunnels {
+                let traffic = reconciler.kernel().traffic(&names::tunnel_space(), name).await.unwrap();
+                assert!(traffic.keys().eq(tunnel.peers.keys()), "{by} {name}: {traffic:?}");
+                let alike =
+                    |(key, t): (_, &Traffic)| tunnel.peers[key].endpoint == t.endpoint && t.last_handshake.is_none();
+                assert!(traffic.iter().all(alike), "{by} {name}: {traffic:?}");
+            }
         }
         reached(&mut reconciler, &blank()).await;
         assert_eq!(run("ip netns list").trim(), "");

@@ -20,12 +20,15 @@ use super::LinuxKernel;
 use crate::dataplane::{
     names,
     state::{Link, LinkKind, Space, SpaceState},
-    wireguard::{Tunnel, TunnelChange},
+    wireguard::{Traffic, Tunnel, TunnelChange},
 };
 use fault::{Fault, explained};
-use heddle_model::{net::IfName, tunnel::Backend};
+use heddle_model::{
+    net::IfName,
+    tunnel::{Backend, PublicKey},
+};
 use rtnetlink::LinkWireguard;
-use std::io;
+use std::{collections::BTreeMap, io};
 
 /// What this host can encrypt with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +86,14 @@ impl LinuxKernel {
             state.tunnels.extend(found.map(|tunnel| (name.clone(), tunnel)));
         }
         Ok(())
+    }
+
+    /// What went by a link of this kind, by the key of the peer. It is no part of what the link should be.
+    pub async fn traffic(&self, space: &Space, name: &IfName) -> io::Result<BTreeMap<PublicKey, Traffic>> {
+        if self.userspace.has(space, name).await {
+            return Ok(self.userspace.traffic(space, name).await);
+        }
+        netlink::traffic(space, name).await
     }
 
     /// Ends what runs in this daemon behind links that are not there any more.

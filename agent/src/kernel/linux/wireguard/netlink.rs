@@ -4,7 +4,7 @@ use super::Fault;
 use crate::{
     dataplane::{
         state::Space,
-        wireguard::{Tunnel, TunnelChange, TunnelPeer},
+        wireguard::{Traffic, Tunnel, TunnelChange, TunnelPeer},
     },
     kernel::linux::genl::Socket,
 };
@@ -22,6 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use x25519_dalek::StaticSecret;
 
@@ -39,11 +40,49 @@ async fn open(space: &Space) -> io::Result<Wireguard> {
     Wireguard::open(space).await?.ok_or_else(missing)
 }
 
-/// None: the link knows no key of its own yet.
-pub async fn observe(space: &Space, name: &IfName) -> io::Result<Option<Tunnel>> {
+async fn dump(space: &Space, name: &IfName) -> io::Result<Vec<Attribute>> {
     let attributes = vec![Attribute::IfName(name.to_string())];
     let answers = open(space).await?.dump(WireguardMessage { cmd: WireguardCmd::GetDevice, attributes }).await?;
-    Ok(read(answers.iter().flat_map(|a| &a.attributes)))
+    Ok(answers.into_iter().flat_map(|a| a.attributes).collect())
+}
+
+/// None: the link knows no key of its own yet.
+pub async fn observe(space: &Space, name: &IfName) -> io::Result<Option<Tunnel>> {
+    Ok(read(dump(space, name).await?.iter()))
+}
+
+pub async fn traffic(space: &Space, name: &IfName) -> io::Result<BTreeMap<PublicKey, Traffic>> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(traffic_of(&dump(space, name).await?, now))
+}
+
+/// `now` is of the clock that the kernel notes handshakes by (ktime_get_real).
+fn traffic_of(attributes: &[Attribute], now: Duration) -> BTreeMap<PublicKey, Traffic> {
+    let peers = attributes.iter().filter_map(|a| match a {
+        Attribute::Peers(list) => Some(list),
+        _ => None,
+    });
+    let mut found = BTreeMap::new();
+    for peer in peers.flatten() {
+        let (mut key, mut traffic) = (None, Traffic::default());
+        for attribute in &peer.0 {
+            match attribute {
+                PeerAttribute::PublicKey(bytes) => key = Some(PublicKey(*bytes)),
+                PeerAttribute::Endpoint(at) => traffic.endpoint = Some(SocketAddr::new(at.ip(), at.port())),
+                PeerAttribute::LastHandshake(at) if at.seconds > 0 => {
+                    traffic.last_handshake = Some(now.saturating_sub(Duration::from_secs(at.seconds.unsigned_abs())));
+                }
+                PeerAttribute::TxBytes(bytes) => traffic.sent = *bytes,
+                PeerAttribute::RxBytes(bytes) => traffic.received = *bytes,
+                _ => {}
+            }
+        }
+        if let Some(key) = key {
+            // A peer that goes on in another message has its counters in the first.
+            found.entry(key).or_insert(traffic);
+        }
+    }
+    found
 }
 
 pub async fn change(
@@ -146,6 +185,7 @@ fn net(allowed: &WireguardAllowedIp) -> Option<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netlink_packet_wireguard::WireguardTimeSpec;
 
     fn peer_at(n: u8) -> (PublicKey, TunnelPeer) {
         let net = IpNet::from(IpAddr::from([10, 0, 0, n]));
@@ -167,6 +207,24 @@ mod tests {
         assert!(requests[0].contains(&Attribute::Flags(WireguardDeviceFlags::ReplacePeers)));
         let answered = [Attribute::PublicKey([9; 32])];
         assert_eq!(read(requests.iter().flatten().chain(&answered)), Some(tunnel));
+    }
+
+    #[test]
+    fn a_handshake_that_never_was_is_none() {
+        let peer = |n, seconds| {
+            WireguardPeer(vec![
+                PeerAttribute::PublicKey([n; 32]),
+                PeerAttribute::LastHandshake(WireguardTimeSpec { seconds, nano_seconds: 0 }),
+                PeerAttribute::TxBytes(148),
+                PeerAttribute::RxBytes(92),
+            ])
+        };
+        let more = WireguardPeer(vec![PeerAttribute::PublicKey([1; 32])]);
+        let dumped = [Attribute::Peers(vec![peer(1, 1000), peer(2, 0)]), Attribute::Peers(vec![more])];
+        let found = traffic_of(&dumped, Duration::from_secs(1003));
+        let told = |ago| Traffic { last_handshake: ago, sent: 148, received: 92, endpoint: None };
+        assert_eq!(found[&PublicKey([1; 32])], told(Some(Duration::from_secs(3))));
+        assert_eq!(found[&PublicKey([2; 32])], told(None));
     }
 
     #[test]

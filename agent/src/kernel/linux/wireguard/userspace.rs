@@ -6,14 +6,17 @@ use super::Fault;
 use crate::{
     dataplane::{
         state::Space,
-        wireguard::{Tunnel, TunnelChange, TunnelPeer},
+        wireguard::{Traffic, Tunnel, TunnelChange, TunnelPeer},
     },
     kernel::linux::space,
     keyring::Keyring,
 };
 use futures::FutureExt;
 use gotatun::{
-    device::{Device, DeviceBuilder, Error, Peer, configure::DeviceWrite},
+    device::{
+        Device, DeviceBuilder, Error, Peer,
+        configure::{DeviceWrite, PeerStats},
+    },
     tun::tun_async_device::TunDevice,
     udp::socket::UdpSocketFactory,
     x25519,
@@ -23,7 +26,7 @@ use heddle_model::{
     tunnel::PublicKey,
 };
 use ipnet::IpNet;
-use std::{collections::BTreeMap, future::Future, io, net::IpAddr};
+use std::{collections::BTreeMap, future::Future, io, net::SocketAddr};
 use tokio::{
     runtime::{self, Runtime},
     sync::Mutex,
@@ -187,6 +190,24 @@ impl Userspace {
         let failed = device.wait().now_or_never().is_some();
         if failed { None } else { observe(device).await }
     }
+
+    pub async fn traffic(&self, space: &Space, name: &IfName) -> BTreeMap<PublicKey, Traffic> {
+        let running = self.running.lock().await;
+        let device = running.get(&(space.clone(), name.clone())).and_then(|r| r.device.as_ref());
+        let Some(device) = device else { return BTreeMap::new() };
+        let peers = device.read(async |read| read.peers().await).await;
+        let traffic = |p: &PeerStats| Traffic {
+            endpoint: p.peer.endpoint.map(plain),
+            last_handshake: p.stats.last_handshake,
+            sent: p.stats.tx_bytes as u64,
+            received: p.stats.rx_bytes as u64,
+        };
+        peers.iter().map(|p| (PublicKey(p.peer.public_key.to_bytes()), traffic(p))).collect()
+    }
+}
+
+fn plain(endpoint: SocketAddr) -> SocketAddr {
+    SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port())
 }
 
 fn peer_of(key: &PublicKey, peer: &TunnelPeer) -> Peer {
@@ -215,9 +236,8 @@ async fn observe(device: &Device<Transports>) -> Option<Tunnel> {
     let (public, port, peers) = device
         .read(async |read| (read.private_key().map(x25519::PublicKey::from), read.listen_port(), read.peers().await))
         .await;
-    let plain = |addr: IpAddr| addr.to_canonical();
     let peer = |p: Peer| {
-        let endpoint = p.endpoint.map(|e| (plain(e.ip()), e.port()).into());
+        let endpoint = p.endpoint.map(plain);
         let allowed = p.allowed_ips.iter().filter_map(|n| IpNet::new(n.ip(), n.prefix()).ok()).collect();
         (PublicKey(p.public_key.to_bytes()), TunnelPeer { endpoint, allowed })
     };

@@ -35,7 +35,7 @@ fn name(task: &Value) -> String {
 }
 
 /// Runs on a thread of its own in a network namespace.
-fn within<T: Send + 'static>(netns: PathBuf, f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub fn within<T: Send + 'static>(netns: PathBuf, f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let inside = move || {
         setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
         f()

@@ -308,8 +308,8 @@ pub fn alike(lab: &Lab, count: u16) -> u16 {
     (0..count).filter(same).count() as u16
 }
 
-/// A port of a client's may lead to a replica by its own address, and then by the service's.
-pub fn a_port_may_lead_to_a_replica_and_its_service(lab: &Lab) {
+/// A port of a client's may lead to a replica by its own address, then by the service's, and on by turns: so many.
+pub fn a_port_may_lead_to_a_replica_and_its_service(lab: &Lab, turns: usize) {
     lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
     for (name, host) in [("web", "node2"), ("caller", "node1")] {
         let constraint = format!("node.hostname=={host}");
@@ -321,7 +321,7 @@ pub fn a_port_may_lead_to_a_replica_and_its_service(lab: &Lab) {
         let to = |addr: &str| SocketAddr::new(addr.parse().expect("an address"), 80);
         let ways = [to(&front.endpoints("web")[0][family]), to(&front.vips("web")[family])];
         let from = SocketAddr::new(any.parse().expect("an address"), 30_000);
-        for to in ways.into_iter().cycle().take(4) {
+        for to in ways.into_iter().cycle().take(turns) {
             connects(lab.task_netns(&caller), from, to).unwrap_or_else(|e| panic!("{from} to {to}: {e}"));
         }
     }

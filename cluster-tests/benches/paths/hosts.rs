@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! caller on node1 ── overlays, virtual address ──────> the service on node2
-//! client ── published port of node2, in the mesh or by host ─┘ │            node4 ── VXLAN, WireGuard by hand ──> node5
+//! client ── published port of node2, in the mesh or by host ─┘ │
 //! client ── published port of node1 ── ingress network ────────┘
+//!
+//! node4 ── its own link, VXLAN, WireGuard ──> node5     client ── forwarded by node4 ── VXLAN ──> node5
 //! ```
 
 use crate::{
@@ -21,6 +23,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 const RAW: &str = "hosts' own link";
 const VXLAN: &str = "VXLAN by hand";
+const FORWARDED: &str = "VXLAN by hand, entered on a third host";
 const WIREGUARD: &str = "WireGuard by hand";
 const OVERLAY: &str = "overlay";
 const SEALED: &str = "encrypted overlay";
@@ -34,9 +37,13 @@ const LISTENING: (u16, u16) = (5201, 80);
 const IN_MESH: (u16, u16) = (5211, 8080);
 const OF_HOST: (u16, u16) = (5221, 8090);
 
-/// What is divided by what, and the least that it should be in bulk and in connections.
-const RATIOS: [(&str, &str, Option<(f64, f64)>); 10] = [
+/// The least that a ratio should be, in bulk and in connections.
+type Aims = Option<(f64, f64)>;
+
+/// What is divided by what.
+const RATIOS: [(&str, &str, Aims); 12] = [
     (VXLAN, RAW, None),
+    (FORWARDED, VXLAN, None),
     (WIREGUARD, RAW, None),
     (OVERLAY, RAW, None),
     (OVERLAY, VXLAN, None),
@@ -45,6 +52,7 @@ const RATIOS: [(&str, &str, Option<(f64, f64)>); 10] = [
     (VIP, OVERLAY, Some((0.95, 0.8))),
     (NEAR, OVERLAY, Some((0.9, 0.8))),
     (FAR, OVERLAY, Some((0.9, 0.8))),
+    (FAR, FORWARDED, None),
     (BY_HOST, OVERLAY, None),
 ];
 
@@ -60,6 +68,12 @@ pub fn measure(balancer: Balancer, extent: Extent, effort: Effort) {
     let lab = Lab::with("bench-paths", 5, &["--bare", "--lb-backend", balancer.as_str()]);
     cluster(&lab);
     let ways = ways(&lab, extent);
+    if extent == Extent::Balancing || means(&lab) == "kernel" {
+        // The kernel needs nobody, and they look at it every ten seconds.
+        for host in ["node1", "node2", "node3", "node4", "node5"] {
+            lab.do_lab(&["kill", host, "--daemon"]);
+        }
+    }
     let rounds = meter::rounds(&ways, effort);
     report::part(&format!("ways between hosts, {} balances", balancer.as_str()));
     meter::show(&ways, &rounds);
@@ -96,12 +110,14 @@ fn ways(lab: &Lab, extent: Extent) -> Vec<Way> {
     };
     by_hand(lab, extent != Extent::Balancing);
     let hand = lab.netns("node4");
-    way(RAW, &hand, "10.77.0.5", LISTENING);
-    way(VXLAN, &hand, "192.0.2.5", LISTENING);
+    if extent != Extent::Encryption {
+        way(RAW, &hand, "10.77.0.5", LISTENING);
+        way(VXLAN, &hand, "192.0.2.5", LISTENING);
+    }
     let networks = [("front", OVERLAY), ("sealed", SEALED)];
     let networks = if extent == Extent::Balancing { &networks[..1] } else { &networks };
-    let caller = services(lab, networks.iter().map(|(network, _)| *network).collect());
-    let task = lab.task_netns(&caller);
+    // By IPVS, a port that leads to the service leads nowhere else: it is for another task to ask.
+    let [task, other] = services(lab, networks.iter().map(|(network, _)| *network).collect());
     for (network, name) in networks {
         way(name, &task, &lab.overlay("node1", network).endpoints("server")[0][0], LISTENING);
     }
@@ -110,7 +126,11 @@ fn ways(lab: &Lab, extent: Extent) -> Vec<Way> {
     }
     if extent != Extent::Encryption {
         let client = lab.netns("client");
-        way(VIP, &task, &lab.overlay("node1", "front").vips("server")[0], LISTENING);
+        lab.sh("client", "ip route add 192.0.2.5 via 10.77.0.4 mtu 1450");
+        lab.sh("node4", "echo 1 >/proc/sys/net/ipv4/ip_forward");
+        lab.sh("node5", "ip route add 10.77.0.250 via 192.0.2.4");
+        way(FORWARDED, &client, "192.0.2.5", LISTENING);
+        way(VIP, &other, &lab.overlay("node1", "front").vips("server")[0], LISTENING);
         way(NEAR, &client, "10.77.0.2", IN_MESH);
         way(FAR, &client, "10.77.0.1", IN_MESH);
         way(BY_HOST, &client, "10.77.0.2", OF_HOST);
@@ -138,10 +158,15 @@ fn by_hand(lab: &Lab, encryption: bool) {
     lab.sh("node5", &format!("setsid {program} whoami --port 80 </dev/null >/dev/null 2>&1 &"));
 }
 
+/// What encrypts.
+fn means(lab: &Lab) -> Value {
+    lab.json("node1", &["tunnel", "ls", "--format", "json"])[0]["backend"].clone()
+}
+
 /// The kernel's, where it has one: as Heddle does.
 fn wireguard(lab: &Lab) {
-    let means = lab.json("node1", &["tunnel", "ls", "--format", "json"])[0]["backend"].clone();
-    let make = if means == "kernel" { "ip link add wg0 type wireguard" } else { "wireguard-go wg0 >/dev/null 2>&1" };
+    let make =
+        if means(lab) == "kernel" { "ip link add wg0 type wireguard" } else { "wireguard-go wg0 >/dev/null 2>&1" };
     let key = |host| lab.sh(host, "wg genkey >/run/key && wg pubkey </run/key");
     for (host, own, peer, peer_key) in [("node4", 4, 5, key("node5")), ("node5", 5, 4, key("node4"))] {
         let peer_key = peer_key.trim();
@@ -157,8 +182,8 @@ fn wireguard(lab: &Lab) {
     }
 }
 
-/// One on node2 that is asked, and a task on node1 that asks: the latter is returned.
-fn services(lab: &Lab, networks: Vec<&str>) -> Value {
+/// One on node2 that is asked, and two tasks on node1 that ask, whose namespaces are returned.
+fn services(lab: &Lab, networks: Vec<&str>) -> [PathBuf; 2] {
     for network in &networks {
         let sealed: &[&str] = if *network == "sealed" { &["-o", "encrypted"] } else { &[] };
         lab.heddle("node1", &[&["network", "create", "-d", "overlay"], sealed, &[network]].concat());
@@ -175,7 +200,8 @@ fn services(lab: &Lab, networks: Vec<&str>) -> Value {
     };
     let both = format!("iperf3 -s >/dev/null & exec {} whoami --port 80", program().display());
     create("node2", "server", &[&ports[..], &["--", "sh", "-c", &both]].concat());
-    create("node1", "caller", &["--", "sleep", "100000"]);
+    create("node1", "caller", &["--replicas", "2", "--", "sleep", "100000"]);
     lab.settled(&CLUSTER, &["server", "caller"]);
-    lab.running("node1", "caller").unwrap().remove(0)
+    let callers = lab.running("node1", "caller").unwrap();
+    [0, 1].map(|n| lab.task_netns(&callers[n]))
 }

@@ -5,7 +5,7 @@
 //! the kernel has no WireGuard; for the machine, what `heddle lab up --vm` needs.
 //!
 //! ```text
-//! hosts      five hosts: three of a cluster; two that left it again, so nothing of Heddle is in the way of what is made by hand
+//! hosts      five hosts: three of a cluster; two of none, so nothing of Heddle is in the way of what is made by hand
 //! services   what 1,000 services cost beside 1: the kernel state of one host, made by the agent's own code
 //! meter      iperf3, and `heddle whoami --ask`, which makes a connection for each request
 //! report     the table
@@ -14,8 +14,8 @@
 //!
 //! Every round measures all ways one after the other and begins with another; a ratio is taken within a round. Printed are the
 //! median, the lowest and the highest of the rounds. On this kernel they are of time. In the machine they are of instructions
-//! (qemu's icount), which do not see how busy this machine is, but for encryption, where an instruction says little: there they
-//! are of time again.
+//! (qemu's icount), which do not see how busy this machine is; encryption, where an instruction says little, is measured by the
+//! clock besides.
 #![allow(clippy::unwrap_used)]
 
 mod hosts;

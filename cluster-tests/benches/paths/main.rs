@@ -27,6 +27,7 @@ mod services;
 use heddle_agent::{
     balancer::{Wish, choose},
     dataplane::desired::Balancer,
+    kernel::linux::wireguard::Available,
 };
 use heddle_cluster_tests::{skipped, vm};
 use meter::Effort;
@@ -46,9 +47,8 @@ fn main() {
     if vm::inside() {
         return machine::inside(&args);
     }
-    for (tool, package) in [("iperf3", "iperf3"), ("wg", "wireguard-tools")] {
-        assert!(vm::programs::which(tool).is_some(), "{tool} is missing: apt-get install {package}");
-    }
+    need("iperf3", "iperf3");
+    need("wg", "wireguard-tools");
     if !has("--vm") {
         here();
     }
@@ -57,7 +57,20 @@ fn main() {
     }
 }
 
+/// Ends with one sentence if this machine lacks the program.
+fn need(program: &str, package: &str) {
+    if vm::programs::which(program).is_none() {
+        eprintln!("{program} is missing: apt-get install {package}");
+        std::process::exit(1);
+    }
+}
+
 fn here() {
+    // As daemons choose.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if !runtime.block_on(Available::find()).unwrap().kernel {
+        need("wireguard-go", "wireguard-go");
+    }
     report::heading("this kernel");
     for balancer in balancers() {
         hosts::measure(balancer, hosts::Extent::All, HERE);

@@ -11,6 +11,7 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
+use tokio::net::TcpSocket;
 
 /// Three hosts' addresses of both families, and the client's that they see.
 pub const TARGETS: [(&str, &str); 6] = [
@@ -35,7 +36,7 @@ fn name(task: &Value) -> String {
 }
 
 /// Runs on a thread of its own in a network namespace.
-fn within<T: Send + 'static>(netns: PathBuf, f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub fn within<T: Send + 'static>(netns: PathBuf, f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let inside = move || {
         setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
         f()
@@ -305,4 +306,37 @@ pub fn alike(lab: &Lab, count: u16) -> u16 {
         }
     };
     (0..count).filter(same).count() as u16
+}
+
+/// A port of a client's may lead to a replica by its own address, then by the service's, and on by turns: so many.
+pub fn a_port_may_lead_to_a_replica_and_its_service(lab: &Lab, turns: usize) {
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
+    for (name, host) in [("web", "node2"), ("caller", "node1")] {
+        let constraint = format!("node.hostname=={host}");
+        lab.create_web(name, 1, &["--network", "front", "--constraint", &constraint]);
+    }
+    let caller = lab.running("node1", "caller").expect("caller runs").remove(0);
+    let front = lab.overlay("node1", "front");
+    for (family, any) in ["0.0.0.0", "::"].into_iter().enumerate() {
+        let to = |addr: &str| SocketAddr::new(addr.parse().expect("an address"), 80);
+        let ways = [to(&front.endpoints("web")[0][family]), to(&front.vips("web")[family])];
+        let from = SocketAddr::new(any.parse().expect("an address"), 30_000);
+        for to in ways.into_iter().cycle().take(turns) {
+            connects(lab.task_netns(&caller), from, to).unwrap_or_else(|e| panic!("{from} to {to}: {e}"));
+        }
+    }
+}
+
+/// Whether a connection from this port is made at once, and ends in order.
+fn connects(netns: PathBuf, from: SocketAddr, to: SocketAddr) -> io::Result<()> {
+    within(netns, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            socket.bind(from)?;
+            tokio::time::timeout(AT_ONCE / 4, socket.connect(to)).await??;
+            Ok(())
+        })
+    })
 }

@@ -173,7 +173,8 @@ impl Lab {
         Self::with(name, nodes, &more)
     }
 
-    fn with(name: &str, nodes: u8, more: &[&str]) -> Self {
+    /// One that is made with further arguments of `lab up`.
+    pub fn with(name: &str, nodes: u8, more: &[&str]) -> Self {
         let _ = Command::new(program()).args(["lab", "down", "--name", name]).output();
         let lab = Lab { name: name.to_owned() };
         let nodes = nodes.to_string();

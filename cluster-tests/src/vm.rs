@@ -13,10 +13,10 @@
 //!
 //! Hosts that are such machines are made by [`Lab::vm`](crate::Lab::vm).
 
-pub use heddle_vm::{DATA_PLANE, Ended, IPVS, PROGRAM, TOOLS, Vm};
+pub use heddle_vm::{Clock, DATA_PLANE, Ended, IPVS, PROGRAM, TOOLS, Vm, host::PROGRAMS, programs};
 
 use crate::program;
-use heddle_vm::{Cache, programs};
+use heddle_vm::Cache;
 use std::path::PathBuf;
 
 /// Set inside the machine.
@@ -27,7 +27,7 @@ pub fn skipped() -> bool {
     if inside() {
         return false;
     }
-    let Err(missing) = programs::check(&heddle_vm::host::PROGRAMS) else { return crate::skipped() };
+    let Err(missing) = programs::check(&PROGRAMS) else { return crate::skipped() };
     assert!(std::env::var_os("REQUIRE").is_none(), "REQUIRE is set: {missing}");
     println!("SKIPPED: {missing}");
     true
@@ -50,17 +50,22 @@ pub fn machine(name: &str) -> Vm {
     Vm::new(cache, program(), name)
 }
 
-/// A machine whose program is this test alone, with the program under test where the test looks for it.
-pub fn of_this_test(test: &str) -> Vm {
+/// A machine whose program is this one again, with the program under test where it looks for it.
+pub fn of_this_program(name: &str, args: &[&str]) -> Vm {
     let own = std::env::current_exe().expect("a test knows its own path");
-    machine(test)
+    machine(name)
         .binary(own, "/target/debug/deps/test")
         .link("/target/debug/heddle", PROGRAM)
-        // Whoever asked for it outside may have asked for one that is ignored otherwise.
-        .command(&["/target/debug/deps/test", "--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
+        .command(&[&["/target/debug/deps/test"], args].concat())
         .env(INSIDE, "1")
         .env("REQUIRE", "1")
         .env("RUST_BACKTRACE", "0")
+}
+
+/// A machine whose program is this test alone.
+pub fn of_this_test(test: &str) -> Vm {
+    // Whoever asked for it outside may have asked for one that is ignored otherwise.
+    of_this_program(test, &["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
 }
 
 /// Called first in the test of this name. Outside: boots a machine with these modules and tools, has the test run in

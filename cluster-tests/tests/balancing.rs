@@ -23,6 +23,12 @@ fn entering(backend: &str) {
     balancing::a_flow_may_enter_by_another_host(&Lab::balanced("t-enters", 3, backend));
 }
 
+fn meeting(backend: &str) {
+    // IPVS knows its answers by address and port alone: once it has led somewhere, it takes what comes from there for one.
+    let turns = if backend == "ipvs" { 2 } else { 4 };
+    balancing::a_port_may_lead_to_a_replica_and_its_service(&Lab::balanced("t-port", 2, backend), turns);
+}
+
 fn spreading(backend: &str) {
     let lab = Lab::balanced("t-same", 3, backend);
     assert_eq!(lab.info("node1")["loadBalancer"], backend);
@@ -36,6 +42,15 @@ fn nftables_does_all() {
         spreading("nftables");
         draining("nftables");
         entering("nftables");
+        meeting("nftables");
+    }
+}
+
+#[test]
+fn a_port_may_lead_to_a_replica_and_its_service() {
+    if !ran("a_port_may_lead_to_a_replica_and_its_service", &vm::IPVS) {
+        meeting("nftables");
+        meeting("ipvs");
     }
 }
 

@@ -23,6 +23,7 @@ pub mod programs;
 
 pub use cache::Cache;
 pub use guest::Ended;
+pub use machine::Clock;
 pub use once::{Output, Vm};
 
 /// What Heddle's data plane asks of a kernel.

@@ -24,10 +24,10 @@ impl Drop for Machine {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Clock {
-    /// Counts instructions, one for each nanosecond, and skips what the processor would sleep. So a slow or busy machine
-    /// makes the guest late for nothing: heartbeats come in time, and a wait costs nothing. It has one processor, since
-    /// qemu counts in one thread.
-    Instructions,
+    /// Counts instructions, one for each `1 << shift` nanoseconds, and skips what the processor would sleep. So a slow or
+    /// busy machine makes the guest late for nothing: heartbeats come in time, and a wait costs nothing. It has one
+    /// processor, since qemu counts in one thread.
+    Instructions { shift: u8 },
     /// Goes as everybody's, for a guest that talks to others.
     Wall,
 }
@@ -55,7 +55,9 @@ impl Machine {
         command.args(["-display", "none", "-cpu", PROCESSOR, "-m", &shape.memory_mib.to_string()]);
         command.args(["-accel", &format!("tcg,tb-size={TRANSLATED_MIB}")]);
         match shape.clock {
-            Clock::Instructions => command.args(["-icount", "shift=0,sleep=off", "-rtc", "clock=vm"]),
+            Clock::Instructions { shift } => {
+                command.args(["-icount", &format!("shift={shift},align=off,sleep=off"), "-rtc", "clock=vm"])
+            }
             Clock::Wall => command.args(["-rtc", "base=utc,clock=host"]),
         };
         command.arg("-kernel").arg(shape.kernel).arg("-initrd").arg(shape.initramfs);

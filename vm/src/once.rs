@@ -32,6 +32,7 @@ pub struct Vm {
     command: Vec<String>,
     env: BTreeMap<String, String>,
     memory_mib: u32,
+    clock: Clock,
     limit: Duration,
 }
 
@@ -64,6 +65,7 @@ impl Vm {
             command: Vec::new(),
             env: BTreeMap::from([("PATH".into(), PATH.into()), ("HOME".into(), "/root".into())]),
             memory_mib: 768,
+            clock: Clock::Instructions { shift: 0 },
             limit: Duration::from_secs(120),
         }
     }
@@ -114,6 +116,11 @@ impl Vm {
         self
     }
 
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// From qemu's start, on this machine's clock.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -126,7 +133,7 @@ impl Vm {
         let _lock = self.cache.lock(&self.name)?;
         let folder = self.cache.folder(&self.name)?;
         let initramfs = self.initramfs(&kernel, &folder)?;
-        let (memory_mib, clock) = (self.memory_mib, Clock::Instructions);
+        let (memory_mib, clock) = (self.memory_mib, self.clock);
         let shape = Shape { kernel: &kernel.image, initramfs: &initramfs, memory_mib, clock };
         let start = Instant::now();
         let mut machine = Machine::boot(&shape, &folder, &ports(&folder), Stdio::null())?;

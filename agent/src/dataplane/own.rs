@@ -64,6 +64,7 @@ const SPACE_SYSCTLS: &[&str] = &[
     "net.bridge.bridge-nf-call-ip6tables",
     "net.bridge.bridge-nf-call-iptables",
     "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.ip_early_demux",
     "net.ipv4.ip_forward",
     "net.ipv4.vs.conntrack",
     "net.ipv4.vs.expire_nodest_conn",

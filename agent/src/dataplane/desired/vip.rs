@@ -93,6 +93,9 @@ pub fn add(
     let rules = [refuse("ip", "none4"), refuse("ip6", "none6")].concat();
     table.chain("refuse", Some("type filter hook output priority filter; policy accept;"), rules);
     ipvs_sysctls(space, by);
+    // The socket would be looked up while the answer's source is still the backend's: of two connections from one port, to
+    // a backend itself and by way of the virtual address, each would get the other's packets.
+    space.sysctls.insert("net.ipv4.ip_early_demux".into(), "0".into());
     match by {
         Balancer::Nftables => translate(table, &live),
         Balancer::Ipvs => {

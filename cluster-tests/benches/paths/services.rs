@@ -268,6 +268,7 @@ fn told(services: u32, balancer: Balancer) -> (NodeView, BTreeMap<TaskId, Sandbo
         node: node.clone(),
         hostname: "a".into(),
         data_path_addr: HOST_ADDR.into(),
+        data_path_mtu: None,
         ingress: Some(IngressLeg { index: 1, addr: addr(INGRESS_HOSTS, 2), mac: mac(INGRESS_HOSTS, 2) }),
         keys: BTreeMap::new(),
     };

@@ -1,21 +1,25 @@
 //! The cluster's certificate authority: root, node certificates, join tokens.
 
 use heddle_model::{
-    ClusterId, NodeId,
+    ClusterId, NodeId, Timestamp,
     cluster::{Cluster, JoinTokens, Role, RootCa, Secret},
 };
-use heddle_plumbing::tls::{MANAGER_NAME, WORKER_NAME, root_digest};
+use heddle_plumbing::{
+    caller::NodeIdentity,
+    tls::{CLOCK_SKEW, MANAGER_NAME, WORKER_NAME, identity_of, life_of, root_digest},
+};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use std::time::Duration;
 use time::OffsetDateTime;
+use x509_parser::{certification_request::X509CertificationRequest, pem::parse_x509_pem, prelude::FromDer};
 
 /// First field of every token, and its version.
 const TOKEN_PREFIX: &str = "HDLTKN-1";
-/// Clocks of hosts may differ by this much.
-const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+/// A node that was away for longer than this after its certificate ended has to join anew.
+const GRACE: Duration = Duration::from_secs(365 * 86400);
 const ROOT_LIFE: Duration = Duration::from_secs(20 * 365 * 86400);
 
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,8 @@ pub enum CaError {
     OtherCluster,
     #[error("the token was replaced or is wrong: get a new one from `heddle join-token worker|manager`")]
     TokenRefused,
+    #[error("the old certificate renews nothing: {0}")]
+    Former(&'static str),
     #[error("the certificate request is refused")]
     Request(#[source] rcgen::Error),
     #[error("the root key cannot sign")]
@@ -108,6 +114,28 @@ pub fn new_root(cluster: &ClusterId) -> Result<RootCa, CaError> {
     Ok(RootCa { cert_pem: cert.pem(), key_pem: Secret(key.serialize_pem()) })
 }
 
+/// Who a node is whose certificate has expired: our root signed it, and its key signed the request.
+pub fn former(root: &RootCa, cert_pem: &str, csr_pem: &str, now: Timestamp) -> Result<NodeIdentity, CaError> {
+    let refuse = CaError::Former;
+    let (_, root) = parse_x509_pem(root.cert_pem.as_bytes()).map_err(|_| refuse("the root cannot be read"))?;
+    let root = root.parse_x509().map_err(|_| refuse("the root cannot be read"))?;
+    let (_, pem) = parse_x509_pem(cert_pem.as_bytes()).map_err(|_| refuse("it is not PEM"))?;
+    let cert = pem.parse_x509().map_err(|_| refuse("it is no certificate"))?;
+    cert.verify_signature(Some(root.public_key())).map_err(|_| refuse("it is of another cluster"))?;
+    let life = life_of(&pem.contents).ok_or(refuse("it has no end"))?;
+    if now.since(life.ends) > GRACE {
+        return Err(refuse("it ended more than a year ago: run `heddle leave --force` on the node and join again"));
+    }
+    let (_, csr) = parse_x509_pem(csr_pem.as_bytes()).map_err(|_| refuse("the request is not PEM"))?;
+    let (_, csr) =
+        X509CertificationRequest::from_der(&csr.contents).map_err(|_| refuse("the request cannot be read"))?;
+    csr.verify_signature().map_err(|_| refuse("the request is not signed by its key"))?;
+    if csr.certification_request_info.subject_pki.raw != cert.public_key().raw {
+        return Err(refuse("the request is not of its key"));
+    }
+    identity_of(&pem.contents).ok_or(refuse("it names no node"))
+}
+
 /// Signs the key of a request for this node and role; nothing else of the request is used. PEM.
 pub fn issue(
     root: &RootCa,
@@ -154,6 +182,26 @@ mod tests {
             issue(&root, &cluster, &node, Role::Worker, "rubbish", Duration::ZERO),
             Err(CaError::Request(_))
         ));
+    }
+
+    #[test]
+    fn who_has_the_old_key_is_who_the_old_certificate_says() {
+        let (cluster, node) = (ClusterId::from_random([1; 16]), NodeId::from_random([2; 16]));
+        let root = new_root(&cluster).unwrap();
+        let (key, csr) = new_key_and_csr().unwrap();
+        let cert = issue(&root, &cluster, &node, Role::Worker, &csr, Duration::from_secs(60)).unwrap();
+        let ends = Credentials::new(key.clone(), cert.clone(), root.cert_pem.clone()).unwrap().life().ends;
+        let later = ends.plus(Duration::from_secs(86400));
+        let again = heddle_plumbing::tls::csr(&key).unwrap();
+        assert_eq!(former(&root, &cert, &again, later).unwrap().node, node);
+
+        let said = |root: &RootCa, cert: &str, csr: &str, at| former(root, cert, csr, at).unwrap_err().to_string();
+        let (_, stranger) = new_key_and_csr().unwrap();
+        assert!(said(&root, &cert, &stranger, later).ends_with("the request is not of its key"));
+        assert!(said(&new_root(&cluster).unwrap(), &cert, &again, later).ends_with("it is of another cluster"));
+        assert!(said(&root, &cert, &again, later.plus(GRACE)).contains("more than a year ago"));
+        assert!(said(&root, &cert, "rubbish", later).ends_with("the request is not PEM"));
+        assert!(said(&root, "rubbish", &again, later).ends_with("it is not PEM"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A manager put together: raft, the store on top of it, the leader's loop and the gRPC services.
 
 use crate::{
+    ca,
     control::{CaService, ControlService, Forward},
     dispatcher::{DispatcherService, Logs, Sessions},
     leader,
@@ -39,6 +40,8 @@ pub enum ManagerError {
     Write(#[from] WriteError),
     #[error("credentials are refused")]
     Credentials(#[from] CredentialsError),
+    #[error("the certificate cannot be made")]
+    Certificate(#[from] ca::CaError),
     #[error("no manager of the cluster lets this one in: {0}")]
     Refused(String),
 }
@@ -160,6 +163,19 @@ impl Manager {
             }
         }
         Err(ManagerError::Refused(last))
+    }
+
+    /// A certificate for this manager's own node, by the root key that it has itself: when all managers' certificates have
+    /// expired, nobody else can be asked. The certificate and the root, PEM.
+    pub fn certify(&self, csr_pem: &str) -> Result<(String, String), ManagerError> {
+        let state = self.store.snapshot();
+        let own = self.credentials.identity();
+        let cluster = state.cluster.as_ref().ok_or_else(|| ManagerError::Refused("its store is empty".into()))?;
+        let node = state.nodes.get(&own.node);
+        let node = node.ok_or_else(|| ManagerError::Refused("this node was removed from the cluster".into()))?;
+        let life = cluster.spec.node_cert_life;
+        let cert = ca::issue(&cluster.root_ca, &cluster.id, &own.node, node.role, csr_pem, life)?;
+        Ok((cert, cluster.root_ca.cert_pem.clone()))
     }
 
     fn forward(&self) -> Forward {

@@ -41,6 +41,9 @@ pub struct InitArgs {
     /// How often nodes say that they are there: one that is silent for three times as long is down
     #[arg(long, default_value = "300ms", value_parser = moment::duration)]
     dispatcher_heartbeat: Duration,
+    /// How long certificates of nodes count; they are renewed by themselves after a half to four fifths of it
+    #[arg(long, default_value = "2160h", value_parser = moment::duration)]
+    cert_expiry: Duration,
 }
 
 pub async fn init(client: &Client, args: InitArgs) -> Result<()> {
@@ -54,6 +57,7 @@ pub async fn init(client: &Client, args: InitArgs) -> Result<()> {
         pool_v6: args.default_addr_pool_v6,
         ingress_subnet_v4: args.ingress_subnet,
         heartbeat_ms: u32::try_from(args.dispatcher_heartbeat.as_millis()).unwrap_or(u32::MAX).max(1),
+        cert_life_s: args.cert_expiry.as_secs().max(1),
     };
     let made = client.local()?.init(request).await.map_err(said)?.into_inner();
     println!("Cluster made: this host ({}) is its manager.\n", made.node);
@@ -152,6 +156,7 @@ pub async fn info(client: &Client, format: Format) -> Result<()> {
             "managers": info.managers, "connected": info.connected, "assignedRevision": info.assigned_revision,
             "appliedRevision": info.applied_revision, "dataPlaneErrors": info.data_plane_errors, "warnings": info.warnings,
             "loadBalancer": info.load_balancer, "version": info.version, "tasksRunning": info.tasks_running,
+            "certificateEnds": (info.certificate_ends_ms > 0).then(|| moment::show(info.certificate_ends_ms)),
         });
         println!("{value:#}");
         return Ok(());
@@ -171,6 +176,7 @@ pub async fn info(client: &Client, format: Format) -> Result<()> {
     println!("Leader:         {}", if info.connected { "connected" } else { "not connected" });
     println!("Revision:       {} of {} in the kernel", info.applied_revision, info.assigned_revision);
     println!("Tasks running:  {}", info.tasks_running);
+    println!("Certificate:    until {}", moment::show(info.certificate_ends_ms));
     for error in info.data_plane_errors {
         println!("Behind:         {error}");
     }

@@ -14,7 +14,7 @@ mod fake;
 mod filter;
 pub mod inspect;
 pub mod logs;
-mod moment;
+pub mod moment;
 pub mod network;
 pub mod node;
 mod pair;

@@ -22,8 +22,10 @@ const HEARTBEAT: Duration = Duration::from_millis(300);
 const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 /// docker's default.
 const TASK_HISTORY: u32 = 5;
-/// As long as the root's: certificates are not renewed yet.
-pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(20 * 365 * 86400);
+/// docker's default.
+const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 86400);
+const CERTIFICATE_LIVES: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(10 * 365 * 86400);
 
 fn parse_v4(field: &str, text: &str, default: &str) -> Result<Ipv4Net> {
     match parse_subnet(if text.is_empty() { default } else { text })? {
@@ -38,6 +40,14 @@ fn heartbeat(millis: u32) -> Result<Duration> {
         bail!("--dispatcher-heartbeat {period:?}: use 100ms to 60s");
     }
     Ok(period)
+}
+
+fn certificate_life(seconds: u64) -> Result<Duration> {
+    let life = if seconds == 0 { CERTIFICATE_LIFE } else { Duration::from_secs(seconds) };
+    if !CERTIFICATE_LIVES.contains(&life) {
+        bail!("--cert-expiry {life:?}: use 10s to 87600h");
+    }
+    Ok(life)
 }
 
 pub fn cluster(
@@ -71,7 +81,7 @@ pub fn cluster(
         tunnel_key_life: TUNNEL_KEY_LIFE,
         heartbeat,
         task_history: TASK_HISTORY,
-        node_cert_life: CERTIFICATE_LIFE,
+        node_cert_life: certificate_life(request.cert_life_s)?,
     };
     let join_tokens = ca::new_tokens(rand::random());
     let cluster = Cluster {

@@ -79,6 +79,7 @@ impl local_server::Local for LocalService {
             load_balancer,
             version,
             tasks_running: status.running,
+            certificate_ends_ms: member.credentials.life().ends.0,
         }))
     }
 

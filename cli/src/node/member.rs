@@ -1,9 +1,8 @@
 //! The running halves of a daemon whose host is in a cluster, and how it comes into one and out of it.
 
 use super::{
-    Config, addr,
-    first::{self, CERTIFICATE_LIFE},
-    remote,
+    Config, addr, first, remote,
+    renewal::Renewal,
     state::{NodeState, Paths},
 };
 use anyhow::{Context, Result, anyhow, bail};
@@ -64,7 +63,7 @@ impl Daemon {
                     Role::Manager => Some(Manager::start(&paths.raft(), &credentials).await?),
                     Role::Worker => None,
                 };
-                Some(start(&agent, state, credentials, manager, false).await?)
+                Some(start(&agent, &paths, state, credentials, manager, false).await?)
             }
         };
         Ok(Self { paths, data_path_addr, agent, member: Mutex::new(member) })
@@ -108,7 +107,7 @@ impl Daemon {
         let root = ca::new_root(&id)?;
         let (cluster, ingress) = first::cluster(id, root, &request)?;
         let (key, csr) = tls::new_key_and_csr()?;
-        let cert = ca::issue(&cluster.root_ca, &cluster.id, &node, Role::Manager, &csr, CERTIFICATE_LIFE)?;
+        let cert = ca::issue(&cluster.root_ca, &cluster.id, &node, Role::Manager, &csr, cluster.spec.node_cert_life)?;
         let credentials = Credentials::new(key, cert, cluster.root_ca.cert_pem.clone())?;
         let object = first::manager_node(&node, &state);
         let token = ca::token_text(&cluster, Role::Worker);
@@ -122,7 +121,7 @@ impl Daemon {
             credentials.save(&self.paths.certificates())?;
             let manager = Manager::start(&self.paths.raft(), &credentials).await?;
             manager.bootstrap(cluster, object, ingress).await?;
-            let started = start(&self.agent, state.clone(), credentials, Some(manager), true).await?;
+            let started = start(&self.agent, &self.paths, state.clone(), credentials, Some(manager), true).await?;
             self.paths.save(&state)?;
             anyhow::Ok(started)
         };
@@ -163,7 +162,7 @@ impl Daemon {
                 Role::Manager => Some(Manager::start(&self.paths.raft(), &credentials).await?),
                 Role::Worker => None,
             };
-            let started = start(&self.agent, state.clone(), credentials.clone(), manager, true).await?;
+            let started = start(&self.agent, &self.paths, state.clone(), credentials.clone(), manager, true).await?;
             if let Some(manager) = &started.manager {
                 let others: Vec<_> = state.managers.iter().filter(|m| **m != advertise).copied().collect();
                 manager.join(advertise, &others).await?;
@@ -255,6 +254,7 @@ fn not_in_cluster(member: &Option<Member>) -> Result<()> {
 /// Opens the port and starts the halves.
 async fn start(
     agent: &Agent,
+    paths: &Paths,
     state: NodeState,
     credentials: Credentials,
     manager: Option<Manager>,
@@ -275,6 +275,14 @@ async fn start(
         fresh,
     };
     agent.join(config).await?;
+    let renewal = Renewal {
+        credentials: credentials.clone(),
+        dir: paths.certificates(),
+        agent: agent.status.clone(),
+        managers: state.managers.clone(),
+        manager: manager.clone(),
+    };
+    servers.push(tokio::spawn(renewal.run()).abort_handle());
     Ok(Member { state, credentials, manager, servers })
 }
 

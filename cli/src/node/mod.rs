@@ -6,6 +6,7 @@
 //! tcp 2377 (mTLS)   ── Control, Dispatcher, NodeCa, Raft      addr    which addresses to use
 //!                                                             first   the first objects of a cluster
 //!                                                             remote  joining and leaving, as managers hear it
+//!                                                             renewal the certificate, before it ends
 //! ```
 
 mod addr;
@@ -14,6 +15,7 @@ mod first;
 mod local;
 mod member;
 mod remote;
+mod renewal;
 mod state;
 
 use crate::backend::LbBackend;

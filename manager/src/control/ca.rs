@@ -5,14 +5,14 @@ use crate::{
     ca::{self, CaError},
     dispatcher,
     raft::raft_id,
-    store::{Mutation, WriteError},
+    store::{Mutation, WriteError, now},
 };
 use heddle_model::{
     Annotations, Meta, NodeId,
     cluster::Role,
     node::{Availability, ManagerStatus, Node, NodeDescription, NodeSpec, NodeStatus},
 };
-use heddle_plumbing::caller::{Access, require};
+use heddle_plumbing::caller::{Access, Caller, require};
 use heddle_proto::v1::{self, node_ca_client::NodeCaClient, node_ca_server};
 use std::net::SocketAddr;
 use tonic::{Request, Response, Status};
@@ -23,7 +23,9 @@ pub struct CaService {
 
 fn refused(e: CaError) -> Status {
     match e {
-        CaError::TokenForm | CaError::OtherCluster | CaError::TokenRefused => Status::permission_denied(e.to_string()),
+        CaError::TokenForm | CaError::OtherCluster | CaError::TokenRefused | CaError::Former(_) => {
+            Status::permission_denied(e.to_string())
+        }
         CaError::Request(_) | CaError::Sign(_) => Status::invalid_argument(e.to_string()),
     }
 }
@@ -32,12 +34,35 @@ fn field<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Status> {
     text.parse().map_err(|_| Status::invalid_argument(format!("field {name}: {text:?} is not an address")))
 }
 
+impl CaService {
+    /// The node that a certificate is renewed for.
+    fn renewing(&self, caller: Caller, wish: &v1::RenewRequest) -> Result<NodeId, Status> {
+        match caller {
+            Caller::Node(identity) if identity.role == Role::Manager && !wish.node.is_empty() => {
+                wish.node.parse().map_err(|e| Status::invalid_argument(format!("field node: {e}")))
+            }
+            Caller::Node(identity) => Ok(identity.node),
+            Caller::Anonymous if !wish.expired_pem.is_empty() => {
+                let state = self.forward.store.snapshot();
+                let cluster = state.cluster.as_ref().ok_or_else(starting)?;
+                let former = ca::former(&cluster.root_ca, &wish.expired_pem, &wish.csr_pem, now()).map_err(refused)?;
+                Ok(former.node)
+            }
+            Caller::Anonymous | Caller::Local => Err(Status::permission_denied("a node's certificate is needed")),
+        }
+    }
+}
+
+fn starting() -> Status {
+    Status::unavailable("this manager is still starting")
+}
+
 #[tonic::async_trait]
 impl node_ca_server::NodeCa for CaService {
     async fn get_root(&self, request: Request<v1::GetRootRequest>) -> Result<Response<v1::GetRootResponse>, Status> {
         require(&request, Access::Anyone)?;
         let state = self.forward.store.snapshot();
-        let cluster = state.cluster.as_ref().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
+        let cluster = state.cluster.as_ref().ok_or_else(starting)?;
         Ok(Response::new(v1::GetRootResponse { cert_pem: cluster.root_ca.cert_pem.clone() }))
     }
 
@@ -49,7 +74,7 @@ impl node_ca_server::NodeCa for CaService {
         let wish = request.into_inner();
         let store = &self.forward.store;
         let state = store.snapshot();
-        let cluster = state.cluster.as_ref().ok_or_else(|| Status::unavailable("this manager is still starting"))?;
+        let cluster = state.cluster.as_ref().ok_or_else(starting)?;
         let role = ca::role_of(&wish.token, cluster).map_err(refused)?;
         let id = NodeId::from_random(rand::random());
         let life = cluster.spec.node_cert_life;
@@ -91,5 +116,24 @@ impl node_ca_server::NodeCa for CaService {
             cert_pem: cert,
             managers: dispatcher::managers(&store.snapshot()),
         }))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        let caller = require(&request, Access::Anyone)?;
+        let wish = request.into_inner();
+        let id = self.renewing(caller, &wish)?;
+        if let Some(channel) = self.forward.leader().await? {
+            let forwarded =
+                v1::RenewRequest { csr_pem: wish.csr_pem, expired_pem: String::new(), node: id.to_string() };
+            return NodeCaClient::new(channel).renew(forwarded).await;
+        }
+        let state = self.forward.store.snapshot();
+        let cluster = state.cluster.as_ref().ok_or_else(starting)?;
+        let node = state.nodes.get(&id).ok_or_else(dispatcher::removed)?;
+        let life = cluster.spec.node_cert_life;
+        let cert_pem =
+            ca::issue(&cluster.root_ca, &cluster.id, &id, node.role, &wish.csr_pem, life).map_err(refused)?;
+        tracing::info!(node = %id, role = %node.role, "certificate renewed");
+        Ok(Response::new(v1::RenewResponse { cert_pem, root_pem: cluster.root_ca.cert_pem.clone() }))
     }
 }

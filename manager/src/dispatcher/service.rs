@@ -56,6 +56,11 @@ fn message(message: ToAgent) -> v1::ManagerMessage {
     v1::ManagerMessage { message: Some(message) }
 }
 
+/// What a node hears that the cluster does not know.
+pub fn removed() -> Status {
+    Status::not_found("this node is not in the cluster any more: run `heddle leave`, then join again")
+}
+
 /// The managers as agents dial them.
 pub fn managers(state: &crate::store::Snapshot) -> Vec<v1::ManagerAddr> {
     let manager = |n: &Arc<heddle_model::node::Node>| {
@@ -170,9 +175,7 @@ impl DispatcherService {
             Some(cluster) if cluster.id != identity.cluster => {
                 Err(Status::permission_denied("the certificate is of another cluster"))
             }
-            Some(_) if !state.nodes.contains_key(&identity.node) && self.store.is_leader() => {
-                Err(Status::not_found("this node is not in the cluster any more: run `heddle leave`, then join again"))
-            }
+            Some(_) if !state.nodes.contains_key(&identity.node) && self.store.is_leader() => Err(removed()),
             _ => Ok(identity.node),
         }
     }

@@ -1,7 +1,10 @@
 //! Key, certificate and root of this node. All connections read them through one cell, so that a renewed certificate is
 //! used by the next handshake without a restart.
 
-use super::{provider, verify::identity_of};
+use super::{
+    Life, provider,
+    verify::{identity_of, life_of},
+};
 use crate::caller::NodeIdentity;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -45,6 +48,7 @@ struct Inner {
     cert_pem: String,
     root_pem: String,
     identity: NodeIdentity,
+    life: Life,
     certified: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
 }
@@ -61,9 +65,15 @@ impl fmt::Debug for Credentials {
 
 /// A new P-256 key and a signing request for it, both PEM. The CA takes nothing but the key from the request.
 pub fn new_key_and_csr() -> Result<(String, String), CredentialsError> {
-    let key = rcgen::KeyPair::generate()?;
-    let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
-    Ok((key.serialize_pem(), csr.pem()?))
+    let key = rcgen::KeyPair::generate()?.serialize_pem();
+    let csr = csr(&key)?;
+    Ok((key, csr))
+}
+
+/// A signing request for a key that there is, both PEM.
+pub fn csr(key_pem: &str) -> Result<String, CredentialsError> {
+    let key = rcgen::KeyPair::from_pem(key_pem)?;
+    Ok(rcgen::CertificateParams::default().serialize_request(&key)?.pem()?)
 }
 
 fn parse(key_pem: String, cert_pem: String, root_pem: String) -> Result<Inner, CredentialsError> {
@@ -74,10 +84,11 @@ fn parse(key_pem: String, cert_pem: String, root_pem: String) -> Result<Inner, C
     let root = CertificateDer::from_pem_slice(root_pem.as_bytes())
         .map_err(|_| CredentialsError::Pem { what: "the root certificate" })?;
     let identity = identity_of(&cert).ok_or(CredentialsError::Identity)?;
+    let life = life_of(&cert).ok_or(CredentialsError::Identity)?;
     let mut roots = RootCertStore::empty();
     roots.add(root)?;
     let certified = Arc::new(CertifiedKey::from_der(vec![cert], key, &provider())?);
-    Ok(Inner { key_pem, cert_pem, root_pem, identity, certified, roots: Arc::new(roots) })
+    Ok(Inner { key_pem, cert_pem, root_pem, identity, life, certified, roots: Arc::new(roots) })
 }
 
 impl Credentials {
@@ -116,6 +127,20 @@ impl Credentials {
 
     pub fn identity(&self) -> NodeIdentity {
         self.inner().identity.clone()
+    }
+
+    /// Of the certificate.
+    pub fn life(&self) -> Life {
+        self.inner().life
+    }
+
+    pub fn cert_pem(&self) -> String {
+        self.inner().cert_pem.clone()
+    }
+
+    /// As secret as the file it is kept in.
+    pub fn key_pem(&self) -> String {
+        self.inner().key_pem.clone()
     }
 
     pub fn root_pem(&self) -> String {

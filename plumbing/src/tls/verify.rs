@@ -1,7 +1,7 @@
 //! What certificates say: common name = node, organisational unit = role, organisation = cluster.
 
 use crate::caller::NodeIdentity;
-use heddle_model::cluster::Role;
+use heddle_model::{Timestamp, cluster::Role};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
@@ -9,6 +9,24 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 pub const MANAGER_NAME: &str = "heddle-manager";
 /// The same for a worker.
 pub const WORKER_NAME: &str = "heddle-worker";
+
+/// Clocks of hosts may differ by this much: certificates count from so long before they were issued.
+pub const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// From when to when a certificate is of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    pub issued: Timestamp,
+    pub ends: Timestamp,
+}
+
+/// None if it is not a certificate.
+pub fn life_of(der: &[u8]) -> Option<Life> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    let at = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).ok().map(|s| Timestamp(s * 1000));
+    let validity = cert.validity();
+    Some(Life { issued: at(validity.not_before)?.plus(CLOCK_SKEW), ends: at(validity.not_after)? })
+}
 
 /// The identity in a DER certificate; None if it is not one of a node.
 pub fn identity_of(der: &[u8]) -> Option<NodeIdentity> {

@@ -1,0 +1,107 @@
+//! Keeps this node's certificate young. A new one counts from the next handshake on; open connections go on as they are.
+
+use crate::commands::moment;
+use anyhow::{Result, anyhow};
+use heddle_agent::agent::Status;
+use heddle_manager::{manager::Manager, store::now};
+use heddle_model::Timestamp;
+use heddle_plumbing::tls::{self, Credentials, Life};
+use heddle_proto::v1::{self, node_ca_client::NodeCaClient};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use tokio::sync::watch;
+
+/// Of its life, between these shares: nodes that joined together do not all come together.
+const SHARES: std::ops::Range<f64> = 0.5..0.8;
+/// The clock may be set, and the host may sleep: it is looked at again and again.
+const LOOK: std::ops::RangeInclusive<Duration> = Duration::from_millis(500)..=Duration::from_secs(60);
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+pub struct Renewal {
+    pub credentials: Credentials,
+    /// Where they are kept.
+    pub dir: PathBuf,
+    pub agent: watch::Receiver<Status>,
+    /// The managers that were known when the node joined.
+    pub managers: Vec<SocketAddr>,
+    /// Of this node, if it is one.
+    pub manager: Option<Manager>,
+}
+
+/// After this share of its life.
+fn due(life: Life, share: f64) -> Timestamp {
+    life.issued.plus(life.ends.since(life.issued).mul_f64(share))
+}
+
+impl Renewal {
+    pub async fn run(self) {
+        loop {
+            let life = self.credentials.life();
+            let due = due(life, rand::random_range(SHARES));
+            let pause = (life.ends.since(life.issued) / 40).clamp(*LOOK.start(), *LOOK.end());
+            while now() < due {
+                tokio::time::sleep(pause).await;
+            }
+            while let Err(error) = self.renew().await {
+                tracing::warn!("the node's certificate is not renewed: {error:#}");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<()> {
+        let expired = now() >= self.credentials.life().ends;
+        // Without a certificate that counts, the old key shows who asks.
+        let (key, csr) = match expired {
+            true => (self.credentials.key_pem(), tls::csr(&self.credentials.key_pem())?),
+            false => tls::new_key_and_csr()?,
+        };
+        let (cert, root) = match &self.manager {
+            Some(manager) if expired => manager.certify(&csr)?,
+            _ => self.ask(csr, expired).await?,
+        };
+        self.credentials.replace(key, cert, root)?;
+        self.credentials.save(&self.dir)?;
+        tracing::info!(ends = moment::show(self.credentials.life().ends.0), "the node's certificate is renewed");
+        Ok(())
+    }
+
+    /// The certificate and the root, from whichever manager answers first.
+    async fn ask(&self, csr_pem: String, expired: bool) -> Result<(String, String)> {
+        let known = self.agent.borrow().managers.clone();
+        let mut managers: Vec<SocketAddr> = known.iter().filter_map(|m| m.parse().ok()).collect();
+        managers.extend(self.managers.iter().filter(|m| !known.contains(&m.to_string())));
+        let expired_pem = if expired { self.credentials.cert_pem() } else { String::new() };
+        let wish = v1::RenewRequest { csr_pem, expired_pem, node: String::new() };
+        let mut last = anyhow!("no manager is known");
+        for addr in managers {
+            let channel = match expired {
+                true => tls::dial_pinned(addr, &self.credentials.root_pem())?,
+                false => tls::dial(addr, &self.credentials)?,
+            };
+            let mut request = tonic::Request::new(wish.clone());
+            request.set_timeout(CALL_LIMIT);
+            match NodeCaClient::new(channel).renew(request).await {
+                Ok(answer) => {
+                    let answer = answer.into_inner();
+                    return Ok((answer.cert_pem, answer.root_pem));
+                }
+                Err(status) => last = anyhow!("the manager at {addr}: {}", status.message()),
+            }
+        }
+        Err(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_due_after_a_share_of_its_life() {
+        let life = Life { issued: Timestamp(1000), ends: Timestamp(11_000) };
+        assert_eq!(due(life, 0.5), Timestamp(6000));
+        assert_eq!(due(life, 0.8), Timestamp(9000));
+        // A clock that is behind sees a certificate of tomorrow: nothing is due, and nothing breaks.
+        assert_eq!(due(Life { issued: Timestamp(5), ends: Timestamp(1) }, 0.5), Timestamp(5));
+    }
+}

@@ -3,7 +3,7 @@
 use crate::{
     allocator,
     dispatcher::Sessions,
-    orchestrator,
+    membership, orchestrator,
     plan::{Context, Stage},
     scheduler,
     store::{Mutation, Snapshot, Store, WriteError, now},
@@ -55,6 +55,7 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
             continue;
         }
         let since = *leads_since.get_or_insert_with(Instant::now);
+        membership::settle(&store).await;
         let result = watch_nodes(&store, &sessions, since).await;
         let due = wake.is_some_and(|at| at <= now());
         let result = match result {

@@ -6,6 +6,7 @@
 //! dispatcher what agents report            ─┘                 │
 //! dispatcher what each node should do  <──────────────────────┘
 //! leader     runs the deciding stages and watches the nodes, on the leader only
+//! membership who votes, as the wanted roles of nodes say
 //! ca         root, tokens, certificates
 //! ```
 
@@ -15,6 +16,7 @@ pub mod control;
 pub mod dispatcher;
 pub mod leader;
 pub mod manager;
+mod membership;
 pub mod orchestrator;
 pub mod plan;
 pub mod raft;

@@ -4,7 +4,7 @@ use crate::{
     ca,
     control::{CaService, ControlService, Forward},
     dispatcher::{DispatcherService, Logs, Sessions},
-    leader,
+    leader, membership,
     raft::{LogStore, MAX_MESSAGE, Machine, Network, Raft, RaftService, raft_id},
     store::{Mutation, Store, WriteError},
 };
@@ -15,7 +15,7 @@ use heddle_proto::v1::{
     raft_client::RaftClient, raft_server::RaftServer,
 };
 use ipnet::IpNet;
-use openraft::{BasicNode, Config};
+use openraft::{BasicNode, Config, async_runtime::WatchReceiver};
 use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -138,6 +138,12 @@ impl Manager {
         Err(ManagerError::Refused(last))
     }
 
+    /// Whether it is a member of raft, as far as it knows itself.
+    pub fn is_member(&self) -> bool {
+        let metrics = self.store.raft().metrics().borrow_watched().clone();
+        metrics.membership_config.nodes().any(|(id, _)| *id == metrics.id)
+    }
+
     /// Takes this manager out of raft. The others go on without it.
     pub async fn leave(&self) -> Result<(), ManagerError> {
         let id = raft_id(&self.credentials.identity().node);
@@ -147,13 +153,7 @@ impl Manager {
         let mut last = "this is the last manager: use --force to end the cluster".to_owned();
         if self.store.is_leader() {
             // Somebody else leads before this one goes, so that writes go on.
-            let heir = self.store.raft().voter_ids().find(|v| *v != id);
-            let Some(heir) = heir else { return Err(ManagerError::Refused(last)) };
-            let transfer = self.store.raft().trigger().transfer_leader(heir).await;
-            transfer.map_err(|e| ManagerError::Raft(e.to_string()))?;
-            let wait = self.store.raft().wait(Some(FIRST_LEADER));
-            let follows = wait.metrics(|m| m.current_leader.is_some_and(|l| l != id), "another manager leads");
-            follows.await.map_err(|e| ManagerError::Raft(e.to_string()))?;
+            membership::hand_over(&self.store).await.map_err(ManagerError::Refused)?;
         }
         for manager in state.nodes.values().filter(|n| n.id != own).filter_map(|n| n.manager.as_ref()) {
             let mut client = RaftClient::new(tls::dial(manager.addr, &self.credentials)?);

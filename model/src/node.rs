@@ -142,6 +142,14 @@ pub struct Node {
     pub ingress: Option<IngressLeg>,
 }
 
+impl Node {
+    /// What its next certificate should say. Who is to be a manager gets that at once, who is to be none any more when
+    /// the others have let it go.
+    pub fn next_role(&self) -> Role {
+        self.role.max(self.spec.role)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

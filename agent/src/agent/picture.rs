@@ -8,6 +8,7 @@ use crate::{
 use heddle_model::{
     NetworkId, NodeId, TaskId,
     assignment::NodeView,
+    cluster::Role,
     net::DualSubnet,
     node::NodeReport,
     task::TaskStatus,
@@ -32,6 +33,8 @@ pub struct Status {
     pub below: Below,
     pub running: u32,
     pub removed: bool,
+    /// What this node's certificate should say; None: no manager has said so yet.
+    pub role: Option<Role>,
 }
 
 impl Status {

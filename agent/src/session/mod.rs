@@ -1,7 +1,7 @@
 //! The agent's side of the session with the leader: finds it, keeps the stream, hands on what comes.
 
 use futures::StreamExt;
-use heddle_model::node::NodeDescription;
+use heddle_model::{cluster::Role, node::NodeDescription};
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1::{
     self, agent_message::Message as FromAgent, dispatcher_client::DispatcherClient, manager_message::Message as ToAgent,
@@ -25,6 +25,8 @@ pub enum Event {
     Connected(Channel),
     Disconnected,
     Managers(Vec<v1::ManagerAddr>),
+    /// What this node is to be.
+    Role(Role),
     Assignments(Box<v1::Assignments>),
     Logs(v1::LogRequest),
     CancelLogs(String),
@@ -98,6 +100,7 @@ impl Session {
         let mut beat = tokio::time::interval(Duration::from_millis(300));
         let mut look = tokio::time::interval(DESCRIBE_EVERY);
         let mut open = false;
+        let mut role = None;
         loop {
             tokio::select! {
                 message = inbound.next() => {
@@ -109,6 +112,7 @@ impl Session {
                             beat = tokio::time::interval(period);
                             let known: BTreeSet<_> = info.managers.iter().filter_map(|m| m.addr.parse().ok()).collect();
                             self.managers = known.into_iter().collect();
+                            role = Role::try_from(info.role()).ok();
                             Event::Managers(info.managers)
                         }
                         ToAgent::Assignments(assignments) => Event::Assignments(Box::new(assignments)),
@@ -121,6 +125,9 @@ impl Session {
                         self.events.send(Event::Connected(channel.clone())).await.ok()?;
                     }
                     self.events.send(event).await.ok()?;
+                    if let Some(role) = role.take() {
+                        self.events.send(Event::Role(role)).await.ok()?;
+                    }
                 }
                 () = self.anew.notified() => return Some(addr),
                 _ = beat.tick() => speak.send(FromAgent::Heartbeat(v1::Heartbeat {})).await.ok()?,

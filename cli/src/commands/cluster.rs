@@ -67,7 +67,7 @@ pub async fn init(client: &Client, args: InitArgs) -> Result<()> {
     Ok(())
 }
 
-fn role(text: &str) -> Result<Role, String> {
+pub fn role(text: &str) -> Result<Role, String> {
     match text {
         "worker" => Ok(Role::Worker),
         "manager" => Ok(Role::Manager),

@@ -180,6 +180,12 @@ impl control_server::Control for Fake {
     async fn get_node(&self, _: Request<v1::RefRequest>) -> Answer<v1::Node> {
         Err(Status::unimplemented("get_node"))
     }
+    async fn update_node(&self, _: Request<v1::UpdateNodeRequest>) -> Answer<v1::Node> {
+        Err(Status::unimplemented("update_node"))
+    }
+    async fn remove_node(&self, _: Request<v1::RemoveNodeRequest>) -> Answer<v1::RemoveResponse> {
+        Err(Status::unimplemented("remove_node"))
+    }
     async fn create_network(&self, _: Request<v1::CreateNetworkRequest>) -> Answer<v1::Network> {
         Err(Status::unimplemented("create_network"))
     }

@@ -1,14 +1,23 @@
-//! node ls, node inspect.
+//! node ls, inspect, update, promote, demote, rm.
 
 use crate::{
     client::{Client, said},
+    commands::{cluster::role, pair},
     output::{self, Format},
 };
-use anyhow::Result;
-use clap::Subcommand;
-use heddle_model::node::{Availability, Node, NodeReport, NodeState};
-use heddle_proto::{convert::ConvertError, v1};
+use anyhow::{Result, bail};
+use clap::{Subcommand, ValueEnum};
+use heddle_model::{
+    cluster::Role,
+    node::{Availability, Node, NodeReport, NodeState},
+};
+use heddle_proto::{
+    convert::ConvertError,
+    v1::{self, control_client::ControlClient},
+};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tonic::transport::Channel;
 
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
@@ -29,6 +38,87 @@ pub enum NodeCommand {
         #[arg(required = true)]
         nodes: Vec<String>,
     },
+    /// Change what a node is for
+    Update {
+        /// Id, host name, or beginning of an id
+        node: String,
+        /// Whether it gets tasks: active, pause (no new ones) or drain (none)
+        #[arg(long, value_enum)]
+        availability: Option<Use>,
+        /// worker or manager
+        #[arg(long, value_parser = role)]
+        role: Option<Role>,
+        /// Add a label: KEY=VALUE
+        #[arg(long, value_parser = pair::key)]
+        label_add: Vec<(String, String)>,
+        /// Remove a label: KEY
+        #[arg(long)]
+        label_rm: Vec<String>,
+    },
+    /// Make managers of workers
+    Promote {
+        /// Ids, host names, or beginnings of ids
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Make workers of managers
+    Demote {
+        /// Ids, host names, or beginnings of ids
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Forget nodes that are down
+    Rm {
+        /// Ids, host names, or beginnings of ids
+        #[arg(required = true)]
+        nodes: Vec<String>,
+        /// Cast out a node that is there, too
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Use {
+    Active,
+    Pause,
+    Drain,
+}
+
+impl From<Use> for v1::Availability {
+    fn from(u: Use) -> Self {
+        match u {
+            Use::Active => v1::Availability::Active,
+            Use::Pause => v1::Availability::Pause,
+            Use::Drain => v1::Availability::Drain,
+        }
+    }
+}
+
+/// How long a change of roles may take before that is said.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Asks for a role, and waits until the node has it.
+async fn become_role(control: &mut ControlClient<Channel>, reference: &str, role: Role) -> Result<()> {
+    let request = v1::UpdateNodeRequest {
+        r#ref: reference.to_owned(),
+        role: Some(v1::Role::from(role).into()),
+        ..v1::UpdateNodeRequest::default()
+    };
+    let mut node = control.update_node(request).await.map_err(said)?.into_inner();
+    let until = Instant::now() + LIMIT;
+    while node.role() != v1::Role::from(role) {
+        if Instant::now() > until {
+            bail!("node {reference} is not a {role} yet: it becomes one as soon as it is there, see `heddle node ls`");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The leader may be the one that goes.
+        if let Ok(now) = control.get_node(v1::RefRequest { r#ref: node.id.clone() }).await {
+            node = now.into_inner();
+        }
+    }
+    println!("{reference} is a {role} now.");
+    Ok(())
 }
 
 /// A node, and what it says goes wrong on it.
@@ -60,6 +150,7 @@ fn value(Told { node, report }: &Told, leader: &str) -> Value {
         "description": node.description,
         "dataPlaneErrors": report.errors,
         "warnings": report.warnings,
+        "labels": node.spec.annotations.labels,
         "version": node.meta.version,
         "createdAt": node.meta.created_at,
     })
@@ -96,6 +187,36 @@ pub async fn run(client: &Client, command: NodeCommand) -> Result<()> {
                 return Ok(());
             }
             println!("{:#}", Value::Array(told.iter().map(|n| value(n, &leader)).collect()));
+        }
+        NodeCommand::Update { node, availability, role, label_add, label_rm } => {
+            let request = v1::UpdateNodeRequest {
+                r#ref: node.clone(),
+                availability: availability.map(|a| v1::Availability::from(a).into()),
+                labels_add: label_add.into_iter().collect(),
+                labels_remove: label_rm,
+                role: None,
+            };
+            let updated = control.update_node(request).await.map_err(said)?.into_inner();
+            match role {
+                Some(role) => become_role(&mut control, &updated.id, role).await?,
+                None => println!("{node}"),
+            }
+        }
+        NodeCommand::Promote { nodes } => {
+            for node in nodes {
+                become_role(&mut control, &node, Role::Manager).await?;
+            }
+        }
+        NodeCommand::Demote { nodes } => {
+            for node in nodes {
+                become_role(&mut control, &node, Role::Worker).await?;
+            }
+        }
+        NodeCommand::Rm { nodes, force } => {
+            for r#ref in nodes {
+                control.remove_node(v1::RemoveNodeRequest { r#ref: r#ref.clone(), force }).await.map_err(said)?;
+                println!("{}", r#ref);
+            }
         }
     }
     Ok(())

@@ -14,21 +14,30 @@ use heddle_manager::{ca, control::ControlService, manager::Manager};
 use heddle_model::{ClusterId, NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1::{self, control_server::ControlServer};
-use std::net::SocketAddr;
-use tokio::{net::TcpListener, sync::Mutex, task::AbortHandle};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::{Mutex, Notify},
+    task::AbortHandle,
+};
 use tonic::transport::Server;
+
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A place in a cluster, running.
 pub struct Member {
     pub state: NodeState,
     pub credentials: Credentials,
     pub manager: Option<Manager>,
-    servers: Vec<AbortHandle>,
+    /// Serves the cluster's port, on a manager.
+    port: Option<AbortHandle>,
+    renewal: AbortHandle,
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.servers.iter().for_each(AbortHandle::abort);
+        self.port.iter().for_each(AbortHandle::abort);
+        self.renewal.abort();
     }
 }
 
@@ -40,6 +49,8 @@ pub struct Daemon {
     pub agent: Agent,
     /// Held while the host enters or leaves.
     pub member: Mutex<Option<Member>>,
+    /// Rung when the certificate says another role than before.
+    roles: Arc<Notify>,
 }
 
 impl Daemon {
@@ -54,6 +65,7 @@ impl Daemon {
         tracing::info!(load_balancer = balancer.as_str(), "load balancer chosen");
         let agent = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some(), balancer, wireguard };
         let agent = Agent::start(agent).await.context("the agent cannot start")?;
+        let roles = Arc::new(Notify::new());
         let member = match state {
             None => None,
             Some(state) => {
@@ -61,12 +73,70 @@ impl Daemon {
                 let state = moved(&paths, state, credentials.identity().role, &data_path_addr)?;
                 let manager = match credentials.identity().role {
                     Role::Manager => Some(Manager::start(&paths.raft(), &credentials).await?),
-                    Role::Worker => None,
+                    Role::Worker => {
+                        paths.forget_raft()?;
+                        None
+                    }
                 };
-                Some(start(&agent, &paths, state, credentials, manager, false).await?)
+                Some(start(&agent, &paths, state, credentials, manager, false, &roles).await?)
             }
         };
-        Ok(Self { paths, data_path_addr, agent, member: Mutex::new(member) })
+        Ok(Self { paths, data_path_addr, agent, member: Mutex::new(member), roles })
+    }
+
+    /// Makes this node what its certificate says, whenever that changes.
+    pub async fn follow_roles(self: Arc<Self>) {
+        loop {
+            while let Err(error) = self.follow_role().await {
+                tracing::warn!("this node is not what its certificate says yet: {error:#}");
+                tokio::time::sleep(RETRY).await;
+            }
+            self.roles.notified().await;
+        }
+    }
+
+    async fn follow_role(&self) -> Result<()> {
+        let mut slot = self.member.lock().await;
+        let Some(member) = slot.as_mut() else { return Ok(()) };
+        let role = member.credentials.identity().role;
+        match (role, member.manager.take()) {
+            (Role::Manager, None) => {
+                let manager = Manager::start(&self.paths.raft(), &member.credentials).await?;
+                match serve(&member.state, &member.credentials, &manager).await {
+                    Ok(port) => member.port = Some(port),
+                    Err(e) => {
+                        manager.shutdown().await;
+                        return Err(e);
+                    }
+                }
+                member.manager = Some(manager);
+            }
+            (Role::Worker, Some(manager)) => {
+                member.port.take().iter().for_each(AbortHandle::abort);
+                manager.shutdown().await;
+                self.paths.forget_raft()?;
+            }
+            (_, same) => {
+                member.manager = same;
+                return self.admitted(member).await;
+            }
+        }
+        tracing::info!(%role, "this node has another role");
+        member.renewal.abort();
+        let manager = member.manager.clone();
+        member.renewal = renew(&self.agent, &self.paths, &member.state, &member.credentials, manager, &self.roles);
+        self.admitted(member).await
+    }
+
+    /// A manager that is no member of raft yet becomes one.
+    async fn admitted(&self, member: &Member) -> Result<()> {
+        let Some(manager) = member.manager.as_ref().filter(|m| !m.is_member()) else { return Ok(()) };
+        let own = member.state.advertise;
+        let known = self.agent.status.borrow().managers.clone();
+        let mut others: Vec<SocketAddr> = known.iter().filter_map(|m| m.parse().ok()).collect();
+        others.extend(&member.state.managers);
+        others.retain(|m| *m != own);
+        Ok(manager.join(own, &others).await?)
     }
 
     pub async fn stop(&self) {
@@ -121,7 +191,8 @@ impl Daemon {
             credentials.save(&self.paths.certificates())?;
             let manager = Manager::start(&self.paths.raft(), &credentials).await?;
             manager.bootstrap(cluster, object, ingress).await?;
-            let started = start(&self.agent, &self.paths, state.clone(), credentials, Some(manager), true).await?;
+            let started =
+                start(&self.agent, &self.paths, state.clone(), credentials, Some(manager), true, &self.roles).await?;
             self.paths.save(&state)?;
             anyhow::Ok(started)
         };
@@ -162,7 +233,8 @@ impl Daemon {
                 Role::Manager => Some(Manager::start(&self.paths.raft(), &credentials).await?),
                 Role::Worker => None,
             };
-            let started = start(&self.agent, &self.paths, state.clone(), credentials.clone(), manager, true).await?;
+            let started =
+                start(&self.agent, &self.paths, state.clone(), credentials.clone(), manager, true, &self.roles).await?;
             if let Some(manager) = &started.manager {
                 let others: Vec<_> = state.managers.iter().filter(|m| **m != advertise).copied().collect();
                 manager.join(advertise, &others).await?;
@@ -259,14 +331,12 @@ async fn start(
     credentials: Credentials,
     manager: Option<Manager>,
     fresh: bool,
+    roles: &Arc<Notify>,
 ) -> Result<Member> {
-    let mut servers = Vec::new();
-    if let Some(manager) = &manager {
-        let listener = listen(&state.listen).await?;
-        let incoming = tls::incoming(listener, &credentials)?;
-        let server = Server::builder().add_routes(manager.routes()).serve_with_incoming(incoming);
-        servers.push(tokio::spawn(async move { drop(server.await) }).abort_handle());
-    }
+    let port = match &manager {
+        Some(manager) => Some(serve(&state, &credentials, manager).await?),
+        None => None,
+    };
     let config = ClusterConfig {
         credentials: credentials.clone(),
         managers: state.managers.clone(),
@@ -275,15 +345,36 @@ async fn start(
         fresh,
     };
     agent.join(config).await?;
+    let renewal = renew(agent, paths, &state, &credentials, manager.clone(), roles);
+    Ok(Member { state, credentials, manager, port, renewal })
+}
+
+/// Serves the cluster's port.
+async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manager) -> Result<AbortHandle> {
+    let listener = listen(&state.listen).await?;
+    let incoming = tls::incoming(listener, credentials)?;
+    let server = Server::builder().add_routes(manager.routes()).serve_with_incoming(incoming);
+    Ok(tokio::spawn(async move { drop(server.await) }).abort_handle())
+}
+
+fn renew(
+    agent: &Agent,
+    paths: &Paths,
+    state: &NodeState,
+    credentials: &Credentials,
+    manager: Option<Manager>,
+    roles: &Arc<Notify>,
+) -> AbortHandle {
     let renewal = Renewal {
         credentials: credentials.clone(),
         dir: paths.certificates(),
         agent: agent.status.clone(),
         managers: state.managers.clone(),
-        manager: manager.clone(),
+        manager,
+        control_addr: state.advertise,
+        roles: roles.clone(),
     };
-    servers.push(tokio::spawn(renewal.run()).abort_handle());
-    Ok(Member { state, credentials, manager, servers })
+    tokio::spawn(renewal.run()).abort_handle()
 }
 
 /// The first address that can be listened at: a host without IPv6 has no `[::]`.

@@ -86,6 +86,7 @@ pub async fn run(config: Config) -> Result<()> {
         .add_service(HostServer::new(daemon.agent.host.clone()))
         .add_service(control::Dynamic { daemon: daemon.clone() })
         .serve_with_incoming(tls::incoming_unix(listener));
+    let follow = tokio::spawn(daemon.clone().follow_roles());
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tracing::info!(socket = %config.socket.display(), "daemon started");
     // Without a service manager that waits for it there is nobody to tell.
@@ -95,6 +96,7 @@ pub async fn run(config: Config) -> Result<()> {
         _ = term.recv() => tracing::info!("daemon stops; tasks go on"),
         _ = tokio::signal::ctrl_c() => tracing::info!("daemon stops; tasks go on"),
     }
+    follow.abort();
     let _ = fs::remove_file(&config.socket);
     daemon.stop().await;
     Ok(())

@@ -7,8 +7,8 @@ use heddle_manager::{manager::Manager, store::now};
 use heddle_model::Timestamp;
 use heddle_plumbing::tls::{self, Credentials, Life};
 use heddle_proto::v1::{self, node_ca_client::NodeCaClient};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
-use tokio::sync::watch;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::{Notify, watch};
 
 /// Of its life, between these shares: nodes that joined together do not all come together.
 const SHARES: std::ops::Range<f64> = 0.5..0.8;
@@ -25,6 +25,10 @@ pub struct Renewal {
     pub managers: Vec<SocketAddr>,
     /// Of this node, if it is one.
     pub manager: Option<Manager>,
+    /// Where the control API listens, or would.
+    pub control_addr: SocketAddr,
+    /// Rung when the certificate says another role than before.
+    pub roles: Arc<Notify>,
 }
 
 /// After this share of its life.
@@ -33,19 +37,26 @@ fn due(life: Life, share: f64) -> Timestamp {
 }
 
 impl Renewal {
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         loop {
             let life = self.credentials.life();
             let due = due(life, rand::random_range(SHARES));
             let pause = (life.ends.since(life.issued) / 40).clamp(*LOOK.start(), *LOOK.end());
-            while now() < due {
-                tokio::time::sleep(pause).await;
+            while now() < due && !self.is_to_be_other() {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    changed = self.agent.changed() => if changed.is_err() { return },
+                }
             }
             while let Err(error) = self.renew().await {
                 tracing::warn!("the node's certificate is not renewed: {error:#}");
                 tokio::time::sleep(pause).await;
             }
         }
+    }
+
+    fn is_to_be_other(&self) -> bool {
+        self.agent.borrow().role.is_some_and(|role| role != self.credentials.identity().role)
     }
 
     async fn renew(&self) -> Result<()> {
@@ -59,8 +70,12 @@ impl Renewal {
             Some(manager) if expired => manager.certify(&csr)?,
             _ => self.ask(csr, expired).await?,
         };
+        let before = self.credentials.identity().role;
         self.credentials.replace(key, cert, root)?;
         self.credentials.save(&self.dir)?;
+        if self.credentials.identity().role != before {
+            self.roles.notify_one();
+        }
         tracing::info!(ends = moment::show(self.credentials.life().ends.0), "the node's certificate is renewed");
         Ok(())
     }
@@ -71,7 +86,8 @@ impl Renewal {
         let mut managers: Vec<SocketAddr> = known.iter().filter_map(|m| m.parse().ok()).collect();
         managers.extend(self.managers.iter().filter(|m| !known.contains(&m.to_string())));
         let expired_pem = if expired { self.credentials.cert_pem() } else { String::new() };
-        let wish = v1::RenewRequest { csr_pem, expired_pem, node: String::new() };
+        let control_addr = self.control_addr.to_string();
+        let wish = v1::RenewRequest { csr_pem, expired_pem, node: String::new(), control_addr };
         let mut last = anyhow!("no manager is known");
         for addr in managers {
             let channel = match expired {

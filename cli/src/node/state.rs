@@ -58,6 +58,11 @@ impl Paths {
         Ok(())
     }
 
+    /// Of a manager that is none any more.
+    pub fn forget_raft(&self) -> Result<()> {
+        remove(&self.raft()).with_context(|| format!("cannot remove {}", self.raft().display()))
+    }
+
     /// Forgets the cluster, first of all that there was one.
     pub fn clear(&self) -> Result<()> {
         for path in [self.node(), self.certificates(), self.raft()] {

@@ -5,7 +5,7 @@ use crate::{
     ca::{self, CaError},
     dispatcher,
     raft::raft_id,
-    store::{Mutation, WriteError, now},
+    store::{Mutation, Snapshot, WriteError, now},
 };
 use heddle_model::{
     Annotations, Meta, NodeId,
@@ -51,6 +51,37 @@ impl CaService {
             Caller::Anonymous | Caller::Local => Err(Status::permission_denied("a node's certificate is needed")),
         }
     }
+}
+
+enum RenewError {
+    Refused(Status),
+    Write(WriteError),
+}
+
+impl From<WriteError> for RenewError {
+    fn from(e: WriteError) -> Self {
+        Self::Write(e)
+    }
+}
+
+impl RenewError {
+    fn status(self) -> Status {
+        match self {
+            RenewError::Refused(status) => status,
+            RenewError::Write(e) => Status::unavailable(e.to_string()),
+        }
+    }
+}
+
+/// Makes a manager of a node that is to be one, now that it asks for the certificate.
+fn raise(state: &Snapshot, id: &NodeId, control_addr: &str) -> Result<Vec<Mutation>, RenewError> {
+    let node = state.nodes.get(id).ok_or_else(|| RenewError::Refused(dispatcher::removed()))?;
+    if node.next_role() == node.role {
+        return Ok(Vec::new());
+    }
+    let addr = field("control_addr", control_addr).map_err(RenewError::Refused)?;
+    let manager = Some(ManagerStatus { raft_id: raft_id(id), addr });
+    Ok(vec![Mutation::Update(Node { role: Role::Manager, manager, ..Node::clone(node) }.into())])
 }
 
 fn starting() -> Status {
@@ -123,17 +154,16 @@ impl node_ca_server::NodeCa for CaService {
         let wish = request.into_inner();
         let id = self.renewing(caller, &wish)?;
         if let Some(channel) = self.forward.leader().await? {
-            let forwarded =
-                v1::RenewRequest { csr_pem: wish.csr_pem, expired_pem: String::new(), node: id.to_string() };
+            let forwarded = v1::RenewRequest { expired_pem: String::new(), node: id.to_string(), ..wish };
             return NodeCaClient::new(channel).renew(forwarded).await;
         }
-        let state = self.forward.store.snapshot();
+        let raised = self.forward.store.update(|state| raise(state, &id, &wish.control_addr));
+        let state = raised.await.map_err(RenewError::status)?;
         let cluster = state.cluster.as_ref().ok_or_else(starting)?;
-        let node = state.nodes.get(&id).ok_or_else(dispatcher::removed)?;
+        let role = state.nodes.get(&id).ok_or_else(dispatcher::removed)?.role;
         let life = cluster.spec.node_cert_life;
-        let cert_pem =
-            ca::issue(&cluster.root_ca, &cluster.id, &id, node.role, &wish.csr_pem, life).map_err(refused)?;
-        tracing::info!(node = %id, role = %node.role, "certificate renewed");
+        let cert_pem = ca::issue(&cluster.root_ca, &cluster.id, &id, role, &wish.csr_pem, life).map_err(refused)?;
+        tracing::info!(node = %id, %role, "certificate renewed");
         Ok(Response::new(v1::RenewResponse { cert_pem, root_pem: cluster.root_ca.cert_pem.clone() }))
     }
 }

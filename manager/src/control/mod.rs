@@ -4,7 +4,7 @@
 //! service   the RPCs; a follower passes them on to the leader      find      objects by id, name, beginning of an id
 //! check     whether a spec can be accepted                         progress  how far a service is from what is wanted
 //! ca        certificates for joiners                                inspect   a network with all that is on it
-//! removal   what goes when something is removed
+//! removal   what goes when something is removed                     nodes     what may be changed of nodes
 //! ```
 
 mod ca;
@@ -12,6 +12,7 @@ pub(crate) mod check;
 pub(crate) mod find;
 mod forward;
 mod inspect;
+mod nodes;
 mod progress;
 pub(crate) mod removal;
 mod service;
@@ -22,6 +23,7 @@ pub use ca::CaService;
 pub use check::SpecError;
 pub use find::FindError;
 pub use forward::Forward;
+pub use nodes::NodeError;
 pub use service::ControlService;
 
 use crate::store::WriteError;
@@ -35,6 +37,8 @@ pub enum ControlError {
     #[error(transparent)]
     Find(#[from] FindError),
     #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
     Write(#[from] WriteError),
 }
 
@@ -46,7 +50,9 @@ impl From<ControlError> for Status {
             ControlError::Spec(SpecError::Find(FindError::None { .. }) | SpecError::UnknownTarget(_)) => {
                 Status::not_found(text)
             }
+            ControlError::Node(NodeError::Find(FindError::None { .. })) => Status::not_found(text),
             ControlError::Spec(_) | ControlError::Find(_) => Status::invalid_argument(text),
+            ControlError::Node(_) => Status::failed_precondition(text),
             ControlError::Write(WriteError::Conflict(_)) => Status::aborted(text),
             ControlError::Write(_) => Status::unavailable(text),
         }

@@ -1,7 +1,30 @@
 //! What goes when something is removed.
 
-use crate::store::{Mutation, Snapshot};
-use heddle_model::{Kind, network::Network, node::Node};
+use crate::{
+    dispatcher::connection,
+    store::{Mutation, Snapshot},
+};
+use heddle_model::{
+    Kind, Timestamp,
+    network::Network,
+    node::Node,
+    task::{Task, TaskState},
+};
+
+/// A node goes with its places on overlays; its tasks count as ended, whatever they still do.
+pub fn node(state: &Snapshot, node: &Node, why: &str, now: Timestamp) -> Vec<Mutation> {
+    let mut mutations =
+        vec![Mutation::Remove { kind: Kind::Node, id: node.id.to_string(), version: Some(node.meta.version) }];
+    for task in state.tasks_on_node(&node.id).filter(|t| t.on_node()) {
+        let mut task = Task::clone(task);
+        task.status.state = TaskState::Orphaned;
+        task.status.since = now;
+        task.status.message = why.to_owned();
+        mutations.push(Mutation::Update(task.into()));
+    }
+    mutations.extend(state.connections_on_node(&node.id).filter_map(|c| connection::release(c)));
+    mutations
+}
 
 /// A network goes with what is left of it: places that were given up, and the nodes' legs in the ingress network.
 pub fn network(state: &Snapshot, network: &Network) -> Vec<Mutation> {

@@ -3,7 +3,7 @@
 use super::{
     ControlError, check, find,
     forward::{Forward, LARGEST},
-    inspect, progress, removal,
+    inspect, nodes, progress, removal,
 };
 use crate::{
     ca,
@@ -120,6 +120,36 @@ impl control_server::Control for ControlService {
         let request = admit!(self, request, get_node);
         let node = find::node(&*self.state().await?, &request.r#ref).map_err(ControlError::from)?;
         Ok(Response::new(self.with_report(node)))
+    }
+
+    async fn update_node(&self, request: Request<v1::UpdateNodeRequest>) -> Answer<v1::Node> {
+        let request = admit!(self, request, update_node);
+        let reference = request.r#ref.clone();
+        let change = nodes::Change::try_from(request)?;
+        let mut id = None;
+        let state = self
+            .write(|state| {
+                let (node, mutations) = nodes::update(state, &reference, &change)?;
+                id = Some(node);
+                Ok(mutations)
+            })
+            .await?;
+        let node =
+            id.and_then(|id| state.nodes.get(&id)).ok_or_else(|| Status::not_found("the node left meanwhile"))?;
+        Ok(Response::new(Node::clone(node).into()))
+    }
+
+    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Answer<v1::RemoveResponse> {
+        let request = admit!(self, request, remove_node);
+        let mut id = String::new();
+        self.write(|state| {
+            let (node, mutations) = nodes::remove(state, &request.r#ref, request.force)?;
+            id = node.to_string();
+            Ok(mutations)
+        })
+        .await?;
+        tracing::info!(node = id, "node removed");
+        Ok(Response::new(v1::RemoveResponse { id }))
     }
 
     async fn create_network(&self, request: Request<v1::CreateNetworkRequest>) -> Answer<v1::Network> {

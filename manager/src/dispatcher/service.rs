@@ -5,15 +5,14 @@ use super::{
     connection::{self, AttachError, Wanted},
 };
 use crate::{
-    control::Forward,
+    control::{Forward, removal},
     store::{Mutation, Store, WriteError, now},
 };
 use futures::{Stream, StreamExt};
 use heddle_model::{
-    Kind, NodeId, TaskId, Version,
+    NodeId, TaskId, Version,
     assignment::NodeView,
     node::{NodeDescription, NodeState, NodeStatus},
-    task::{Task, TaskState},
     workload::NetworkWish,
 };
 use heddle_plumbing::caller::{Access, require_node};
@@ -54,6 +53,12 @@ fn workload(id: &str) -> Result<TaskId, Status> {
 
 fn message(message: ToAgent) -> v1::ManagerMessage {
     v1::ManagerMessage { message: Some(message) }
+}
+
+fn session(state: &crate::store::Snapshot, node: &NodeId) -> Option<v1::SessionInfo> {
+    let heartbeat = state.cluster.as_ref()?.spec.heartbeat.as_millis();
+    let role = v1::Role::from(state.nodes.get(node)?.next_role()).into();
+    Some(v1::SessionInfo { managers: managers(state), heartbeat_ms: heartbeat as u32, role })
 }
 
 /// What a node hears that the cluster does not know.
@@ -148,18 +153,8 @@ impl dispatcher_server::Dispatcher for DispatcherService {
             return leader.leave(request.into_inner()).await;
         }
         let left = self.store.update::<WriteError>(|state| {
-            let Some(stored) = state.nodes.get(&node) else { return Ok(Vec::new()) };
-            let mut mutations =
-                vec![Mutation::Remove { kind: Kind::Node, id: node.to_string(), version: Some(stored.meta.version) }];
-            for task in state.tasks_on_node(&node).filter(|t| t.on_node()) {
-                let mut task = Task::clone(task);
-                task.status.state = TaskState::Orphaned;
-                task.status.since = now();
-                task.status.message = "the node left the cluster".into();
-                mutations.push(Mutation::Update(task.into()));
-            }
-            mutations.extend(state.connections_on_node(&node).filter_map(|c| connection::release(c)));
-            Ok(mutations)
+            let stored = state.nodes.get(&node);
+            Ok(stored.map_or_else(Vec::new, |n| removal::node(state, n, "the node left the cluster", now())))
         });
         left.await.map_err(|e| Status::unavailable(e.to_string()))?;
         tracing::info!(%node, "node left");
@@ -217,8 +212,7 @@ impl DispatcherService {
         let (reports, queue) = mpsc::unbounded_channel();
         tokio::spawn(write_reports(self.store.clone(), queue));
         let mut state = self.store.watch();
-        let mut told =
-            Told { node: node.clone(), view: None, sent: Version(0), acked: Version(0), managers: Vec::new() };
+        let mut told = Told { node: node.clone(), view: None, sent: Version(0), acked: Version(0), session: None };
         loop {
             tokio::select! {
                 received = from.next() => {
@@ -237,7 +231,10 @@ impl DispatcherService {
                         FromAgent::Heartbeat(_) => {
                             // It was late, and is no stranger for that: its session goes on.
                             self.ready(&node).into_iter().for_each(|back| drop(reports.send(vec![back])));
-                            continue;
+                            // Whoever leads no more may hear of no change any more.
+                            if self.store.is_leader() {
+                                continue;
+                            }
                         }
                         FromAgent::Report(report) => {
                             self.sessions.reported(&node, serial, report.into());
@@ -320,18 +317,17 @@ struct Told {
     view: Option<NodeView>,
     sent: Version,
     acked: Version,
-    managers: Vec<v1::ManagerAddr>,
+    session: Option<v1::SessionInfo>,
 }
 
 impl Told {
     /// The messages that bring the agent to this state.
     fn catch_up(&mut self, state: &crate::store::Snapshot) -> Vec<v1::ManagerMessage> {
         let mut out = Vec::new();
-        let managers = managers(state);
-        if managers != self.managers {
-            self.managers.clone_from(&managers);
-            let heartbeat = state.cluster.as_ref().map_or(Duration::from_millis(300), |c| c.spec.heartbeat);
-            out.push(ToAgent::Session(v1::SessionInfo { managers, heartbeat_ms: heartbeat.as_millis() as u32 }));
+        let session = session(state, &self.node);
+        if session.is_some() && session != self.session {
+            self.session.clone_from(&session);
+            out.extend(session.map(ToAgent::Session));
         }
         let Some(new) = assignment::view(state, &self.node) else {
             self.view = None;

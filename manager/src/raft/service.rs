@@ -1,8 +1,9 @@
 //! Calls from the other managers, and who is a member.
 
-use super::{Raft, RaftSnapshot, TypeConfig, decode, encode};
-use crate::control::Forward;
+use super::{Raft, RaftSnapshot, TypeConfig, decode, encode, raft_id};
+use crate::{control::Forward, membership::dismiss};
 use futures::StreamExt;
+use heddle_model::{cluster::Role, node::Node};
 use heddle_plumbing::caller::{Access, require};
 use heddle_proto::v1::{
     RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMessage, SnapshotChunk,
@@ -10,11 +11,10 @@ use heddle_proto::v1::{
 };
 use openraft::{
     BasicNode, ChangeMembers,
-    async_runtime::WatchReceiver,
     type_config::alias::{SnapshotMetaOf, VoteOf},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{collections::BTreeSet, fmt::Display, io, time::Duration};
+use std::{collections::BTreeSet, fmt::Display, io, sync::Arc, time::Duration};
 use tonic::{Request, Response, Status, Streaming};
 
 /// A learner that does not catch up within this time is not let in.
@@ -34,6 +34,10 @@ fn garbled(e: io::Error) -> Status {
 
 fn failed(e: impl Display) -> Status {
     Status::unavailable(e.to_string())
+}
+
+fn raft_id_of(node: &str) -> Option<u64> {
+    node.parse().ok().map(|id| raft_id(&id))
 }
 
 fn read<T: DeserializeOwned>(request: Request<RaftMessage>) -> Result<T, Status> {
@@ -83,6 +87,12 @@ impl raft_server::Raft for RaftService {
         if let Some(leader) = self.forward.leader().await? {
             return RaftClient::new(leader).join(join).await;
         }
+        let known = self.forward.store.snapshot();
+        let stays =
+            |n: &&Arc<Node>| n.id.as_str() == join.node && n.role == Role::Manager && n.spec.role == Role::Manager;
+        if raft_id_of(&join.node) != Some(join.raft_id) || !known.nodes.values().any(|n| stays(&n)) {
+            return Err(Status::permission_denied("this node is to be no manager: see `heddle node promote`"));
+        }
         let admit = async {
             self.raft.add_learner(join.raft_id, BasicNode::new(&join.addr), true).await.map_err(failed)?;
             let voter = ChangeMembers::AddVoterIds(BTreeSet::from([join.raft_id]));
@@ -108,12 +118,7 @@ impl raft_server::Raft for RaftService {
         if voters.len() == 1 && voters.contains(&id) {
             return Err(Status::failed_precondition("the last manager cannot leave: use --force to end the cluster"));
         }
-        let gone = BTreeSet::from([id]);
-        self.raft.change_membership(ChangeMembers::RemoveVoters(gone.clone()), true).await.map_err(failed)?;
-        // Left as a learner by the change above in some cases; a leader that removes itself steps down first.
-        if self.raft.metrics().borrow_watched().membership_config.nodes().any(|(n, _)| *n == id) {
-            let _ = self.raft.change_membership(ChangeMembers::RemoveNodes(gone), true).await;
-        }
+        dismiss(&self.raft, id).await.map_err(failed)?;
         Ok(Response::new(RaftLeaveResponse {}))
     }
 }

@@ -166,13 +166,14 @@ pub struct Traces {
 impl Traces {
     pub fn of(lab: &str) -> Self {
         let processes = format!("pgrep -af 'heddle.*{lab}' | grep -v pgrep");
+        let files = format!("find /run/heddle-lab/{lab} /var/lib/heddle-lab/{lab} 2>/dev/null");
         let looks = [
             "ls /sys/class/net",
             "ls /run/netns",
             "nft list tables",
             "cut -d' ' -f2 /proc/mounts | sort",
             "lsns -t net -n -o NS | sort",
-            "find /run/heddle-lab /var/lib/heddle-lab",
+            &files,
             &processes,
         ];
         let output = |look: &str| {

@@ -1,11 +1,9 @@
 //! What a balancer has to do, whichever it is: the same tests for each.
 
-use crate::{Lab, spread, wait};
-use nix::sched::{CloneFlags, setns};
+use crate::{Lab, spread, wait, wire};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
-    fs::File,
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     path::PathBuf,
@@ -37,11 +35,7 @@ fn name(task: &Value) -> String {
 
 /// Runs on a thread of its own in a network namespace.
 pub fn within<T: Send + 'static>(netns: PathBuf, f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    let inside = move || {
-        setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
-        f()
-    };
-    std::thread::spawn(inside).join().map_err(|_| io::Error::other("the thread ended early"))?
+    wire::within(&netns, f).join().map_err(|_| io::Error::other("the thread ended early"))?
 }
 
 /// Three hosts, three replicas behind port 8080: every host answers, and each backend sees the client's own address.
@@ -65,6 +59,42 @@ pub fn every_host_answers_with_the_clients_own_address(lab: &Lab) {
     let task = &lab.running("node1", "web").expect("web runs")[0];
     let host = task["hostname"].as_str().unwrap_or_default().replace("node", "10.77.0.");
     spread(3, |count| lab.ask_from_task(task, &format!("{host}:8080"), count, false));
+}
+
+/// How many backends a host's balancer has for a published TCP port, by IPv4.
+pub fn backends(lab: &Lab, host: &str, port: u16) -> usize {
+    let in_ingress = |command: &str| lab.sh(host, &format!("ip netns exec hd-ingress {command} 2>/dev/null || true"));
+    if lab.info(host)["loadBalancer"] == "ipvs" {
+        let mark = 0x1000_0000 | 6 << 16 | u32::from(port);
+        let services = in_ingress("ipvsadm -Sn");
+        return services.lines().filter(|l| l.starts_with(&format!("-a -f {mark} -r "))).count();
+    }
+    in_ingress(&format!("nft list chain inet heddle v4_tcp_{port}")).matches(" . 80").count()
+}
+
+/// With that service: what one host sends to the others.
+pub fn tunnels_carry_the_networks_vni_and_nothing_crosses_plain(lab: &Lab) {
+    let vni = lab.overlay("node1", "ingress").vni();
+    // Counts on the wire itself: frames of this VNI (bytes 12 to 14 after the start of the UDP header), and requests outside
+    // of VXLAN that go on from the host that took them.
+    let table = format!(
+        "table inet count {{\n\
+         counter vxlan {{ }}\n counter other {{ }}\n counter plain {{ }}\n\
+         chain out {{\n type filter hook output priority 0;\n\
+         udp dport 4789 @th,96,24 {vni} counter name vxlan\n udp dport 4789 @th,96,24 != {vni} counter name other\n\
+         tcp dport 80 counter name plain\n}}\n}}"
+    );
+    lab.sh("node1", &format!("nft '{table}'"));
+    let answers = spread(3, |count| lab.ask("client", "10.77.0.1:8080", count, false));
+    assert_eq!(answers.nodes.len(), 3);
+    let count = |name: &str| {
+        let text = lab.sh("node1", &format!("nft list counter inet count {name}"));
+        let packets = text.split("packets ").nth(1).and_then(|t| t.split_whitespace().next());
+        packets.and_then(|n| n.parse::<u64>().ok()).expect("a count")
+    };
+    assert!(count("vxlan") > 10, "{}", count("vxlan"));
+    assert_eq!((count("other"), count("plain")), (0, 0));
+    lab.sh("node1", "nft delete table inet count");
 }
 
 /// Virtual addresses of two services, by TCP and UDP and both families, from another service's task and from their own.

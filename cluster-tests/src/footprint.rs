@@ -1,9 +1,9 @@
 //! All that a host has of which a leak could be made: kernel objects of every namespace, mounts, processes, ports, and what
-//! the daemon itself takes.
+//! the daemon itself takes; and what a lab could leave on this machine.
 
-use crate::Lab;
+use crate::{Lab, wait};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Command};
 
 /// A line for each thing. Two of the same host that differ tell what was left behind and what is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,5 +153,41 @@ impl Usage {
         let [resident_kib, threads, files, user, system] = numbers[..] else { panic!("{host}: {text}") };
         // Clock ticks are hundredths of a second on every Linux that we know.
         Usage { resident_kib, files, threads, busy_ms: (user + system) * 10 }
+    }
+}
+
+/// Everything of this machine that a lab could leave behind.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Traces {
+    lab: String,
+    found: Vec<String>,
+}
+
+impl Traces {
+    pub fn of(lab: &str) -> Self {
+        let processes = format!("pgrep -af 'heddle.*{lab}' | grep -v pgrep");
+        let files = format!("find /run/heddle-lab/{lab} /var/lib/heddle-lab/{lab} 2>/dev/null");
+        let looks = [
+            "ls /sys/class/net",
+            "ls /run/netns",
+            "nft list tables",
+            "cut -d' ' -f2 /proc/mounts | sort",
+            "lsns -t net -n -o NS | sort",
+            &files,
+            &processes,
+        ];
+        let output = |look: &str| {
+            let output = Command::new("sh").args(["-c", look]).output().expect("sh runs");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        Self { lab: lab.to_owned(), found: looks.map(output).into() }
+    }
+
+    /// Waits until these are all that there are: the kernel takes a namespace apart in its own time.
+    pub fn alone_are_left(&self) {
+        wait("the machine is as it was", || {
+            let now = Self::of(&self.lab);
+            if now == *self { Ok(()) } else { Err(format!("{now:#?} instead of {self:#?}")) }
+        });
     }
 }

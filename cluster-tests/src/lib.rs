@@ -3,15 +3,21 @@
 //! ```text
 //! Lab ── heddle lab up/exec/kill/... ─> hosts with daemons      wait: until a condition holds, or what was last seen
 //!  └── workload: what a host runs by itself
-//! balancing  what every balancer has to do
+//! balancing, discovery, encryption, failure, scaling   what has to hold, whatever the hosts are: namespaces or machines
 //! daemon     one of them, asked by many at once                 footprint  what a host has, to find leaks
+//! wire       what goes over a host's cable
 //! ```
 
 pub mod balancing;
 pub mod daemon;
+pub mod discovery;
+pub mod encryption;
+pub mod failure;
 pub mod footprint;
 pub mod matrix;
+pub mod scaling;
 pub mod vm;
+pub mod wire;
 mod workload;
 
 use serde_json::Value;
@@ -21,11 +27,19 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     process::{Command, Output},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 /// How long anything may take before a test gives up.
 pub const LIMIT: Duration = Duration::from_secs(30);
+/// The same where hosts are virtual machines: an emulated processor is slower by an order of magnitude, and other work on this
+/// machine may hold it up further.
+const EMULATED_LIMIT: Duration = Duration::from_secs(120);
+/// Hosts that are asked all the time are to get on with something else, too.
+const ASKING_PAUSE: Duration = Duration::from_millis(50);
+/// Of a lab with three nodes.
+pub const HOSTS: [&str; 3] = ["node1", "node2", "node3"];
 
 /// The program under test, which cargo puts two levels above the tests.
 pub fn program() -> PathBuf {
@@ -101,13 +115,15 @@ impl Overlay {
 /// Ends with the value.
 pub struct Lab {
     name: String,
+    /// How long anything may take here.
+    limit: Duration,
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for host in ["node1", "node2", "node3"] {
-                let log = format!("/var/lib/heddle-lab/{}/{host}/daemon.log", self.name);
+            for host in HOSTS {
+                let log = self.state_dir(host) + "/daemon.log";
                 // Of a virtual machine it can be read only while that runs.
                 let inside = || String::from_utf8_lossy(&self.exec(host, &["cat", &log]).stdout).into_owned();
                 let log = std::fs::read_to_string(&log).unwrap_or_else(|_| inside());
@@ -128,19 +144,25 @@ pub struct Answers {
     pub failed: String,
 }
 
+impl Answers {
+    fn add(&mut self, more: Answers) {
+        for (task, count) in more.tasks {
+            *self.tasks.entry(task).or_default() += count;
+        }
+        self.nodes.extend(more.nodes);
+        self.clients.extend(more.clients);
+        self.failed += &more.failed;
+    }
+}
+
 /// Asks on, all without a failure, until so many tasks have answered. Which task a request goes to is chance: one that is
 /// still missing after so many times as many requests as there are tasks gets none.
 #[track_caller]
 pub fn spread(tasks: usize, mut ask: impl FnMut(u32) -> Answers) -> Answers {
     let mut all = Answers::default();
     for _ in 0..10 {
-        let more = ask(4 * tasks as u32);
-        for (task, count) in more.tasks {
-            *all.tasks.entry(task).or_default() += count;
-        }
-        all.nodes.extend(more.nodes);
-        all.clients.extend(more.clients);
-        assert_eq!(more.failed, "", "after {all:?}");
+        all.add(ask(4 * tasks as u32));
+        assert_eq!(all.failed, "", "{all:?}");
         if all.tasks.len() >= tasks {
             break;
         }
@@ -166,21 +188,46 @@ impl Lab {
     }
 
     /// The same with nodes that are virtual machines on Debian's kernel, which have these programs of this machine too.
-    pub fn vm(name: &str, nodes: u8, managers: u8, tools: &[&str]) -> Self {
+    pub fn vm(name: &str, nodes: u8, managers: u8, backend: &str, tools: &[&str]) -> Self {
         let managers = managers.to_string();
         let tools = tools.iter().flat_map(|tool| ["--tool", tool]);
-        let more: Vec<_> = ["--vm", "--managers", &managers].into_iter().chain(tools).collect();
-        Self::with(name, nodes, &more)
+        let more = ["--vm", "--managers", &managers, "--lb-backend", backend].into_iter().chain(tools);
+        Self::with(name, nodes, &more.collect::<Vec<_>>())
     }
 
     /// One that is made with further arguments of `lab up`.
     pub fn with(name: &str, nodes: u8, more: &[&str]) -> Self {
         let _ = Command::new(program()).args(["lab", "down", "--name", name]).output();
-        let lab = Lab { name: name.to_owned() };
+        let limit = if more.contains(&"--vm") { EMULATED_LIMIT } else { LIMIT };
+        let lab = Lab { name: name.to_owned(), limit };
         let nodes = nodes.to_string();
         let output = lab.lab(&[&["up", "--nodes", &nodes], more].concat());
         assert!(output.status.success(), "{}", text(&output));
         lab
+    }
+
+    /// Waits as [`wait`] does, for as long as anything may take on such hosts.
+    pub fn wait<T>(&self, what: &str, look: impl FnMut() -> Result<T, String>) -> T {
+        wait_for(self.limit, what, look)
+    }
+
+    /// So long, where a host is as fast as this machine.
+    pub fn at_most(&self, time: Duration) -> Duration {
+        if self.emulated() { self.limit } else { time }
+    }
+
+    pub fn emulated(&self) -> bool {
+        self.limit == EMULATED_LIMIT
+    }
+
+    /// In seconds, for commands that wait by themselves.
+    pub fn patience(&self) -> String {
+        (2 * self.limit).as_secs().to_string()
+    }
+
+    /// Where a host has what its daemon keeps.
+    pub fn state_dir(&self, host: &str) -> String {
+        format!("/var/lib/heddle-lab/{}/{host}", self.name)
     }
 
     /// `heddle lab ARGS`.
@@ -267,10 +314,51 @@ impl Lab {
 
     /// Starts a `whoami` service.
     pub fn create_web(&self, name: &str, replicas: u64, more: &[&str]) {
-        let replicas = replicas.to_string();
-        let head = ["service", "create", "--process", "--name", name, "--replicas", &replicas];
+        let (replicas, patience) = (replicas.to_string(), self.patience());
+        let head = ["service", "create", "--process", "--timeout", &patience, "--name", name, "--replicas", &replicas];
         let args = [&head, more, &["--", "heddle", "whoami", "--port", "80"]].concat();
         self.heddle("node1", &args);
+    }
+
+    /// Removes every service, workload and overlay, and waits until no host has anything of them.
+    pub fn clear(&self) {
+        let program = program().display().to_string();
+        self.sh("node1", &format!("{program} service ls -q | xargs -r {program} service rm"));
+        for host in HOSTS {
+            let script = format!("{program} ps -aq | xargs -r {program} rm -f");
+            // A task whose service is gone may be about to go, too.
+            self.wait("nothing is left to run", || match self.exec(host, &["sh", "-c", &script]) {
+                output if output.status.success() => Ok(()),
+                output => Err(text(&output)),
+            });
+        }
+        self.heddle("node1", &["network", "prune", "-f"]);
+        self.settled(&HOSTS, &[]);
+    }
+
+    /// What the client is answered, asking all the time while something is done.
+    pub fn meanwhile(&self, target: &str, act: impl FnOnce()) -> Answers {
+        struct Over<'a>(&'a AtomicBool);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let mut all = Answers::default();
+                while !over.load(Ordering::Relaxed) {
+                    all.add(self.ask("client", target, 4, false));
+                    std::thread::sleep(ASKING_PAUSE);
+                }
+                all
+            });
+            let over = Over(&over);
+            act();
+            drop(over);
+            asking.join().expect("asking does not panic")
+        })
     }
 
     /// Asks a `whoami` so often from a host, by TCP or UDP, each time on a new connection.
@@ -349,7 +437,7 @@ impl Lab {
         found.map(|h| h["pid"].to_string()).expect("the lab has the host")
     }
 
-    /// A host's network namespace, as seen from here.
+    /// A host's network namespace, as seen from here. Of a machine: the one where its cable ends.
     pub fn netns(&self, host: &str) -> PathBuf {
         format!("/proc/{}/ns/net", self.host_pid(host)).into()
     }
@@ -358,6 +446,11 @@ impl Lab {
     pub fn task_netns(&self, task: &Value) -> PathBuf {
         let id = task["id"].as_str().expect("a task has an id");
         let host = task["hostname"].as_str().expect("a task has a host");
+        self.workload_netns(host, id)
+    }
+
+    /// A workload's network namespace, which is mounted where its host sees it.
+    pub fn workload_netns(&self, host: &str, id: &str) -> PathBuf {
         format!("/proc/{}/root/run/netns/hd-t-{}", self.host_pid(host), &id[..10]).into()
     }
 
@@ -373,11 +466,26 @@ impl Lab {
         leader.and_then(|n| n["hostname"].as_str().map(str::to_owned)).ok_or_else(|| "no leader".into())
     }
 
+    /// A host's state, as another one sees it.
+    pub fn node_state(&self, seen_by: &str, host: &str) -> Result<String, String> {
+        let nodes = self.try_json(seen_by, &["node", "ls", "--format", "json"])?;
+        let node = nodes.as_array().into_iter().flatten().find(|n| n["hostname"] == host);
+        node.and_then(|n| n["state"].as_str().map(str::to_owned)).ok_or_else(|| nodes.to_string())
+    }
+
+    /// Waits until a host's daemon is in touch with the managers.
+    pub fn connected(&self, host: &str) {
+        self.wait(&format!("{host} is connected"), || {
+            let info = self.try_json(host, &["info", "--format", "json"])?;
+            if info["connected"] == true { Ok(()) } else { Err(info.to_string()) }
+        });
+    }
+
     /// Waits until every one of these hosts has in its kernel what the newest state wants, and nothing more: revisions
-    /// reached, one namespace for each task that runs there, no staging link left.
+    /// reached, one namespace for each task that runs there, no staging link left, nothing that the daemon would change.
     pub fn settled(&self, hosts: &[&str], services: &[&str]) {
         for host in hosts {
-            wait(&format!("{host} settles"), || {
+            self.wait(&format!("{host} settles"), || {
                 let info = self.try_json(host, &["info", "--format", "json"])?;
                 let behind = info["appliedRevision"] != info["assignedRevision"];
                 if behind || info["dataPlaneErrors"].as_array().is_none_or(|e| !e.is_empty()) {
@@ -391,7 +499,11 @@ impl Lab {
                 let spaces = self.sh(host, "ls /run/netns | grep -c ^hd-t- || true");
                 let staged = self.sh(host, "ls /sys/class/net | grep -c ^hdvx || true");
                 let seen = format!("{} namespaces for {wanted} tasks, {} staged", spaces.trim(), staged.trim());
-                if spaces.trim() == wanted.to_string() && staged.trim() == "0" { Ok(()) } else { Err(seen) }
+                if spaces.trim() != wanted.to_string() || staged.trim() != "0" {
+                    return Err(seen);
+                }
+                let rules = self.try_heddle(host, &["network", "rules"])?;
+                if rules.contains("The kernel is as it should be.") { Ok(()) } else { Err(rules) }
             });
         }
     }

@@ -1,6 +1,6 @@
 //! Workloads that a host runs by itself, and what the kernel of a host has.
 
-use crate::{Answers, Lab, program, text, wait};
+use crate::{Answers, Lab, program, text};
 use serde_json::Value;
 use std::process::Output;
 
@@ -9,7 +9,7 @@ impl Lab {
     pub fn run_web(&self, host: &str, name: &str, more: &[&str]) -> String {
         let args = [&["run", "-d", "--name", name], more, &["--", "heddle", "whoami", "--port", "80"]].concat();
         let id = self.heddle(host, &args).trim().to_owned();
-        wait("the program listens", || self.ask_from(host, name, "127.0.0.1:80", false).by());
+        self.wait("the program listens", || self.ask_from(host, name, "127.0.0.1:80", false).by());
         id
     }
 

@@ -1,4 +1,7 @@
 //! The same of each balancer: nftables, which every kernel has, and IPVS on Debian's; and what only IPVS has.
+//!
+//! An emulated machine is slow: what takes long is left out unless it is asked for, as by
+//! `cargo test -p heddle-cluster-tests --test balancing -- --test-threads=1 --include-ignored`.
 #![allow(clippy::unwrap_used)]
 
 use heddle_cluster_tests::{Lab, balancing, program, skipped, spread, vm, wait};
@@ -77,6 +80,7 @@ fn ipvs_lets_a_flow_enter_by_another_host() {
 }
 
 #[test]
+#[ignore = "takes a minute, and acceptance.rs has the same on three machines"]
 fn nftables_spreads_on_a_kernel_with_ipvs() {
     if !ran("nftables_spreads_on_a_kernel_with_ipvs", &vm::IPVS) {
         spreading("nftables");
@@ -158,6 +162,7 @@ fn ipvsadm_agrees_and_what_it_changes_is_mended() {
 }
 
 #[test]
+#[ignore = "takes two minutes and a half on an emulated machine"]
 fn hosts_are_of_one_mind_however_they_came_by_it() {
     if ran("hosts_are_of_one_mind_however_they_came_by_it", &vm::IPVS) {
         return;

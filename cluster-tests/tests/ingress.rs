@@ -44,26 +44,7 @@ fn tunnels_carry_the_networks_vni_and_nothing_crosses_plain() {
     if skipped() {
         return;
     }
-    let lab = Lab::up("t-wire", 2, 1);
-    lab.create_web("web", 2, &["-p", "8080:80"]);
-    let vni = lab.overlay("node1", "ingress").vni();
-    // Counts on the wire itself: frames of this VNI (bytes 12 to 14 after the start of the UDP header), and requests outside
-    // of VXLAN that go on from the host that took them.
-    let table = format!(
-        "table inet count {{\n\
-         counter vxlan {{ }}\n counter other {{ }}\n counter plain {{ }}\n\
-         chain out {{\n type filter hook output priority 0;\n\
-         udp dport 4789 @th,96,24 {vni} counter name vxlan\n udp dport 4789 @th,96,24 != {vni} counter name other\n\
-         tcp dport 80 counter name plain\n}}\n}}"
-    );
-    lab.sh("node1", &format!("nft '{table}'"));
-    let answers = lab.ask("client", "10.77.0.1:8080", 20, false);
-    assert_eq!((answers.failed.as_str(), answers.nodes.len()), ("", 2));
-    let count = |name: &str| {
-        let text = lab.sh("node1", &format!("nft list counter inet count {name}"));
-        let packets = text.split("packets ").nth(1).and_then(|t| t.split_whitespace().next());
-        packets.and_then(|n| n.parse::<u64>().ok()).unwrap()
-    };
-    assert!(count("vxlan") > 10, "{}", count("vxlan"));
-    assert_eq!((count("other"), count("plain")), (0, 0));
+    let lab = Lab::up("t-wire", 3, 1);
+    lab.create_web("web", 3, &["-p", "8080:80"]);
+    balancing::tunnels_carry_the_networks_vni_and_nothing_crosses_plain(&lab);
 }

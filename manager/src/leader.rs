@@ -30,8 +30,9 @@ const STAGES: &[(&str, Stage)] = &[
 const TICK: Duration = Duration::from_millis(100);
 /// Heartbeats that may be missing.
 const MISSED: u32 = 3;
-/// Nodes need time to find a new leader.
+/// Nodes need time to find a new leader: this, and so many heartbeats.
 const GRACE: Duration = Duration::from_secs(3);
+const GRACE_HEARTBEATS: u32 = 10;
 
 /// Runs until cancelled; does nothing while another manager leads.
 pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToken) {
@@ -103,9 +104,11 @@ async fn watch_nodes(store: &Store, sessions: &Sessions, leads_since: Instant) -
 fn lost(state: &Snapshot, sessions: &Sessions, leads_since: Instant) -> Vec<Mutation> {
     let Some(cluster) = &state.cluster else { return Vec::new() };
     let limit = cluster.spec.heartbeat * MISSED;
-    let silent = |id| match sessions.last_seen(id) {
+    let grace = GRACE.max(cluster.spec.heartbeat * GRACE_HEARTBEATS);
+    // What was heard before this manager led, or led again, says nothing: nodes report to the leader alone.
+    let silent = |id| match sessions.last_seen(id).filter(|at| *at >= leads_since) {
         Some(at) => at.elapsed() > limit,
-        None => leads_since.elapsed() > GRACE,
+        None => leads_since.elapsed() > grace,
     };
     let reported = state.nodes.values().filter(|n| n.status.state == NodeState::Ready);
     reported
@@ -117,4 +120,42 @@ fn lost(state: &Snapshot, sessions: &Sessions, leads_since: Instant) -> Vec<Muta
             Mutation::NodeStatus { id: n.id.clone(), status }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::World;
+
+    fn lost_after(heartbeat: Duration, sessions: &Sessions, led: Duration) -> usize {
+        let mut world = World::new();
+        world.ready_nodes(2);
+        if let Some(cluster) = &mut world.state.cluster {
+            let mut changed = (**cluster).clone();
+            changed.spec.heartbeat = heartbeat;
+            *cluster = changed.into();
+        }
+        lost(&world.state, sessions, Instant::now() - led).len()
+    }
+
+    #[test]
+    fn a_new_leader_gives_nodes_the_time_that_their_heartbeats_need() {
+        let sessions = Sessions::default();
+        let (usual, slow) = (Duration::from_millis(300), Duration::from_secs(2));
+        for (heartbeat, led, count) in [(usual, 2, 0), (usual, 4, 2), (slow, 19, 0), (slow, 21, 2)] {
+            assert_eq!(lost_after(heartbeat, &sessions, Duration::from_secs(led)), count, "{heartbeat:?} {led}");
+        }
+    }
+
+    #[test]
+    fn what_a_manager_heard_when_it_led_before_does_not_count() {
+        let sessions = Sessions::default();
+        for node in World::new().ready_nodes(2) {
+            sessions.begin(&node, tokio::sync::mpsc::channel(1).0);
+        }
+        let heartbeat = Duration::from_millis(1);
+        std::thread::sleep(heartbeat * 2 * MISSED);
+        assert_eq!(lost_after(heartbeat, &sessions, Duration::ZERO), 0);
+        assert_eq!(lost_after(heartbeat, &sessions, Duration::from_secs(1)), 2);
+    }
 }

@@ -11,6 +11,7 @@ use nix::{
     sys::{
         reboot::{RebootMode, reboot},
         signal::{Signal, kill},
+        stat::{Mode, SFlag, makedev, mknod},
         wait::{WaitStatus, wait, waitpid},
     },
     unistd::{Pid, chdir, chroot, sethostname},
@@ -167,6 +168,9 @@ fn mounts() -> Result<()> {
     for (link, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
         symlink(format!("/proc/self/fd{target}"), format!("/dev/{link}"))?;
     }
+    // Whoever opens it has its module loaded.
+    fs::create_dir_all("/dev/net")?;
+    mknod("/dev/net/tun", SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(10, 200)).context("/dev/net/tun")?;
     mount(NONE, "/", NONE, MsFlags::MS_SHARED | MsFlags::MS_REC, NONE)?;
     for folder in ["/var/lib", "/var/log", "/var/tmp", "/run/lock"] {
         fs::create_dir_all(folder)?;

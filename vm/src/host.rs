@@ -33,7 +33,7 @@ pub const DAEMON_SOCKET: &str = "/run/heddle/heddle.sock";
 /// Loaded at boot: drivers of what the machine is made of.
 const DRIVERS: [&str; 4] = ["virtio_pci", "virtio_console", "virtio_net", "virtio_blk"];
 /// There to be loaded by whoever asks for them, as on any Debian host.
-const MODULES: [&str; 54] = [
+const MODULES: [&str; 55] = [
     "ipvlan",
     "macvlan",
     "macvtap",
@@ -68,6 +68,7 @@ const MODULES: [&str; 54] = [
     "ip6table_filter",
     "ip6table_nat",
     "nft_compat",
+    "nft_objref",
     "nft_quota",
     "nft_reject_ipv4",
     "nft_reject_ipv6",
@@ -90,6 +91,7 @@ const MODULES: [&str; 54] = [
     "xt_bpf",
 ];
 const DISK_MIB: u64 = 1024;
+const LEAST_MIB: u32 = 256;
 
 /// What hosts boot from.
 #[derive(Debug)]
@@ -99,6 +101,13 @@ pub struct Image {
 }
 
 impl Image {
+    /// Memory that a host has unless somebody says otherwise. While it boots, the archive is there twice, and its files take
+    /// at most half of what the kernel leaves.
+    pub fn memory_mib(&self) -> Result<u32> {
+        let bytes = fs::metadata(&self.initramfs).with_context(|| self.initramfs.display().to_string())?.len();
+        Ok(u32::try_from(4 * bytes.div_ceil(1 << 20))?.max(LEAST_MIB))
+    }
+
     /// From the cache as far as nothing has changed. `heddle` is the program, `tools` further ones of this machine's `PATH`.
     pub fn prepare(cache: &Cache, heddle: &Path, tools: &[String]) -> Result<Self> {
         let kernel = Kernel::fetch(cache)?;

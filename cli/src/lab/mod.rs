@@ -126,18 +126,25 @@ pub struct VmArgs {
     /// A program of this machine that the nodes have too, such as tcpdump
     #[arg(long = "tool", value_name = "PROGRAM", requires = "vm")]
     tools: Vec<String>,
-    /// Memory of each node, in MiB
-    #[arg(long, default_value_t = 256, requires = "vm", value_parser = clap::value_parser!(u32).range(160..=16384))]
-    memory: u32,
+    /// Memory of each node, in MiB [default: four times what they boot from, at least 256]
+    #[arg(long, requires = "vm", value_parser = clap::value_parser!(u32).range(160..=16384))]
+    memory: Option<u32>,
     /// Where what the nodes boot from is kept
     #[arg(long, value_name = "DIR", env = "HEDDLE_VM_CACHE", default_value = "/var/cache/heddle/vm")]
     vm_cache: PathBuf,
 }
 
 impl VmArgs {
-    fn machines(self) -> Option<Machines> {
+    /// None: the nodes are namespaces.
+    fn machines(self) -> Result<Option<(Machines, Image)>> {
         let Self { vm, tools, memory, vm_cache } = self;
-        vm.then_some(Machines { cache: vm_cache, tools, memory_mib: memory })
+        if !vm {
+            return Ok(None);
+        }
+        let mut machines = Machines { cache: vm_cache, tools, memory_mib: 0 };
+        let image = machine::image(&machines)?;
+        machines.memory_mib = memory.map_or_else(|| image.memory_mib(), Ok)?;
+        Ok(Some((machines, image)))
     }
 }
 
@@ -160,7 +167,7 @@ pub fn run(command: LabCommand) -> Result<()> {
         match command {
             LabCommand::Exec { .. } => Ok(()),
             LabCommand::Up { nodes, managers, bare, lb_backend, vm, lab } => {
-                up(&lab.name, Shape { nodes, managers, bare, lb_backend, machines: vm.machines() }).await
+                up(&lab.name, &Shape { nodes, managers, bare, lb_backend }, vm).await
             }
             LabCommand::Ps { format, lab } => ps(&Lab::load(&lab.name)?, format).await,
             LabCommand::Cut { target, lab } => cut(&Lab::load(&lab.name)?, &target).await,
@@ -177,11 +184,10 @@ struct Shape {
     managers: u8,
     bare: bool,
     lb_backend: LbBackend,
-    machines: Option<Machines>,
 }
 
-async fn up(name: &str, shape: Shape) -> Result<()> {
-    let Shape { nodes, managers, .. } = shape;
+async fn up(name: &str, shape: &Shape, vm: VmArgs) -> Result<()> {
+    let Shape { nodes, managers, .. } = *shape;
     if managers > nodes {
         bail!("--managers {managers}: use at most the number of nodes, {nodes}");
     }
@@ -189,9 +195,9 @@ async fn up(name: &str, shape: Shape) -> Result<()> {
         bail!("lab {name:?} is up already: `heddle lab down` ends it");
     }
     // Before anything is made.
-    let image = shape.machines.as_ref().map(machine::image).transpose()?;
-    let mut lab = Lab::create(name, shape.lb_backend, shape.machines.clone())?;
-    let made = build(&mut lab, &shape, image.as_ref()).await;
+    let (machines, image) = vm.machines()?.unzip();
+    let mut lab = Lab::create(name, shape.lb_backend, machines)?;
+    let made = build(&mut lab, shape, image.as_ref()).await;
     if let Err(e) = made {
         let _ = lab.destroy();
         return Err(e);

@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod rogue;
-mod wire;
 
-use heddle_cluster_tests::{LIMIT, Lab, skipped, vm, wait};
+use heddle_cluster_tests::{
+    LIMIT, Lab,
+    encryption::encrypts_by,
+    skipped, vm, wait,
+    wire::{Capture, Forgery, Leg, Seen, headers, within},
+};
 use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -13,7 +17,6 @@ use std::{
     sync::mpsc,
     time::{Duration, Instant},
 };
-use wire::{Capture, Forgery, Leg, Seen, headers, of_host, of_workload, within};
 
 const WORDS: &[u8] = b"what nobody between the hosts may read";
 const BULK: usize = 1 << 20;
@@ -36,7 +39,7 @@ impl Member {
         let name = format!("{network}-{host}");
         let id = lab.run_web(host, &name, &["--network", network]);
         let addr = |v4| lab.address(host, &name, network, v4).parse().unwrap();
-        let space = of_workload(lab, host, &id);
+        let space = lab.workload_netns(host, &id);
         Self { host, space, addrs: [addr(true), addr(false)], name }
     }
 
@@ -149,7 +152,7 @@ impl Injection {
         });
         listens.recv().unwrap();
         let (from, to, host) = (self.from.clone(), self.to.clone(), address(self.member.host));
-        Forgery { vni: self.vni, from, to, port, host }.send(&of_host(lab, "client"), source.into());
+        Forgery { vni: self.vni, from, to, port, host }.send(&lab.netns("client"), source.into());
         listener.join().unwrap()
     }
 }
@@ -174,19 +177,8 @@ impl Pair {
     /// What the daemons of both use.
     fn new(name: &str, means: [&str; 2]) -> Self {
         let lab = Lab::up(name, 2, 1);
-        for (host, means) in ["node1", "node2"].into_iter().zip(means) {
-            if means != "auto" {
-                lab.do_lab(&["kill", host, "--daemon"]);
-                lab.do_lab_with(&["start", host], &[("HEDDLE_WIREGUARD", means)]);
-            }
-        }
-        for (host, means) in ["node1", "node2"].into_iter().zip(means) {
-            wait("both can encrypt by what they should", || {
-                let ends = lab.try_json("node1", &["tunnel", "ls", "--format", "json"])?;
-                let end = ends.as_array().into_iter().flatten().find(|e| e["hostname"] == host);
-                let backend = end.and_then(|e| e["backend"].as_str()).unwrap_or_default().to_owned();
-                if backend == means || means == "auto" { Ok(()) } else { Err(ends.to_string()) }
-            });
+        for (host, means) in ["node1", "node2"].into_iter().zip(means).filter(|(_, means)| *means != "auto") {
+            encrypts_by(&lab, host, means);
         }
         overlay(&lab, "sealed", &["-o", "encrypted"]);
         overlay(&lab, "plain", &[]);
@@ -200,7 +192,7 @@ impl Pair {
     }
 
     fn captured(&self, f: impl FnOnce()) -> Seen {
-        let capture = Capture::start(&of_host(&self.lab, "node1"), WORDS);
+        let capture = Capture::start(&self.lab.netns("node1"), WORDS);
         f();
         capture.end()
     }
@@ -320,7 +312,7 @@ fn a_port_that_is_taken_is_told_and_nothing_leaks() {
     let lab = Lab::up("t-enc-port", 2, 1);
     let (bound, ready) = mpsc::channel();
     let (end, wait_for_end) = mpsc::channel::<()>();
-    let squatter = within(&of_host(&lab, "node1"), move || {
+    let squatter = within(&lab.netns("node1"), move || {
         let taken = UdpSocket::bind("[::]:51821").unwrap();
         bound.send(()).unwrap();
         wait_for_end.recv().unwrap();
@@ -333,7 +325,7 @@ fn a_port_that_is_taken_is_told_and_nothing_leaks() {
         let errors = lab.info("node1")["dataPlaneErrors"].to_string();
         if errors.contains("UDP port 51821 of this host is in use") { Ok(()) } else { Err(errors) }
     });
-    let capture = Capture::start(&of_host(&lab, "node1"), WORDS);
+    let capture = Capture::start(&lab.netns("node1"), WORDS);
     assert_eq!(datagram(&a, &b, true, WORDS.len(), NEVER), None);
     assert_eq!(capture.end().words, 0);
     end.send(()).unwrap();
@@ -398,7 +390,7 @@ fn an_underlay_of_ipv6_carries_it_too() {
     let [a, b] = ["node1", "node2"].map(|host| Member::start(&lab, host, "sealed"));
     wait("they meet", || meet(&a, &b));
     assert_eq!(a.mtu(&lab), 1500 - 80 - 70);
-    let capture = Capture::start(&of_host(&lab, "node1"), WORDS);
+    let capture = Capture::start(&lab.netns("node1"), WORDS);
     for v4 in [true, false] {
         let whole = 1350 - headers(b.addrs[usize::from(!v4)]);
         assert_eq!(datagram(&a, &b, v4, whole, SOON).map(|d| d.len()), Some(whole), "IPv4 {v4}");

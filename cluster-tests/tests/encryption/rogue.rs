@@ -1,6 +1,6 @@
 //! Ways into an overlay that others left open, tried by somebody on the underlay who knows every number: VNI, MACs, addresses.
 
-use crate::{Capture, Injection, Member, NEVER, Pair, SOON, WORDS, datagram, heard, meet, of_host, overlay};
+use crate::{Capture, Injection, Member, NEVER, Pair, SOON, WORDS, datagram, heard, meet, overlay};
 use heddle_cluster_tests::{Lab, skipped, wait};
 use std::net::Ipv4Addr;
 
@@ -44,7 +44,7 @@ fn without_any_firewall_rule_nothing_is_read_or_heard() {
             pair.lab.sh(host, "nft flush ruleset; ip netns exec hd-tunnel nft flush ruleset");
         }
     };
-    let capture = Capture::start(&of_host(&pair.lab, "node1"), WORDS);
+    let capture = Capture::start(&pair.lab.netns("node1"), WORDS);
     for _ in 0..5 {
         flush();
         assert!(datagram(a, b, true, WORDS.len(), SOON).is_some(), "encrypted traffic goes on");

@@ -1,22 +1,22 @@
-//! What goes over a host's cable, and what somebody on it can send.
+//! What goes over a host's cable, and what somebody on it can send; and to be in a namespace.
 
-use heddle_cluster_tests::Lab;
 use nix::{
     errno::Errno,
     sched::{CloneFlags, setns},
     sys::{
         socket::{
             AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket,
-            sockopt::ReceiveTimeout,
+            sockopt::{RcvBufForce, ReceiveTimeout},
         },
         time::{TimeVal, TimeValLike},
     },
 };
 use std::{
+    collections::BTreeSet,
     fs::File,
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
     os::fd::AsRawFd,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,41 +26,32 @@ use std::{
 
 const ETHERNET: usize = 14;
 const IPV4: [u8; 2] = [8, 0];
+const TCP: u8 = 6;
 const UDP: u8 = 17;
+const WHOAMI: u16 = 80;
+/// Of frames that are still to be looked at. What does not fit is not seen.
+const BACKLOG: usize = 32 << 20;
 pub const VXLAN: u16 = 4789;
 
 /// Runs on a thread in a network namespace.
 pub fn within<T: Send + 'static>(space: &Path, f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    let file = File::open(space).unwrap();
+    let file = File::open(space).unwrap_or_else(|e| panic!("{}: {e}", space.display()));
     std::thread::spawn(move || {
-        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+        setns(file, CloneFlags::CLONE_NEWNET).expect("a test may enter a namespace");
         f()
     })
 }
 
-/// The first process of a host of the lab.
-fn first_process(lab: &Lab, host: &str) -> u64 {
-    let hosts = lab.hosts();
-    let found = hosts.as_array().unwrap().iter().find(|h| h["name"] == host);
-    found.and_then(|h| h["pid"].as_u64()).unwrap()
-}
-
-/// A host's own network namespace.
-pub fn of_host(lab: &Lab, host: &str) -> PathBuf {
-    format!("/proc/{}/ns/net", first_process(lab, host)).into()
-}
-
-/// A workload's, which is mounted where its host sees it.
-pub fn of_workload(lab: &Lab, host: &str, id: &str) -> PathBuf {
-    format!("/proc/{}/root/run/netns/hd-t-{}", first_process(lab, host), &id[..10]).into()
-}
-
-/// What was seen on all links of a host.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+/// What was seen: every frame once on each link.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// Frames with the words that were looked for.
     pub words: u32,
     pub vxlan: u32,
+    /// Networks that these were of.
+    pub vnis: BTreeSet<u64>,
+    /// TCP to or from a `whoami` that is in no tunnel.
+    pub plain: u32,
     /// Of either epoch.
     pub tunnel: u32,
     pub fragments: u32,
@@ -73,16 +64,22 @@ impl Seen {
             return;
         };
         self.fragments += u32::from(u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0);
-        let udp = header.get(usize::from(header[0] & 15) * 4..).filter(|u| header[9] == UDP && u.len() >= 8);
-        match udp.map(|u| u16::from_be_bytes([u[2], u[3]])) {
-            Some(VXLAN) => self.vxlan += 1,
-            Some(51820 | 51821) => self.tunnel += 1,
+        let Some(inner) = header.get(usize::from(header[0] & 15) * 4..).filter(|u| u.len() >= 16) else { return };
+        let ports = [[inner[0], inner[1]], [inner[2], inner[3]]].map(u16::from_be_bytes);
+        match (header[9], ports[1]) {
+            (UDP, VXLAN) => {
+                self.vxlan += 1;
+                self.vnis.insert(u32::from_be_bytes([0, inner[12], inner[13], inner[14]]).into());
+            }
+            (UDP, 51820 | 51821) => self.tunnel += 1,
+            (TCP, _) if ports.contains(&WHOAMI) => self.plain += 1,
             _ => {}
         }
     }
 }
 
-/// Looks at every frame on the links of a host's own namespace for some words.
+/// Looks at every frame on the links of a namespace: a host's own, or, of a host that is a machine, the one that has all
+/// cables.
 pub struct Capture {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Seen>,
@@ -94,9 +91,11 @@ impl Capture {
         let ended = stop.clone();
         let (begun, begin) = std::sync::mpsc::channel();
         let thread = within(space, move || {
-            let all = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), SockProtocol::EthAll).unwrap();
-            setsockopt(&all, ReceiveTimeout, &TimeVal::milliseconds(20)).unwrap();
-            begun.send(()).unwrap();
+            let all = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), SockProtocol::EthAll);
+            let all = all.expect("root may capture");
+            setsockopt(&all, RcvBufForce, &BACKLOG).expect("root may have as much");
+            setsockopt(&all, ReceiveTimeout, &TimeVal::milliseconds(20)).expect("every socket has a limit");
+            begun.send(()).expect("somebody waits");
             let (mut seen, mut frame) = (Seen::default(), vec![0; 65536]);
             loop {
                 match recv(all.as_raw_fd(), &mut frame, MsgFlags::empty()) {
@@ -108,13 +107,13 @@ impl Capture {
                 }
             }
         });
-        begin.recv().unwrap();
+        begin.recv().expect("the capture begins");
         Self { stop, thread }
     }
 
     pub fn end(self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
+        self.thread.join().expect("the capture ends well")
     }
 }
 
@@ -161,10 +160,10 @@ impl Forgery {
         let packet = ipv4(source, self.host, &udp(50000, VXLAN, &vxlan));
         let to = SockaddrIn::from(SocketAddrV4::new(self.host, 0));
         let send = move || {
-            let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).unwrap();
-            sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty()).unwrap();
+            let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw);
+            sendto(raw?.as_raw_fd(), &packet, &to, MsgFlags::empty())
         };
-        within(space, send).join().unwrap();
+        within(space, send).join().expect("sending does not panic").expect("root may send anything");
     }
 }
 

@@ -52,6 +52,8 @@ impl Renewal {
                 tracing::warn!("the node's certificate is not renewed: {error:#}");
                 tokio::time::sleep(pause).await;
             }
+            // What the managers last said of the role may be older than the certificate.
+            tokio::time::sleep(*LOOK.start()).await;
         }
     }
 

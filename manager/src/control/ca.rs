@@ -36,9 +36,11 @@ fn field<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Status> {
 
 impl CaService {
     /// The node that a certificate is renewed for.
-    fn renewing(&self, caller: Caller, wish: &v1::RenewRequest) -> Result<NodeId, Status> {
-        match caller {
-            Caller::Node(identity) if identity.role == Role::Manager && !wish.node.is_empty() => {
+    fn renewing(&self, request: &Request<v1::RenewRequest>) -> Result<NodeId, Status> {
+        let wish = request.get_ref();
+        match require(request, Access::Anyone)? {
+            Caller::Node(_) if !wish.node.is_empty() => {
+                self.forward.admit(request, Access::Manager)?;
                 wish.node.parse().map_err(|e| Status::invalid_argument(format!("field node: {e}")))
             }
             Caller::Node(identity) => Ok(identity.node),
@@ -150,9 +152,8 @@ impl node_ca_server::NodeCa for CaService {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
-        let caller = require(&request, Access::Anyone)?;
+        let id = self.renewing(&request)?;
         let wish = request.into_inner();
-        let id = self.renewing(caller, &wish)?;
         if let Some(channel) = self.forward.leader().await? {
             let forwarded = v1::RenewRequest { expired_pem: String::new(), node: id.to_string(), ..wish };
             return NodeCaClient::new(channel).renew(forwarded).await;

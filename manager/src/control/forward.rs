@@ -1,10 +1,17 @@
 //! The way from a follower to the leader.
 
-use crate::{raft::MAX_MESSAGE, store::Store};
-use heddle_plumbing::tls::{self, Credentials};
+use crate::{
+    raft::MAX_MESSAGE,
+    store::{Snapshot, Store},
+};
+use heddle_model::cluster::Role;
+use heddle_plumbing::{
+    caller::{Access, Caller, require},
+    tls::{self, Credentials},
+};
 use std::{net::SocketAddr, time::Duration};
 use tokio::net::TcpStream;
-use tonic::{Status, transport::Channel};
+use tonic::{Request, Status, transport::Channel};
 
 /// An election is over within this time, if there is a quorum.
 const ELECTION_LIMIT: Duration = Duration::from_secs(4);
@@ -17,7 +24,27 @@ pub struct Forward {
     pub credentials: Credentials,
 }
 
+/// Whether this state says that the caller's certificate counts no more: the node is a manager no longer, or is gone.
+/// `newest`: the state lacks nobody.
+fn outlived(state: &Snapshot, caller: &Caller, newest: bool) -> bool {
+    let Caller::Node(identity) = caller else { return false };
+    match state.nodes.get(&identity.node) {
+        Some(node) => identity.role == Role::Manager && node.role == Role::Worker,
+        None => newest && state.cluster.is_some(),
+    }
+}
+
 impl Forward {
+    /// The caller, if this access admits it and its certificate still counts.
+    pub fn admit<T>(&self, request: &Request<T>, access: Access) -> Result<Caller, Status> {
+        let caller = require(request, access)?;
+        // A follower may not have heard yet of a manager that came a moment ago.
+        if access != Access::Anyone && outlived(&self.store.snapshot(), &caller, self.store.is_leader()) {
+            return Err(Status::permission_denied("this certificate counts no more: the node was demoted or removed"));
+        }
+        Ok(caller)
+    }
+
     /// A channel to the leader; None if this manager leads. Waits for an election that is under way.
     pub async fn leader(&self) -> Result<Option<Channel>, Status> {
         let addr = self.leader_addr().await?;
@@ -50,3 +77,30 @@ impl Forward {
 
 /// Generous, for listings of large clusters.
 pub const LARGEST: usize = MAX_MESSAGE;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::World;
+    use heddle_model::ClusterId;
+    use heddle_plumbing::caller::NodeIdentity;
+
+    #[test]
+    fn a_certificate_outlives_neither_the_node_nor_its_role() {
+        let mut world = World::new();
+        let mut nodes = [world.node(1), world.node(2), world.node(3)];
+        nodes[0].role = Role::Manager;
+        world.write(nodes[..2].iter().cloned().map(|n| crate::store::Mutation::Create(n.into())).collect());
+        let holds = |n: usize, role| {
+            Caller::Node(NodeIdentity { node: nodes[n].id.clone(), role, cluster: ClusterId::from_random([2; 16]) })
+        };
+        let said = |caller: &Caller| [false, true].map(|newest| outlived(&world.state, caller, newest));
+        assert_eq!(said(&holds(0, Role::Manager)), [false, false]);
+        assert_eq!(said(&holds(1, Role::Worker)), [false, false]);
+        // Promoted, and still with the certificate that it asks for the new one by.
+        assert_eq!(said(&holds(0, Role::Worker)), [false, false]);
+        assert_eq!(said(&holds(1, Role::Manager)), [true, true], "demoted");
+        assert_eq!(said(&holds(2, Role::Manager)), [false, true], "removed, or not heard of yet");
+        assert_eq!(said(&Caller::Local), [false, false]);
+    }
+}

@@ -20,10 +20,7 @@ use heddle_model::{
     service::{Mode, Service, ServiceSpec},
     task::Task,
 };
-use heddle_plumbing::{
-    caller::{Access, require},
-    tls::root_digest,
-};
+use heddle_plumbing::{caller::Access, tls::root_digest};
 use heddle_proto::v1::{self, control_client::ControlClient, control_server, manager_message::Message as ToAgent};
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 use tokio_stream::wrappers::ReceiverStream;
@@ -48,14 +45,14 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// Checks the caller; on a follower, answers with what the leader says.
 macro_rules! admit {
     ($self:ident, $request:ident, $method:ident) => {{
-        require(&$request, Access::LocalOrManager)?;
+        $self.forward.admit(&$request, Access::LocalOrManager)?;
         if let Some(mut leader) = $self.leader().await? {
             return leader.$method($request.into_inner()).await;
         }
         $request.into_inner()
     }};
     ($self:ident, $request:ident, stream $method:ident) => {{
-        require(&$request, Access::LocalOrManager)?;
+        $self.forward.admit(&$request, Access::LocalOrManager)?;
         if let Some(mut leader) = $self.leader().await? {
             let stream = leader.$method($request.into_inner()).await?.into_inner();
             return Ok(Response::new(Box::pin(stream)));

@@ -4,7 +4,7 @@ use super::{Raft, RaftSnapshot, TypeConfig, decode, encode, raft_id};
 use crate::{control::Forward, membership::dismiss};
 use futures::StreamExt;
 use heddle_model::{cluster::Role, node::Node};
-use heddle_plumbing::caller::{Access, require};
+use heddle_plumbing::caller::Access;
 use heddle_proto::v1::{
     RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMessage, SnapshotChunk,
     raft_client::RaftClient, raft_server,
@@ -40,9 +40,11 @@ fn raft_id_of(node: &str) -> Option<u64> {
     node.parse().ok().map(|id| raft_id(&id))
 }
 
-fn read<T: DeserializeOwned>(request: Request<RaftMessage>) -> Result<T, Status> {
-    require(&request, Access::Manager)?;
-    decode(&request.into_inner().payload).map_err(garbled)
+impl RaftService {
+    fn read<T: DeserializeOwned>(&self, request: Request<RaftMessage>) -> Result<T, Status> {
+        self.forward.admit(&request, Access::Manager)?;
+        decode(&request.into_inner().payload).map_err(garbled)
+    }
 }
 
 fn answer<T: Serialize>(value: Result<T, impl Display>) -> Answer {
@@ -53,23 +55,23 @@ fn answer<T: Serialize>(value: Result<T, impl Display>) -> Answer {
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {
     async fn append_entries(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.append_entries(read(request)?).await)
+        answer(self.raft.append_entries(self.read(request)?).await)
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.vote(read(request)?).await)
+        answer(self.raft.vote(self.read(request)?).await)
     }
 
     async fn pre_vote(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.pre_vote(read(request)?).await)
+        answer(self.raft.pre_vote(self.read(request)?).await)
     }
 
     async fn transfer_leader(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.handle_transfer_leader(read(request)?).await)
+        answer(self.raft.handle_transfer_leader(self.read(request)?).await)
     }
 
     async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Answer {
-        require(&request, Access::Manager)?;
+        self.forward.admit(&request, Access::Manager)?;
         let mut chunks = request.into_inner();
         let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot"))??;
         let (vote, meta): (VoteOf<TypeConfig>, SnapshotMetaOf<TypeConfig>) = decode(&first.meta).map_err(garbled)?;
@@ -82,7 +84,7 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn join(&self, request: Request<RaftJoinRequest>) -> Result<Response<RaftJoinResponse>, Status> {
-        require(&request, Access::Manager)?;
+        self.forward.admit(&request, Access::Manager)?;
         let join = request.into_inner();
         if let Some(leader) = self.forward.leader().await? {
             return RaftClient::new(leader).join(join).await;
@@ -108,7 +110,7 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn leave(&self, request: Request<RaftLeaveRequest>) -> Result<Response<RaftLeaveResponse>, Status> {
-        require(&request, Access::Manager)?;
+        self.forward.admit(&request, Access::Manager)?;
         let leave = request.into_inner();
         if let Some(leader) = self.forward.leader().await? {
             return RaftClient::new(leader).leave(leave).await;

@@ -58,6 +58,7 @@ fn a_port_may_lead_to_a_replica_and_its_service() {
 }
 
 #[test]
+#[ignore = "takes a minute, and acceptance.rs has the same on three machines"]
 fn ipvs_spreads() {
     if !ran("ipvs_spreads", &vm::IPVS) {
         spreading("ipvs");

@@ -105,7 +105,16 @@ async fn become_role(control: &mut ControlClient<Channel>, reference: &str, role
         role: Some(v1::Role::from(role).into()),
         ..v1::UpdateNodeRequest::default()
     };
-    let mut node = control.update_node(request).await.map_err(said)?.into_inner();
+    let node = control.update_node(request).await.map_err(said)?.into_inner();
+    wait_for_role(control, node, reference, role).await
+}
+
+async fn wait_for_role(
+    control: &mut ControlClient<Channel>,
+    mut node: v1::Node,
+    reference: &str,
+    role: Role,
+) -> Result<()> {
     let until = Instant::now() + LIMIT;
     while node.role() != v1::Role::from(role) {
         if Instant::now() > until {
@@ -194,11 +203,11 @@ pub async fn run(client: &Client, command: NodeCommand) -> Result<()> {
                 availability: availability.map(|a| v1::Availability::from(a).into()),
                 labels_add: label_add.into_iter().collect(),
                 labels_remove: label_rm,
-                role: None,
+                role: role.map(|r| v1::Role::from(r).into()),
             };
             let updated = control.update_node(request).await.map_err(said)?.into_inner();
             match role {
-                Some(role) => become_role(&mut control, &updated.id, role).await?,
+                Some(role) => wait_for_role(&mut control, updated, &node, role).await?,
                 None => println!("{node}"),
             }
         }

@@ -61,12 +61,7 @@ impl Lab {
         self.sh(host, script)
     }
 
-    /// What the commands show: networks, and workloads in any state.
-    pub fn listed(&self, host: &str) -> String {
-        self.heddle(host, &["network", "ls"]) + &self.heddle(host, &["ps", "-a", "--format", "json"])
-    }
-
-    /// The same without what goes on by itself, such as how long somebody has been running.
+    /// The networks and workloads of a host, without what goes on by itself, such as how long somebody has been running.
     pub fn listed_still(&self, host: &str) -> (String, Value) {
         let mut rows = self.json(host, &["ps", "-a", "--format", "json"]);
         rows.as_array_mut().into_iter().flatten().for_each(|row| row["Status"] = Value::Null);

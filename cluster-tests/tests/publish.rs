@@ -238,11 +238,11 @@ fn a_published_port_is_held_and_given_back() {
         can_bind(&lab, "0.0.0.0", "8080", true) && can_bind(&lab, "10.77.0.1", "8082", false),
         "nothing more than that"
     );
-    let listed = lab.listed(NODE);
+    let listed = lab.listed_still(NODE);
     let said = lab.refused(NODE, &["run", "-d", "-p", "8079:80", "-p", "8080:80", "--", "true"]);
     assert!(said.contains("port 8080/tcp of this host is in use: publish another"), "{said}");
     assert!(can_bind(&lab, "0.0.0.0", "8079", false), "what it had got is free again");
-    assert_eq!(lab.listed(NODE), listed);
+    assert_eq!(lab.listed_still(NODE), listed);
 
     for (end, again) in [(vec!["stop", "-t", "5", "web"], true), (vec!["rm", "-f", "web"], false)] {
         lab.heddle(NODE, &end);

@@ -2,7 +2,7 @@
 //! and told to nobody. Others see public keys alone.
 
 use heddle_model::tunnel::{Backend, Epoch, PublicKey, TunnelEnd};
-use rand::TryRngCore;
+use rand::TryRng;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
@@ -85,7 +85,7 @@ impl Keyring {
         }
         for epoch in new {
             let mut bytes = [0; LENGTH];
-            rand::rngs::OsRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
+            rand::rngs::SysRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
             let secret = StaticSecret::from(bytes);
             write(&path(&dir, epoch), &secret)?;
             held.secrets.insert(epoch, secret);

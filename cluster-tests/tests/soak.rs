@@ -8,7 +8,7 @@ use heddle_cluster_tests::{
     skipped, wait,
 };
 use heddle_proto::v1;
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,

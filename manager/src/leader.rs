@@ -1,7 +1,7 @@
 //! What only the leader does: runs the deciding stages whenever something changed, and watches that nodes report.
 
 use crate::{
-    allocator,
+    allocator, ambient,
     dispatcher::Sessions,
     membership, orchestrator,
     plan::{Context, Stage},
@@ -44,7 +44,9 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
     let mut wake: Option<Timestamp> = None;
     let mut dirty = true;
     loop {
+        // In this order: whichever it is, all of it is looked at.
         tokio::select! {
+            biased;
             () = cancel.cancelled() => return,
             changed = state.changed() => if changed.is_err() { return } else { dirty = true },
             _ = acks.changed() => dirty = true,
@@ -82,7 +84,7 @@ async fn pass(store: &Store, sessions: &Sessions) -> Result<Option<Timestamp>, W
     for (name, stage) in STAGES {
         let state = store.snapshot();
         let acked = sessions.min_ready(&state);
-        let plan = stage(&state, &mut Context { now: now(), acked, random: &mut rand::random });
+        let plan = stage(&state, &mut Context { now: now(), acked, random: &mut ambient::random });
         wake = [wake, plan.wake].into_iter().flatten().min();
         if !plan.mutations.is_empty() {
             tracing::debug!(stage = name, mutations = plan.mutations.len(), "planned");

@@ -8,15 +8,17 @@
 //! leader     runs the deciding stages and watches the nodes, on the leader only
 //! membership who votes, as the wanted roles of nodes say
 //! ca         root, tokens, certificates
+//! ambient    the time of day and random numbers
 //! ```
 
 pub mod allocator;
+pub mod ambient;
 pub mod ca;
 pub mod control;
 pub mod dispatcher;
 pub mod leader;
 pub mod manager;
-mod membership;
+pub mod membership;
 pub mod orchestrator;
 pub mod plan;
 pub mod raft;

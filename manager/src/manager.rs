@@ -1,7 +1,7 @@
 //! A manager put together: raft, the store on top of it, the leader's loop and the gRPC services.
 
 use crate::{
-    ca,
+    ambient, ca,
     control::{CaService, ControlService, Forward},
     dispatcher::{DispatcherService, Logs, Sessions},
     leader, membership,
@@ -46,6 +46,19 @@ pub enum ManagerError {
     Refused(String),
 }
 
+/// How managers agree: an election is over within a second or so.
+pub fn raft_config(cluster: &str) -> Config {
+    Config {
+        cluster_name: cluster.to_owned(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MS.start,
+        election_timeout_max: ELECTION_MS.end,
+        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    }
+}
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Manager {
@@ -64,15 +77,7 @@ impl Manager {
         std::fs::create_dir_all(dir).map_err(state_error)?;
         let log = LogStore::open(&dir.join("raft.redb")).map_err(state_error)?;
         let (machine, state) = Machine::open(log.clone()).map_err(state_error)?;
-        let config = Config {
-            cluster_name: credentials.identity().cluster.to_string(),
-            heartbeat_interval: HEARTBEAT_MS,
-            election_timeout_min: ELECTION_MS.start,
-            election_timeout_max: ELECTION_MS.end,
-            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-            enable_pre_vote: Some(true),
-            ..Config::default()
-        };
+        let config = raft_config(&credentials.identity().cluster.to_string());
         let config = Arc::new(config.validate().map_err(|e| ManagerError::Raft(e.to_string()))?);
         let network = Network { credentials: credentials.clone() };
         let id = raft_id(&credentials.identity().node);
@@ -107,7 +112,7 @@ impl Manager {
             .await
             .map_err(|e| ManagerError::Raft(e.to_string()))?;
         let ingress = network::Network {
-            id: NetworkId::from_random(rand::random()),
+            id: NetworkId::from_random(ambient::random()),
             meta: Meta::default(),
             spec: network::NetworkSpec {
                 annotations: Annotations { name: network::INGRESS.into(), labels: BTreeMap::new() },

@@ -9,7 +9,7 @@ use heddle_model::{
     cluster::Role,
     node::{Node, NodeState},
 };
-use openraft::{ChangeMembers, async_runtime::WatchReceiver};
+use openraft::{BasicNode, ChangeMembers, async_runtime::WatchReceiver};
 use std::{collections::BTreeSet, time::Duration};
 
 /// A change that finds no majority within this time is tried again.
@@ -86,6 +86,13 @@ pub async fn hand_over(store: &Store) -> Result<(), String> {
     let wait = raft.wait(Some(LIMIT));
     let follows = wait.metrics(|m| m.current_leader.is_some_and(|l| l != own), "another manager leads");
     follows.await.map(drop).map_err(|e| e.to_string())
+}
+
+/// Into raft: it votes when it has caught up.
+pub async fn admit(raft: &Raft, id: u64, addr: &str) -> Result<(), String> {
+    raft.add_learner(id, BasicNode::new(addr), true).await.map_err(|e| e.to_string())?;
+    let voter = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+    raft.change_membership(voter, true).await.map(drop).map_err(|e| e.to_string())
 }
 
 /// Out of raft, as a voter and as a learner.

@@ -2,6 +2,7 @@
 
 use super::forward::Forward;
 use crate::{
+    ambient,
     ca::{self, CaError},
     dispatcher,
     raft::raft_id,
@@ -109,7 +110,7 @@ impl node_ca_server::NodeCa for CaService {
         let state = store.snapshot();
         let cluster = state.cluster.as_ref().ok_or_else(starting)?;
         let role = ca::role_of(&wish.token, cluster).map_err(refused)?;
-        let id = NodeId::from_random(rand::random());
+        let id = NodeId::from_random(ambient::random());
         let life = cluster.spec.node_cert_life;
         let cert = ca::issue(&cluster.root_ca, &cluster.id, &id, role, &wish.csr_pem, life).map_err(refused)?;
         let manager = match role {

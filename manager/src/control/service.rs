@@ -6,7 +6,7 @@ use super::{
     inspect, nodes, progress, removal,
 };
 use crate::{
-    ca,
+    ambient, ca,
     dispatcher::{Logs, Sessions},
     store::{Mutation, Snapshot, Store, now},
     tunnel,
@@ -152,7 +152,7 @@ impl control_server::Control for ControlService {
     async fn create_network(&self, request: Request<v1::CreateNetworkRequest>) -> Answer<v1::Network> {
         let request = admit!(self, request, create_network);
         let spec = NetworkSpec::try_from(some("spec", request.spec)?)?;
-        let id = NetworkId::from_random(rand::random());
+        let id = NetworkId::from_random(ambient::random());
         let state = self
             .write(|state| {
                 let spec = check::network(state, spec.clone())?;
@@ -193,7 +193,7 @@ impl control_server::Control for ControlService {
     async fn create_service(&self, request: Request<v1::CreateServiceRequest>) -> Answer<v1::Service> {
         let request = admit!(self, request, create_service);
         let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
-        let id = ServiceId::from_random(rand::random());
+        let id = ServiceId::from_random(ambient::random());
         let state = self
             .write(|state| {
                 let spec = check::service(state, spec.clone())?;
@@ -331,7 +331,7 @@ impl control_server::Control for ControlService {
         }
         let senders: Vec<_> =
             on_node.into_iter().filter_map(|(n, tasks)| Some((self.sessions.sender(&n)?, tasks))).collect();
-        let id = TaskId::from_random(rand::random()).to_string();
+        let id = TaskId::from_random(ambient::random()).to_string();
         let lines = self.logs.open(id.clone(), senders.len());
         for (sender, tasks) in &senders {
             let wish = v1::LogRequest {

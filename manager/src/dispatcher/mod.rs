@@ -17,5 +17,5 @@ mod sessions;
 mod tests;
 
 pub use logs::Logs;
-pub use service::{DispatcherService, managers, removed};
+pub use service::{DispatcherService, SessionServer, managers, removed};
 pub use sessions::Sessions;

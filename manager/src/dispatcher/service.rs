@@ -5,6 +5,7 @@ use super::{
     connection::{self, AttachError, Wanted},
 };
 use crate::{
+    ambient,
     control::{Forward, removal},
     store::{Mutation, Store, WriteError, now},
 };
@@ -88,7 +89,8 @@ impl dispatcher_server::Dispatcher for DispatcherService {
             return Ok(Response::new(Box::pin(futures::stream::iter([Ok(redirect)]))));
         }
         let (send, receive) = mpsc::channel(BUFFER);
-        tokio::spawn(self.clone().serve(node, request.into_inner(), send));
+        let server = SessionServer { store: self.store.clone(), sessions: self.sessions.clone() };
+        tokio::spawn(server.serve(node, request.into_inner(), send));
         Ok(Response::new(Box::pin(ReceiverStream::new(receive).map(Ok))))
     }
 
@@ -191,7 +193,7 @@ impl DispatcherService {
         let state = self
             .store
             .update(|state| {
-                let (connection, mutations) = connection::attach(state, wanted, &mut rand::random)?;
+                let (connection, mutations) = connection::attach(state, wanted, &mut ambient::random)?;
                 place = Some(connection.id);
                 Ok::<_, AttachError>(mutations)
             })
@@ -206,8 +208,22 @@ impl DispatcherService {
             internal: network.spec.internal,
         })
     }
+}
 
-    async fn serve(self, node: NodeId, mut from: Streaming<v1::AgentMessage>, send: mpsc::Sender<v1::ManagerMessage>) {
+/// The leader's side of agents' sessions.
+pub struct SessionServer {
+    pub store: Store,
+    pub sessions: Arc<Sessions>,
+}
+
+impl SessionServer {
+    /// Until either side ends it, or this manager does not lead any more.
+    pub async fn serve(
+        self,
+        node: NodeId,
+        mut from: impl Stream<Item = Result<v1::AgentMessage, Status>> + Unpin,
+        send: mpsc::Sender<v1::ManagerMessage>,
+    ) {
         let serial = self.sessions.begin(&node, send.clone());
         let (reports, queue) = mpsc::unbounded_channel();
         tokio::spawn(write_reports(self.store.clone(), queue));
@@ -215,6 +231,7 @@ impl DispatcherService {
         let mut told = Told { node: node.clone(), view: None, sent: Version(0), acked: Version(0), session: None };
         loop {
             tokio::select! {
+                biased;
                 received = from.next() => {
                     let Some(Ok(v1::AgentMessage { message: Some(received) })) = received else { break };
                     if !self.sessions.seen(&node, serial) {

@@ -1,6 +1,6 @@
 //! The durable log in redb.
 //!
-//! Entries are kept in memory too, since replication reads the newest again and again. Every write goes through one thread
+//! Entries are kept in memory too, since replication reads the newest again and again. Every write goes through one writer
 //! that takes all that waits into one transaction and one fsync; a caller is told after that fsync.
 
 use super::{TypeConfig, decode, encode};
@@ -16,9 +16,9 @@ use std::{
     io,
     ops::RangeBounds,
     path::Path,
-    sync::{Arc, PoisonError, RwLock, mpsc},
+    sync::{Arc, PoisonError, RwLock},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -50,6 +50,8 @@ enum Op {
     /// Forget up to and including this index.
     Purge(u64, Vec<u8>),
     Put(&'static str, Vec<u8>),
+    /// The stored raft snapshot: its meta and its data.
+    Snapshot(Vec<u8>, Vec<u8>),
 }
 
 enum Done {
@@ -62,7 +64,7 @@ enum Done {
 #[derive(Clone)]
 pub struct LogStore {
     memory: Arc<RwLock<Memory>>,
-    queue: mpsc::Sender<(Op, Done)>,
+    queue: mpsc::UnboundedSender<(Op, Done)>,
     database: Arc<Database>,
 }
 
@@ -71,14 +73,20 @@ fn failed(e: impl Into<redb::Error>) -> io::Error {
 }
 
 impl LogStore {
-    /// Opens the database, or makes it, and reads the log into memory.
+    /// Opens the database, or makes it, and reads the log into memory. A thread writes.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let database = Arc::new(Database::create(path).map_err(failed)?);
-        let memory = load(&database)?;
-        let (queue, ops) = mpsc::channel();
-        let db = database.clone();
-        std::thread::Builder::new().name("raft-log".into()).spawn(move || write_all(&db, &ops))?;
-        Ok(Self { memory: Arc::new(RwLock::new(memory)), queue, database })
+        let (log, mut writer) = Self::over(Database::create(path).map_err(failed)?)?;
+        std::thread::Builder::new().name("raft-log".into()).spawn(move || while writer.blocking_step() {})?;
+        Ok(log)
+    }
+
+    /// Over any database, with a writer that somebody else has to run.
+    pub fn over(database: Database) -> io::Result<(Self, Writer)> {
+        let database = Arc::new(database);
+        let memory = Arc::new(RwLock::new(load(&database)?));
+        let (queue, ops) = mpsc::unbounded_channel();
+        let writer = Writer { database: database.clone(), ops };
+        Ok((Self { memory, queue, database }, writer))
     }
 
     /// The stored raft snapshot: its meta and its data.
@@ -91,18 +99,7 @@ impl LogStore {
 
     /// Replaces the stored raft snapshot, whole or not at all.
     pub(super) async fn write_snapshot(&self, meta: Vec<u8>, data: Vec<u8>) -> io::Result<()> {
-        let database = self.database.clone();
-        let write = move || -> io::Result<()> {
-            let mut tx = database.begin_write().map_err(failed)?;
-            tx.set_durability(Durability::Immediate).map_err(failed)?;
-            {
-                let mut table = tx.open_table(META).map_err(failed)?;
-                table.insert(SNAPSHOT_META, meta.as_slice()).map_err(failed)?;
-                table.insert(SNAPSHOT_DATA, data.as_slice()).map_err(failed)?;
-            }
-            tx.commit().map_err(failed)
-        };
-        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
+        self.write(Op::Snapshot(meta, data)).await
     }
 
     fn send(&self, op: Op, done: Done) -> io::Result<()> {
@@ -148,10 +145,29 @@ fn load(database: &Database) -> io::Result<Memory> {
     Ok(memory)
 }
 
-fn write_all(database: &Database, ops: &mpsc::Receiver<(Op, Done)>) {
-    while let Ok(first) = ops.recv() {
-        let (batch, done): (Vec<Op>, Vec<Done>) = std::iter::once(first).chain(ops.try_iter().take(BATCH - 1)).unzip();
-        let result = write_batch(database, &batch);
+/// Makes durable what the log's users queue, in order.
+pub struct Writer {
+    database: Arc<Database>,
+    ops: mpsc::UnboundedReceiver<(Op, Done)>,
+}
+
+impl Writer {
+    /// Waits for something to write, lets `pause` pass, and writes all there is by then. False: nobody will write any more.
+    pub async fn step(&mut self, pause: impl Future<Output = ()>) -> bool {
+        let Some(first) = self.ops.recv().await else { return false };
+        pause.await;
+        self.write(first);
+        true
+    }
+
+    fn blocking_step(&mut self) -> bool {
+        self.ops.blocking_recv().map(|first| self.write(first)).is_some()
+    }
+
+    fn write(&mut self, first: (Op, Done)) {
+        let more = std::iter::from_fn(|| self.ops.try_recv().ok());
+        let (batch, done): (Vec<Op>, Vec<Done>) = std::iter::once(first).chain(more.take(BATCH - 1)).unzip();
+        let result = write_batch(&self.database, &batch);
         if let Err(error) = &result {
             tracing::error!(%error, "cannot write the raft log");
         }
@@ -191,6 +207,10 @@ fn write_batch(database: &Database, batch: &[Op]) -> io::Result<()> {
                 }
                 Op::Put(key, bytes) => {
                     meta.insert(*key, bytes.as_slice()).map_err(failed)?;
+                }
+                Op::Snapshot(about, data) => {
+                    meta.insert(SNAPSHOT_META, about.as_slice()).map_err(failed)?;
+                    meta.insert(SNAPSHOT_DATA, data.as_slice()).map_err(failed)?;
                 }
             }
         }

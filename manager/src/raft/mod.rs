@@ -9,11 +9,13 @@
 mod log;
 mod machine;
 mod network;
+mod runtime;
 mod service;
 
-pub use log::LogStore;
+pub use log::{LogStore, Writer};
 pub use machine::{Machine, RaftSnapshot};
 pub use network::{MAX_MESSAGE, Network};
+pub use runtime::Runtime;
 pub use service::RaftService;
 
 use crate::store::{Action, Conflict};
@@ -28,6 +30,7 @@ openraft::declare_raft_types!(
         D = Action,
         R = Applied,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = Runtime,
 );
 
 /// What became of a proposal: the version it made, or why it changed nothing.

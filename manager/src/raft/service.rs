@@ -1,7 +1,10 @@
 //! Calls from the other managers, and who is a member.
 
 use super::{Raft, RaftSnapshot, TypeConfig, decode, encode, raft_id};
-use crate::{control::Forward, membership::dismiss};
+use crate::{
+    control::Forward,
+    membership::{admit, dismiss},
+};
 use futures::StreamExt;
 use heddle_model::{cluster::Role, node::Node};
 use heddle_plumbing::caller::Access;
@@ -9,10 +12,7 @@ use heddle_proto::v1::{
     RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMessage, SnapshotChunk,
     raft_client::RaftClient, raft_server,
 };
-use openraft::{
-    BasicNode, ChangeMembers,
-    type_config::alias::{SnapshotMetaOf, VoteOf},
-};
+use openraft::type_config::alias::{SnapshotMetaOf, VoteOf};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{collections::BTreeSet, fmt::Display, io, sync::Arc, time::Duration};
 use tonic::{Request, Response, Status, Streaming};
@@ -95,13 +95,8 @@ impl raft_server::Raft for RaftService {
         if raft_id_of(&join.node) != Some(join.raft_id) || !known.nodes.values().any(|n| stays(&n)) {
             return Err(Status::permission_denied("this node is to be no manager: see `heddle node promote`"));
         }
-        let admit = async {
-            self.raft.add_learner(join.raft_id, BasicNode::new(&join.addr), true).await.map_err(failed)?;
-            let voter = ChangeMembers::AddVoterIds(BTreeSet::from([join.raft_id]));
-            self.raft.change_membership(voter, true).await.map_err(failed)
-        };
-        match tokio::time::timeout(CATCH_UP_LIMIT, admit).await {
-            Ok(result) => result?,
+        match tokio::time::timeout(CATCH_UP_LIMIT, admit(&self.raft, join.raft_id, &join.addr)).await {
+            Ok(result) => result.map_err(failed)?,
             Err(_) => {
                 return Err(failed(format_args!("the manager at {} cannot be reached from the leader", join.addr)));
             }

@@ -1,17 +1,14 @@
 //! Reading and writing the cluster's state.
 
 use super::{Action, Conflict, Mutation, Snapshot};
-use crate::raft::Raft;
-use heddle_model::{NodeId, Timestamp, Version};
+use crate::{ambient::now, raft::Raft};
+use heddle_model::{NodeId, Version};
 use openraft::{
     Instant as _,
     async_runtime::WatchReceiver,
     errors::{ClientWriteError, RaftError},
 };
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// A write that is not committed within this time found no quorum.
@@ -38,11 +35,6 @@ pub enum WriteError {
 pub struct Store {
     raft: Raft,
     state: watch::Receiver<Arc<Snapshot>>,
-}
-
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(since.as_millis() as u64)
 }
 
 impl Store {

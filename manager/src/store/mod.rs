@@ -8,6 +8,7 @@ mod action;
 mod handle;
 mod snapshot;
 
+pub use crate::ambient::now;
 pub use action::{Action, Conflict, Mutation};
-pub use handle::{Store, WriteError, now};
+pub use handle::{Store, WriteError};
 pub use snapshot::{Holder, Snapshot};

@@ -55,6 +55,9 @@ pub fn raft_config(cluster: &str) -> Config {
         election_timeout_max: ELECTION_MS.end,
         snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
         enable_pre_vote: Some(true),
+        // A leader sends entries before its own disk has them. After a crash it may lack what the others have committed:
+        // leading on in the same term, it would write other entries in their place.
+        enable_leader_restore: Some(false),
         ..Config::default()
     }
 }

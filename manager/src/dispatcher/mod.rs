@@ -17,5 +17,6 @@ mod sessions;
 mod tests;
 
 pub use logs::Logs;
+pub use assignment::view;
 pub use service::{DispatcherService, SessionServer, managers, removed};
 pub use sessions::Sessions;

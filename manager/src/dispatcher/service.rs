@@ -31,8 +31,9 @@ use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 /// Messages under way to one agent.
 const BUFFER: usize = 64;
-/// A report is offered to raft again for this long.
+/// A report is offered to raft again for this long, so often.
 const REPORT_LIMIT: Duration = Duration::from_secs(30);
+const REPORT_AGAIN: Duration = Duration::from_millis(100);
 /// What was just given up is free again within this time, unless a host does not follow.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -387,6 +388,8 @@ async fn write_reports(store: Store, mut queue: mpsc::UnboundedReceiver<Vec<Muta
                 tracing::warn!(%error, "reports of a node are lost until its next session");
                 break;
             }
+            // A leader that hears of no majority refuses at once.
+            tokio::time::sleep(REPORT_AGAIN).await;
         }
     }
 }

@@ -94,17 +94,18 @@ impl Store {
         &self,
         mut plan: impl FnMut(&Snapshot) -> Result<Vec<Mutation>, E>,
     ) -> Result<Arc<Snapshot>, E> {
-        for _ in 0..TRIES {
+        let mut tries = TRIES;
+        loop {
             let mutations = plan(&self.snapshot())?;
             if mutations.is_empty() {
-                break;
+                return Ok(self.snapshot());
             }
+            tries -= 1;
             match self.write(mutations).await {
-                Err(WriteError::Conflict(c)) if c.is_retryable() => {}
+                Ok(_) => return Ok(self.snapshot()),
+                Err(WriteError::Conflict(c)) if c.is_retryable() && tries > 0 => {}
                 Err(e) => return Err(e.into()),
-                Ok(_) => break,
             }
         }
-        Ok(self.snapshot())
     }
 }

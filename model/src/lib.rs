@@ -15,6 +15,7 @@ pub mod assignment;
 pub mod cluster;
 pub mod connection;
 pub mod endpoint;
+pub mod fence;
 pub mod find;
 pub mod id;
 pub mod meta;

@@ -37,6 +37,7 @@ use crate::{
 use actor::Actor;
 use heddle_model::{
     NetworkId,
+    fence::Fence,
     net::{DualSubnet, Mtu, unique_local},
     node::NodeReport,
     tunnel::Epoch,
@@ -226,6 +227,8 @@ impl Agent {
             speak,
             anew: anew.clone(),
             changed: self.keys.changed.clone(),
+            fence: Fence::default(),
+            silent_since: tokio::time::Instant::now(),
         };
         let local = LocalHost {
             node,

@@ -1,13 +1,16 @@
 //! The agent's side of the session with the leader: finds it, keeps the stream, hands on what comes.
 
 use futures::StreamExt;
-use heddle_model::{cluster::Role, node::NodeDescription};
+use heddle_model::{cluster::Role, fence::Fence, node::NodeDescription};
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1::{
     self, agent_message::Message as FromAgent, dispatcher_client::DispatcherClient, manager_message::Message as ToAgent,
 };
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
@@ -52,6 +55,9 @@ pub struct Session {
     pub anew: Arc<Notify>,
     /// What `describe` says may have changed: that is told at once.
     pub changed: Arc<Notify>,
+    pub fence: Fence,
+    /// When the last session ended.
+    pub silent_since: Instant,
 }
 
 impl Session {
@@ -67,6 +73,7 @@ impl Session {
             }
             let was_open = self.speak.send_replace(None).is_some();
             if was_open {
+                self.silent_since = Instant::now();
                 let _ = self.events.send(Event::Disconnected).await;
             }
             if next.is_none() {
@@ -108,6 +115,11 @@ impl Session {
                     let event = match message {
                         ToAgent::Redirect(redirect) => return redirect.leader.parse().ok(),
                         ToAgent::Session(info) => {
+                            let silence = if open { Duration::ZERO } else { self.silent_since.elapsed() };
+                            if !self.fence.admits(info.term, silence) {
+                                tracing::debug!(%addr, term = info.term, "a leader of an older term is not believed");
+                                return None;
+                            }
                             let period = Duration::from_millis(u64::from(info.heartbeat_ms.max(50)));
                             beat = tokio::time::interval(period);
                             let known: BTreeSet<_> = info.managers.iter().filter_map(|m| m.addr.parse().ok()).collect();

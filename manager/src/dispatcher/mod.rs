@@ -16,7 +16,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
-pub use logs::Logs;
 pub use assignment::view;
+pub use logs::Logs;
 pub use service::{DispatcherService, SessionServer, managers, removed};
 pub use sessions::Sessions;

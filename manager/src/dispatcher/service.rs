@@ -57,10 +57,10 @@ fn message(message: ToAgent) -> v1::ManagerMessage {
     v1::ManagerMessage { message: Some(message) }
 }
 
-fn session(state: &crate::store::Snapshot, node: &NodeId) -> Option<v1::SessionInfo> {
+fn session(state: &crate::store::Snapshot, node: &NodeId, term: u64) -> Option<v1::SessionInfo> {
     let heartbeat = state.cluster.as_ref()?.spec.heartbeat.as_millis();
     let role = v1::Role::from(state.nodes.get(node)?.next_role()).into();
-    Some(v1::SessionInfo { managers: managers(state), heartbeat_ms: heartbeat as u32, role })
+    Some(v1::SessionInfo { managers: managers(state), heartbeat_ms: heartbeat as u32, role, term })
 }
 
 /// What a node hears that the cluster does not know.
@@ -268,7 +268,7 @@ impl SessionServer {
                 break;
             }
             let snapshot = state.borrow_and_update().clone();
-            for next in told.catch_up(&snapshot) {
+            for next in told.catch_up(&snapshot, self.store.term()) {
                 if send.send(next).await.is_err() {
                     break;
                 }
@@ -340,9 +340,9 @@ struct Told {
 
 impl Told {
     /// The messages that bring the agent to this state.
-    fn catch_up(&mut self, state: &crate::store::Snapshot) -> Vec<v1::ManagerMessage> {
+    fn catch_up(&mut self, state: &crate::store::Snapshot, term: u64) -> Vec<v1::ManagerMessage> {
         let mut out = Vec::new();
-        let session = session(state, &self.node);
+        let session = session(state, &self.node, term);
         if session.is_some() && session != self.session {
             self.session.clone_from(&session);
             out.extend(session.map(ToAgent::Session));

@@ -13,6 +13,8 @@ use tokio::sync::watch;
 
 /// A write that is not committed within this time found no quorum.
 const COMMIT_LIMIT: Duration = Duration::from_secs(5);
+/// A leader that no majority has answered for this long may have been followed by another.
+const QUORUM_LIMIT: Duration = Duration::from_secs(2);
 /// New plans after a conflict.
 const TRIES: usize = 20;
 
@@ -56,14 +58,33 @@ impl Store {
 
     /// The node that leads, as far as this manager knows; None while there is no leader.
     pub fn leader(&self) -> Option<NodeId> {
-        let id = self.raft.metrics().borrow_watched().current_leader?;
+        let (id, own) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader?, metrics.id)
+        };
+        if id == own && !self.is_leader() {
+            return None;
+        }
         let state = self.state.borrow();
         let leads = |n: &&Arc<heddle_model::node::Node>| n.manager.as_ref().is_some_and(|m| m.raft_id == id);
         state.nodes.values().find(leads).map(|n| n.id.clone())
     }
 
+    /// Whether this manager speaks for the cluster: it leads, a majority has answered it lately, and its state has all that
+    /// was committed before it led.
     pub fn is_leader(&self) -> bool {
-        self.raft.is_leader()
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let alone = metrics.membership_config.voter_ids().count() == 1;
+        let heard = alone || metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < QUORUM_LIMIT);
+        let term = metrics.last_applied.map(|applied| applied.leader_id.term);
+        metrics.state.is_leader() && heard && term == Some(metrics.current_term)
+    }
+
+    /// Grows with every election.
+    pub fn term(&self) -> u64 {
+        self.raft.metrics().borrow_watched().current_term
     }
 
     /// Commits one transaction.

@@ -1,0 +1,20 @@
+//! A task's state never goes back, and one that ended stays ended.
+
+use heddle_manager::store::Snapshot;
+
+pub fn went_back(old: &Snapshot, new: &Snapshot) -> Result<(), String> {
+    if new.version < old.version {
+        return Err(format!("version {} is followed by {}", old.version, new.version));
+    }
+    for task in new.tasks.values() {
+        let Some(before) = old.tasks.get(&task.id) else { continue };
+        if task.status.state < before.status.state || task.desired < before.desired {
+            let (was, is) = (before.status.state, task.status.state);
+            return Err(format!(
+                "task {} goes from {was} to {is}, wanted {} and then {}",
+                task.id, before.desired, task.desired
+            ));
+        }
+    }
+    Ok(())
+}

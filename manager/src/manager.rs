@@ -9,7 +9,10 @@ use crate::{
     store::{Mutation, Store, WriteError},
 };
 use heddle_model::{Annotations, Meta, NetworkId, cluster::Cluster, net::Pool, network, node::Node};
-use heddle_plumbing::tls::{self, Credentials, CredentialsError};
+use heddle_plumbing::{
+    access::{self, Guard},
+    tls::{self, Credentials, CredentialsError},
+};
 use heddle_proto::v1::{
     self, control_server::ControlServer, dispatcher_server::DispatcherServer, node_ca_server::NodeCaServer,
     raft_client::RaftClient, raft_server::RaftServer,
@@ -18,7 +21,8 @@ use ipnet::IpNet;
 use openraft::{BasicNode, Config, async_runtime::WatchReceiver};
 use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::{service::Routes, transport::server::Router};
+use tower::layer::util::{Identity, Stack};
 
 const HEARTBEAT_MS: u64 = 100;
 const ELECTION_MS: std::ops::Range<u64> = 500..1000;
@@ -199,8 +203,12 @@ impl Manager {
         })
     }
 
-    /// What the cluster's port serves.
-    pub fn routes(&self) -> Routes {
+    /// What the cluster's port serves, to those whom the table admits and whose certificates count.
+    pub fn server(&self) -> Router<Stack<Guard, Identity>> {
+        access::server(self.forward().standing()).add_routes(self.routes())
+    }
+
+    fn routes(&self) -> Routes {
         let raft = RaftServer::new(RaftService { raft: self.store.raft().clone(), forward: self.forward() })
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);

@@ -13,3 +13,6 @@ pub mod convert;
 pub mod v1 {
     tonic::include_proto!("heddle.v1");
 }
+
+/// What the proto files say, as a `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/heddle.v1.bin"));

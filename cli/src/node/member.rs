@@ -20,7 +20,6 @@ use tokio::{
     sync::{Mutex, Notify},
     task::AbortHandle,
 };
-use tonic::transport::Server;
 
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -353,7 +352,7 @@ async fn start(
 async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manager) -> Result<AbortHandle> {
     let listener = listen(&state.listen).await?;
     let incoming = tls::incoming(listener, credentials)?;
-    let server = Server::builder().add_routes(manager.routes()).serve_with_incoming(incoming);
+    let server = manager.server().serve_with_incoming(incoming);
     Ok(tokio::spawn(async move { drop(server.await) }).abort_handle())
 }
 

@@ -21,7 +21,7 @@ mod state;
 use crate::backend::LbBackend;
 use anyhow::{Context, Result, bail};
 use heddle_agent::kernel::linux::wireguard::Choice;
-use heddle_plumbing::tls;
+use heddle_plumbing::{access, tls};
 use heddle_proto::v1::{host_server::HostServer, local_server::LocalServer};
 use local::LocalService;
 use sd_notify::NotifyState;
@@ -33,7 +33,6 @@ use std::{
     time::Duration,
 };
 use tokio::net::UnixListener;
-use tonic::transport::Server;
 
 #[derive(Clone)]
 pub struct Config {
@@ -81,7 +80,7 @@ pub async fn run(config: Config) -> Result<()> {
     let _ = fs::remove_file(&config.socket);
     let listener =
         UnixListener::bind(&config.socket).with_context(|| format!("cannot listen at {}", config.socket.display()))?;
-    let server = Server::builder()
+    let server = access::server(Arc::new(|_, _| Ok(())))
         .add_service(LocalServer::new(LocalService { daemon: daemon.clone() }))
         .add_service(HostServer::new(daemon.agent.host.clone()))
         .add_service(control::Dynamic { daemon: daemon.clone() })

@@ -16,7 +16,7 @@ use heddle_model::{
     node::{NodeDescription, NodeState, NodeStatus},
     workload::NetworkWish,
 };
-use heddle_plumbing::caller::{Access, require_node};
+use heddle_plumbing::caller;
 use heddle_proto::v1::{
     self, agent_message::Message as FromAgent, dispatcher_client::DispatcherClient, dispatcher_server,
     manager_message::Message as ToAgent,
@@ -63,11 +63,6 @@ fn session(state: &crate::store::Snapshot, node: &NodeId, term: u64) -> Option<v
     Some(v1::SessionInfo { managers: managers(state), heartbeat_ms: heartbeat as u32, role, term })
 }
 
-/// What a node hears that the cluster does not know.
-pub fn removed() -> Status {
-    Status::not_found("this node is not in the cluster any more: run `heddle leave`, then join again")
-}
-
 /// The managers as agents dial them.
 pub fn managers(state: &crate::store::Snapshot) -> Vec<v1::ManagerAddr> {
     let manager = |n: &Arc<heddle_model::node::Node>| {
@@ -81,7 +76,7 @@ impl dispatcher_server::Dispatcher for DispatcherService {
     type SessionStream = Answers;
 
     async fn session(&self, request: Request<Streaming<v1::AgentMessage>>) -> Result<Response<Answers>, Status> {
-        let node = self.node_of(&request)?;
+        let node = caller::node(&request)?.node;
         if !self.store.is_leader() {
             let state = self.store.snapshot();
             let leader = self.store.leader().and_then(|id| state.nodes.get(&id).cloned());
@@ -99,21 +94,21 @@ impl dispatcher_server::Dispatcher for DispatcherService {
         &self,
         request: Request<Streaming<v1::LogBatch>>,
     ) -> Result<Response<v1::PublishLogsResponse>, Status> {
-        self.node_of(&request)?;
+        let node = caller::node(&request)?.node;
         let mut batches = request.into_inner();
         let mut id = String::new();
         while let Some(Ok(batch)) = batches.next().await {
             id.clone_from(&batch.id);
-            if !self.logs.publish(batch).await {
+            if !self.logs.publish(&node, batch).await {
                 break;
             }
         }
-        self.logs.finish(&id);
+        self.logs.finish(&id, &node);
         Ok(Response::new(v1::PublishLogsResponse {}))
     }
 
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
-        let node = self.node_of(&request)?;
+        let node = caller::node(&request)?.node;
         if let Some(mut leader) = self.leader(&node).await? {
             return leader.attach(request.into_inner()).await;
         }
@@ -137,7 +132,7 @@ impl dispatcher_server::Dispatcher for DispatcherService {
     }
 
     async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
-        let node = self.node_of(&request)?;
+        let node = caller::node(&request)?.node;
         if let Some(mut leader) = self.leader(&node).await? {
             return leader.detach(request.into_inner()).await;
         }
@@ -151,7 +146,7 @@ impl dispatcher_server::Dispatcher for DispatcherService {
     }
 
     async fn leave(&self, request: Request<v1::LeaveNodeRequest>) -> Result<Response<v1::LeaveNodeResponse>, Status> {
-        let node = self.node_of(&request)?;
+        let node = caller::node(&request)?.node;
         if let Some(mut leader) = self.leader(&node).await? {
             return leader.leave(request.into_inner()).await;
         }
@@ -166,18 +161,6 @@ impl dispatcher_server::Dispatcher for DispatcherService {
 }
 
 impl DispatcherService {
-    fn node_of<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
-        let identity = require_node(request, Access::Member)?;
-        let state = self.store.snapshot();
-        match &state.cluster {
-            Some(cluster) if cluster.id != identity.cluster => {
-                Err(Status::permission_denied("the certificate is of another cluster"))
-            }
-            Some(_) if !state.nodes.contains_key(&identity.node) && self.store.is_leader() => Err(removed()),
-            _ => Ok(identity.node),
-        }
-    }
-
     /// The way to the leader; None if this manager leads.
     async fn leader(&self, node: &NodeId) -> Result<Option<DispatcherClient<Channel>>, Status> {
         let Some(channel) = self.forward.leader().await? else { return Ok(None) };

@@ -6,7 +6,7 @@ use crate::{
     output::Format,
 };
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// Swarm-style overlay networking and service routing for a few to a few hundred Linux hosts.
 #[derive(Debug, Parser)]
@@ -121,6 +121,9 @@ pub struct DaemonArgs {
     /// What encrypts between hosts: the kernel's WireGuard, or one in the daemon; auto takes the kernel's if it has one
     #[arg(long, env = "HEDDLE_WIREGUARD", value_enum, default_value_t)]
     pub wireguard: Wireguard,
+    /// Tell numbers (/metrics, for Prometheus), /healthz and /readyz over HTTP at this IP:PORT [default: nowhere]
+    #[arg(long, env = "HEDDLE_METRICS_ADDR")]
+    pub metrics_addr: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]

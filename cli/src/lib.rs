@@ -69,8 +69,8 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
                 anyhow::bail!("the daemon makes namespaces and links: run it as root");
             }
             let (lb_backend, wireguard) = (args.lb_backend, args.wireguard.into());
-            let (state_dir, data_path_addr) = (args.state_dir, args.data_path_addr);
-            node::run(node::Config { state_dir, socket, lb_backend, wireguard, data_path_addr }).await
+            let (state_dir, data_path_addr, metrics_addr) = (args.state_dir, args.data_path_addr, args.metrics_addr);
+            node::run(node::Config { state_dir, socket, lb_backend, wireguard, data_path_addr, metrics_addr }).await
         }
         Command::Init(args) => commands::cluster::init(client, args).await,
         Command::JoinToken(args) => commands::cluster::join_token(client, args).await,

@@ -4,7 +4,7 @@ use crate::{
     ambient, ca,
     control::{CaService, ControlService, Forward},
     dispatcher::{DispatcherService, Logs, Sessions},
-    leader, membership,
+    leader, membership, metrics,
     raft::{LogStore, MAX_MESSAGE, Machine, Network, Raft, RaftService, raft_id},
     store::{Mutation, Store, WriteError},
 };
@@ -28,6 +28,8 @@ const HEARTBEAT_MS: u64 = 100;
 const ELECTION_MS: std::ops::Range<u64> = 500..1000;
 /// Log entries between two snapshots.
 const SNAPSHOT_EVERY: u64 = 5000;
+/// Whoever asks whether a manager is of use does not wait for an election.
+const QUORUM_LIMIT: Duration = Duration::from_secs(1);
 const FIRST_LEADER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -223,6 +225,17 @@ impl Manager {
             .add_service(raft)
             .add_service(dispatcher)
             .add_service(NodeCaServer::new(CaService { forward: self.forward() }))
+    }
+
+    /// Sets this manager's numbers to what they are now.
+    pub fn observe(&self) {
+        metrics::observe(&self.store, &self.sessions);
+    }
+
+    /// Whether a request would be answered now: there is a leader, and it has a quorum.
+    pub async fn reaches_quorum(&self) -> Result<(), String> {
+        let asked = tokio::time::timeout(QUORUM_LIMIT, self.forward().confirm()).await;
+        asked.map_err(|_| "no leader answers".to_owned())?.map_err(|status| status.message().to_owned())
     }
 
     pub async fn shutdown(&self) {

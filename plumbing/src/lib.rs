@@ -3,5 +3,6 @@
 
 pub mod access;
 pub mod caller;
+pub mod metrics;
 pub mod telemetry;
 pub mod tls;

@@ -10,6 +10,7 @@ use heddle_plumbing::{
     caller::NodeIdentity,
     tls::{self, Credentials},
 };
+use heddle_proto::v1::{self, control_client::ControlClient};
 use openraft::async_runtime::WatchReceiver;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
@@ -75,6 +76,17 @@ impl Forward {
         let addr = self.leader_addr().await?;
         let dial = |addr| tls::dial(addr, &self.credentials).map_err(|e| Status::internal(e.to_string()));
         addr.map(dial).transpose()
+    }
+
+    /// Asks the leader whether it still leads.
+    pub async fn confirm(&self) -> Result<(), Status> {
+        match self.leader().await? {
+            Some(leader) => ControlClient::new(leader).get_cluster(v1::GetClusterRequest {}).await.map(drop),
+            None => {
+                let read = self.store.raft().ensure_linearizable(openraft::ReadPolicy::ReadIndex).await;
+                read.map(drop).map_err(|_| Status::unavailable(self.store.no_quorum().to_string()))
+            }
+        }
     }
 
     async fn leader_addr(&self) -> Result<Option<SocketAddr>, Status> {

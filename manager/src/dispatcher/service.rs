@@ -212,7 +212,8 @@ impl SessionServer {
         let (reports, queue) = mpsc::unbounded_channel();
         tokio::spawn(write_reports(self.store.clone(), queue));
         let mut state = self.store.watch();
-        let mut told = Told { node: node.clone(), view: None, sent: Version(0), acked: Version(0), session: None };
+        let mut told =
+            Told { node: node.clone(), view: None, sent: Version(0), acked: Version(0), session: None, waits: None };
         loop {
             tokio::select! {
                 biased;
@@ -241,7 +242,7 @@ impl SessionServer {
                             self.sessions.reported(&node, serial, report.into());
                             continue;
                         }
-                        FromAgent::Ack(ack) => told.acked = Version(ack.revision),
+                        FromAgent::Ack(ack) => told.ack(Version(ack.revision)),
                         FromAgent::Status(update) => drop(reports.send(self.reported(&node, update))),
                     }
                 }
@@ -319,6 +320,8 @@ struct Told {
     sent: Version,
     acked: Version,
     session: Option<v1::SessionInfo>,
+    /// A revision that was sent and when, until it is acknowledged.
+    waits: Option<(Version, Instant)>,
 }
 
 impl Told {
@@ -346,7 +349,15 @@ impl Told {
         }
         self.view = Some(new);
         self.sent = state.version;
+        self.waits.get_or_insert((self.sent, Instant::now()));
         out.into_iter().map(message).collect()
+    }
+
+    fn ack(&mut self, revision: Version) {
+        self.acked = revision;
+        if let Some((_, sent)) = self.waits.take_if(|(waits, _)| *waits <= revision) {
+            metrics::histogram!("heddle_dispatcher_ack_latency_seconds").record(sent.elapsed());
+        }
     }
 
     /// What the agent has reached: when it has all that was sent, and nothing since concerned it, the newest.

@@ -1,6 +1,6 @@
 //! The layer before all services of a server.
 
-use super::{Access, Effect, Row, Standing, admit};
+use super::{Access, Effect, Row, Standing, admit, row};
 use crate::caller::{Caller, NodeIdentity};
 use heddle_model::cluster::Role;
 use std::{
@@ -117,7 +117,8 @@ where
         let (row, asker) = match self.guard.judge(&path, &caller, behalf.as_deref()) {
             Ok(admitted) => admitted,
             Err(status) => {
-                tracing::info!(target: "audit", method = path, caller = %caller, code = ?status.code(), "refused");
+                tracing::info!(target: "audit", method = path, %caller, code = ?status.code(), "refused");
+                row(&path).iter().for_each(|row| counted(row, status.code()));
                 return Box::pin(async move { Ok(status.into_http()) });
             }
         };
@@ -125,13 +126,23 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
-            if let (Effect::Changes, Ok(response)) = (row.effect, &answer) {
+            if let Ok(response) = &answer {
                 let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
-                tracing::info!(target: "audit", method = path, %caller, %asker, ?code, "called");
+                counted(&row, code);
+                if row.effect == Effect::Changes {
+                    tracing::info!(target: "audit", method = path, %caller, %asker, ?code, "called");
+                }
             }
             answer
         })
     }
+}
+
+/// A method that nobody has is counted nowhere: names are the caller's choice.
+fn counted(row: &Row, code: Code) {
+    let (service, method) = (row.service, row.method);
+    let labels = [("service", service.into()), ("method", method.into()), ("code", format!("{code:?}"))];
+    metrics::counter!("heddle_rpc_requests_total", &labels).increment(1);
 }
 
 #[cfg(test)]

@@ -33,6 +33,11 @@ pub enum Command {
     Leave(commands::cluster::LeaveArgs),
     /// Show this host's place in the cluster
     Info(FormatArgs),
+    /// The cluster as a whole
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Print every change of the cluster's state, as it is agreed on
+    Events(commands::events::EventsArgs),
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(commands::node::NodeCommand),
@@ -124,6 +129,12 @@ pub struct DaemonArgs {
     /// Tell numbers (/metrics, for Prometheus), /healthz and /readyz over HTTP at this IP:PORT [default: nowhere]
     #[arg(long, env = "HEDDLE_METRICS_ADDR")]
     pub metrics_addr: Option<SocketAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show how managers and nodes are, and what another loss would mean
+    Status(FormatArgs),
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,9 @@
 
 use anyhow::{Result, anyhow, bail};
 use heddle_plumbing::tls;
-use heddle_proto::v1::{control_client::ControlClient, host_client::HostClient, local_client::LocalClient};
+use heddle_proto::v1::{
+    control_client::ControlClient, host_client::HostClient, local_client::LocalClient, observe_client::ObserveClient,
+};
 use std::{
     io,
     os::unix::net::UnixStream,
@@ -50,6 +52,11 @@ impl Client {
     pub fn control(&self) -> Result<ControlClient<Channel>> {
         Ok(ControlClient::new(self.channel()?).max_decoding_message_size(MAX_MESSAGE))
     }
+
+    pub fn observe(&self) -> Result<ObserveClient<Channel>> {
+        Ok(ObserveClient::new(self.channel()?).max_decoding_message_size(MAX_MESSAGE))
+    }
+
     pub fn host(&self) -> Result<HostClient<Channel>> {
         Ok(HostClient::new(self.channel()?).max_decoding_message_size(MAX_MESSAGE))
     }

@@ -18,7 +18,7 @@ mod pipe;
 pub mod whoami;
 
 use anyhow::{Context, Result};
-use args::{Cli, Command};
+use args::{Cli, ClusterCommand, Command};
 use clap::CommandFactory;
 use client::Client;
 use heddle_agent::executor;
@@ -77,6 +77,8 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Join(args) => commands::cluster::join(client, args).await,
         Command::Leave(args) => commands::cluster::leave(client, args).await,
         Command::Info(args) => commands::cluster::info(client, args.format).await,
+        Command::Cluster(ClusterCommand::Status(args)) => commands::status::run(client, args.format).await,
+        Command::Events(args) => commands::events::run(client, args).await,
         Command::Node(command) => commands::node::run(client, command).await,
         Command::Ps(args) => commands::ps::run(client, args).await,
         Command::Logs(args) => commands::logs::run(client, args).await,

@@ -4,7 +4,8 @@ use crate::{
     ambient, ca,
     control::{CaService, ControlService, Forward},
     dispatcher::{DispatcherService, Logs, Sessions},
-    leader, membership, metrics,
+    leader, membership,
+    observe::{self, History, ObserveService},
     raft::{LogStore, MAX_MESSAGE, Machine, Network, Raft, RaftService, raft_id},
     store::{Mutation, Store, WriteError},
 };
@@ -15,7 +16,7 @@ use heddle_plumbing::{
 };
 use heddle_proto::v1::{
     self, control_server::ControlServer, dispatcher_server::DispatcherServer, node_ca_server::NodeCaServer,
-    raft_client::RaftClient, raft_server::RaftServer,
+    observe_server::ObserveServer, raft_client::RaftClient, raft_server::RaftServer,
 };
 use ipnet::IpNet;
 use openraft::{BasicNode, Config, async_runtime::WatchReceiver};
@@ -75,6 +76,7 @@ pub struct Manager {
     credentials: Credentials,
     sessions: Arc<Sessions>,
     logs: Arc<Logs>,
+    history: Arc<History>,
     attaching: Arc<tokio::sync::Mutex<()>>,
     cancel: CancellationToken,
 }
@@ -89,6 +91,7 @@ impl Manager {
         let config = raft_config(&credentials.identity().cluster.to_string());
         let config = Arc::new(config.validate().map_err(|e| ManagerError::Raft(e.to_string()))?);
         let network = Network { credentials: credentials.clone() };
+        let history = machine.history();
         let id = raft_id(&credentials.identity().node);
         let raft = Raft::new(id, config, network, log, machine).await.map_err(|e| ManagerError::Raft(e.to_string()))?;
         let store = Store::new(raft, state);
@@ -100,6 +103,7 @@ impl Manager {
             credentials: credentials.clone(),
             sessions,
             logs: Arc::default(),
+            history,
             attaching: Arc::default(),
             cancel,
         })
@@ -205,6 +209,15 @@ impl Manager {
         })
     }
 
+    /// What the local socket serves too.
+    pub fn observer(&self) -> ObserveServer<ObserveService> {
+        ObserveServer::new(ObserveService {
+            forward: self.forward(),
+            sessions: self.sessions.clone(),
+            history: self.history.clone(),
+        })
+    }
+
     /// What the cluster's port serves, to those whom the table admits and whose certificates count.
     pub fn server(&self) -> Router<Stack<Guard, Identity>> {
         access::server(self.forward().standing()).add_routes(self.routes())
@@ -222,6 +235,7 @@ impl Manager {
             attaching: self.attaching.clone(),
         });
         Routes::new(self.control())
+            .add_service(self.observer())
             .add_service(raft)
             .add_service(dispatcher)
             .add_service(NodeCaServer::new(CaService { forward: self.forward() }))
@@ -229,7 +243,7 @@ impl Manager {
 
     /// Sets this manager's numbers to what they are now.
     pub fn observe(&self) {
-        metrics::observe(&self.store, &self.sessions);
+        observe::metrics::observe(&self.store, &self.sessions);
     }
 
     /// Whether a request would be answered now: there is a leader, and it has a quorum.

@@ -4,6 +4,7 @@
 //! control     CLI ─> manager            local    CLI ─> daemon on the same host
 //! dispatcher  agent <─> leader          ca       joiner ─> manager
 //! raft        manager <─> manager       objects  what they all carry
+//! observe     CLI ─> manager
 //! ```
 
 pub mod convert;

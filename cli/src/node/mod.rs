@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! unix socket (root) ── Local: init, join, leave, info        state   what is on disk
-//!                   └── Control ─> manager, if this is one    member  the running halves
-//! tcp 2377 (mTLS)   ── Control, Dispatcher, NodeCa, Raft      addr    which addresses to use
+//!                   └── Control, Observe ─> manager, if any   member  the running halves
+//! tcp 2377 (mTLS)   ── these, Dispatcher, NodeCa, Raft        addr    which addresses to use
 //!                                                             first   the first objects of a cluster
 //!                                                             remote  joining and leaving, as managers hear it
 //!                                                             renewal the certificate, before it ends
@@ -23,9 +23,12 @@ mod state;
 
 use crate::backend::LbBackend;
 use anyhow::{Context, Result, bail};
+use control::Dynamic;
 use heddle_agent::kernel::linux::wireguard::Choice;
 use heddle_plumbing::{access, metrics, tls};
-use heddle_proto::v1::{host_server::HostServer, local_server::LocalServer};
+use heddle_proto::v1::{
+    control_server::ControlServer, host_server::HostServer, local_server::LocalServer, observe_server::ObserveServer,
+};
 use local::LocalService;
 use sd_notify::NotifyState;
 use std::{
@@ -94,7 +97,8 @@ pub async fn run(config: Config) -> Result<()> {
     let server = access::server(Arc::new(|_, _| Ok(())))
         .add_service(LocalServer::new(LocalService { daemon: daemon.clone() }))
         .add_service(HostServer::new(daemon.agent.host.clone()))
-        .add_service(control::Dynamic { daemon: daemon.clone() })
+        .add_service(Dynamic::<ControlServer<_>>::new(daemon.clone()))
+        .add_service(Dynamic::<ObserveServer<_>>::new(daemon.clone()))
         .serve_with_incoming(tls::incoming_unix(listener));
     let follow = tokio::spawn(daemon.clone().follow_roles());
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

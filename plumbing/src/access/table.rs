@@ -8,7 +8,7 @@ use super::{
 
 type Method = (&'static str, super::Access, super::Effect);
 
-const SERVICES: [(&str, &[Method]); 6] = [
+const SERVICES: [(&str, &[Method]); 7] = [
     // Operators, on the local socket of a manager; managers, which pass on what they were asked.
     (
         "heddle.v1.Control",
@@ -35,6 +35,7 @@ const SERVICES: [(&str, &[Method]); 6] = [
             ("RotateTunnel", Operator, Changes),
         ],
     ),
+    ("heddle.v1.Observe", &[("GetStatus", Operator, Reads), ("WatchEvents", Operator, Reads)]),
     // Agents. Each speaks for the node that its certificate names, and is told what concerns that node.
     (
         "heddle.v1.Dispatcher",

@@ -75,7 +75,8 @@ fn daemons_tell_numbers_and_whether_they_are_ready() {
     HOSTS.iter().for_each(|host| lab.do_lab(&["kill", host, "--daemon"]));
     HOSTS.iter().for_each(|host| lab.do_lab_with(&["start", host], &[ADDR]));
     HOSTS.iter().for_each(|host| drop(ready(&lab, host, true)));
-    lab.create_web("web", 2, &[]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
+    lab.create_web("web", 2, &["--network", "front"]);
     lab.settled(&HOSTS, &["web"]);
 
     sums_to(&lab, "heddle_raft_is_leader", 1.0);

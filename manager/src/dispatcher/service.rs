@@ -31,6 +31,8 @@ use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 /// Messages under way to one agent.
 const BUFFER: usize = 64;
+/// Messages of one agent that wait to be written. Beyond that its session ends, and the next one tells all anew.
+const REPORTS: usize = 256;
 /// A report is offered to raft again for this long, so often.
 const REPORT_LIMIT: Duration = Duration::from_secs(30);
 const REPORT_AGAIN: Duration = Duration::from_millis(100);
@@ -209,7 +211,7 @@ impl SessionServer {
         send: mpsc::Sender<v1::ManagerMessage>,
     ) {
         let serial = self.sessions.begin(&node, send.clone());
-        let (reports, queue) = mpsc::unbounded_channel();
+        let (reports, queue) = mpsc::channel(REPORTS);
         tokio::spawn(write_reports(self.store.clone(), queue));
         let mut state = self.store.watch();
         let mut told =
@@ -222,9 +224,9 @@ impl SessionServer {
                     if !self.sessions.seen(&node, serial) {
                         break;
                     }
-                    match received {
+                    let news = match received {
                         FromAgent::Hello(hello) => match self.hello(&node, hello) {
-                            Ok(mutations) => drop(reports.send(mutations)),
+                            Ok(mutations) => mutations,
                             Err(status) => {
                                 tracing::warn!(%node, %status, "cannot read a node's greeting");
                                 break;
@@ -232,18 +234,26 @@ impl SessionServer {
                         },
                         FromAgent::Heartbeat(_) => {
                             // It was late, and is no stranger for that: its session goes on.
-                            self.ready(&node).into_iter().for_each(|back| drop(reports.send(vec![back])));
+                            let back = self.ready(&node);
                             // Whoever leads no more may hear of no change any more.
-                            if self.store.is_leader() {
+                            if back.is_none() && self.store.is_leader() {
                                 continue;
                             }
+                            back.into_iter().collect()
                         }
                         FromAgent::Report(report) => {
                             self.sessions.reported(&node, serial, report.into());
                             continue;
                         }
-                        FromAgent::Ack(ack) => told.ack(Version(ack.revision)),
-                        FromAgent::Status(update) => drop(reports.send(self.reported(&node, update))),
+                        FromAgent::Ack(ack) => {
+                            told.ack(Version(ack.revision));
+                            Vec::new()
+                        }
+                        FromAgent::Status(update) => self.reported(&node, update),
+                    };
+                    if !news.is_empty() && reports.try_send(news).is_err() {
+                        tracing::warn!(%node, "a node says more than can be written: its session ends");
+                        break;
                     }
                 }
                 changed = state.changed() => if changed.is_err() { break },
@@ -368,12 +378,14 @@ impl Told {
 
 /// Commits reports in order, several at a time. A report that finds no quorum is kept and offered again; the agent sends
 /// all of its states anew on its next session.
-async fn write_reports(store: Store, mut queue: mpsc::UnboundedReceiver<Vec<Mutation>>) {
+async fn write_reports(store: Store, mut queue: mpsc::Receiver<Vec<Mutation>>) {
     while let Some(mut batch) = queue.recv().await {
         while let Ok(more) = queue.try_recv() {
             batch.extend(more);
         }
-        if batch.is_empty() {
+        // Its own earlier reports are in the store by now, so what is no news to it is none at all.
+        let state = store.snapshot();
+        if !batch.iter().any(|mutation| state.is_news(mutation)) {
             continue;
         }
         let until = Instant::now() + REPORT_LIMIT;

@@ -232,3 +232,32 @@ async fn it_writes_no_line_of_anothers_task() {
     }
     assert_eq!(all, ["true"]);
 }
+
+/// What it says too fast ends its session, and what is no news is not written.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_makes_no_work_by_saying_the_same_again() {
+    let theft = Theft::commit().await;
+    let store = &theft.stage.manager.store;
+    let report = |state: v1::TaskState| {
+        let status = Some(v1::TaskStatus { state: state.into(), ..v1::TaskStatus::default() });
+        let tasks = vec![v1::TaskReport { task: theft.thiefs_task.to_string(), status }];
+        v1::AgentMessage { message: Some(Say::Status(v1::TaskStatusUpdate { tasks })) }
+    };
+    let state_of = |s: &Snapshot| s.tasks[&theft.thiefs_task].status.state;
+    let say = &theft.talks[0].say;
+    say.send(report(v1::TaskState::Preparing)).await.unwrap();
+    until(store, "it prepares", |s| state_of(s) == TaskState::Preparing).await;
+    let before = store.snapshot().version.0;
+    for _ in 0..2000 {
+        for message in [report(v1::TaskState::Preparing), hello(&theft.thief, 5)] {
+            if say.send(message).await.is_err() {
+                break;
+            }
+        }
+    }
+    let again = Talk::open(&theft.stage, &theft.thief, 5).await;
+    again.say.send(report(v1::TaskState::Starting)).await.unwrap();
+    until(store, "it starts", |s| state_of(s) == TaskState::Starting).await;
+    let written = store.snapshot().version.0 - before;
+    assert!(written < 20, "{written} transactions");
+}

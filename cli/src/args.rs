@@ -15,6 +15,9 @@ pub struct Cli {
     /// Socket of the daemon on this host
     #[arg(long, global = true, env = "HEDDLE_SOCKET", default_value = "/run/heddle/heddle.sock")]
     pub socket: PathBuf,
+    /// Ask the cluster through its port as a user, with the files that `cluster user add` made in this directory
+    #[arg(long = "as", global = true, env = "HEDDLE_AS", value_name = "DIR")]
+    pub user: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -135,6 +138,9 @@ pub struct DaemonArgs {
 pub enum ClusterCommand {
     /// Show how managers and nodes are, and what another loss would mean
     Status(FormatArgs),
+    /// People who may ask the cluster through its port
+    #[command(subcommand)]
+    User(commands::user::UserCommand),
 }
 
 #[derive(Debug, Args)]

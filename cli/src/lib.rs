@@ -38,6 +38,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::VmInit => heddle_vm::guest::main(),
         Command::VmAgent => heddle_vm::guest::agent().map(done),
         Command::Lab(command) => lab::run(command).map(done),
+        Command::Exec(_) if cli.user.is_some() => anyhow::bail!(client::ABOUT_THE_HOST),
         Command::Exec(args) => commands::exec::run(&cli.socket, args).map(ExitCode::from),
         Command::ExecTty { command } => Ok(commands::exec::take_over(&command).into()),
         command => {
@@ -48,7 +49,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                     tokio::runtime::Builder::new_current_thread()
                 }
             };
-            let client = Client::new(&cli.socket);
+            let client = Client::new(&cli.socket).with_user(cli.user);
             builder.enable_all().build()?.block_on(dispatch(command, &client, cli.socket.clone()))
         }
     }
@@ -78,6 +79,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Leave(args) => commands::cluster::leave(client, args).await,
         Command::Info(args) => commands::cluster::info(client, args.format).await,
         Command::Cluster(ClusterCommand::Status(args)) => commands::status::run(client, args.format).await,
+        Command::Cluster(ClusterCommand::User(command)) => commands::user::run(client, command).await,
         Command::Events(args) => commands::events::run(client, args).await,
         Command::Node(command) => commands::node::run(client, command).await,
         Command::Ps(args) => commands::ps::run(client, args).await,

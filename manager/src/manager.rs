@@ -2,7 +2,7 @@
 
 use crate::{
     ambient, ca,
-    control::{CaService, ControlService, Forward},
+    control::{CaService, ControlService, Forward, UsersService},
     dispatcher::{DispatcherService, Logs, Sessions},
     leader, membership,
     observe::{self, History, ObserveService},
@@ -16,7 +16,7 @@ use heddle_plumbing::{
 };
 use heddle_proto::v1::{
     self, control_server::ControlServer, dispatcher_server::DispatcherServer, node_ca_server::NodeCaServer,
-    observe_server::ObserveServer, raft_client::RaftClient, raft_server::RaftServer,
+    observe_server::ObserveServer, raft_client::RaftClient, raft_server::RaftServer, users_server::UsersServer,
 };
 use ipnet::IpNet;
 use openraft::{BasicNode, Config, async_runtime::WatchReceiver};
@@ -218,6 +218,11 @@ impl Manager {
         })
     }
 
+    /// What the local socket serves too.
+    pub fn users(&self) -> UsersServer<UsersService> {
+        UsersServer::new(UsersService { forward: self.forward() })
+    }
+
     /// What the cluster's port serves, to those whom the table admits and whose certificates count.
     pub fn server(&self) -> Router<Stack<Guard, Identity>> {
         access::server(self.forward().standing()).add_routes(self.routes())
@@ -236,6 +241,7 @@ impl Manager {
         });
         Routes::new(self.control())
             .add_service(self.observer())
+            .add_service(self.users())
             .add_service(raft)
             .add_service(dispatcher)
             .add_service(NodeCaServer::new(CaService { forward: self.forward() }))

@@ -64,6 +64,7 @@ impl World {
             ingress_seed: 7,
             epochs: Default::default(),
             removed: BTreeMap::new(),
+            users: BTreeMap::new(),
         };
         let ingress = world.network(INGRESS, true);
         world.write(vec![Mutation::Create(cluster.into()), Mutation::Create(ingress.into())]);

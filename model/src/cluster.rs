@@ -81,6 +81,16 @@ pub struct RootCa {
     pub key_pem: Secret,
 }
 
+/// A person who may ask the cluster through its port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// In the certificate, so that one of an earlier user of the same name does not count.
+    pub id: String,
+    pub added: Timestamp,
+    /// When the certificate ends.
+    pub ends: Timestamp,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     pub id: ClusterId,
@@ -94,6 +104,9 @@ pub struct Cluster {
     /// Nodes that were removed, and until when a certificate of theirs may seem to count.
     #[serde(default)]
     pub removed: BTreeMap<NodeId, Timestamp>,
+    /// People with a certificate, by name.
+    #[serde(default)]
+    pub users: BTreeMap<String, User>,
 }
 
 impl Cluster {

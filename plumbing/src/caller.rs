@@ -12,6 +12,15 @@ pub struct NodeIdentity {
     pub cluster: ClusterId,
 }
 
+/// What the certificate of a person says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserIdentity {
+    pub name: String,
+    /// Of this certificate's user, whatever others had the name before.
+    pub id: String,
+    pub cluster: ClusterId,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
     /// The root-only socket of this host.
@@ -20,6 +29,8 @@ pub enum Caller {
     Anonymous,
     /// TLS with a certificate that our root signed.
     Node(NodeIdentity),
+    /// The same, of a person.
+    User(UserIdentity),
 }
 
 impl fmt::Display for Caller {
@@ -28,6 +39,7 @@ impl fmt::Display for Caller {
             Caller::Local => f.write_str("root of the host"),
             Caller::Anonymous => f.write_str("no certificate"),
             Caller::Node(n) => write!(f, "{} {}", n.role, n.node),
+            Caller::User(u) => write!(f, "user {}", u.name),
         }
     }
 }
@@ -41,7 +53,9 @@ pub fn caller<T>(request: &Request<T>) -> Caller {
 pub fn node<T>(request: &Request<T>) -> Result<NodeIdentity, Status> {
     match caller(request) {
         Caller::Node(identity) => Ok(identity),
-        Caller::Local | Caller::Anonymous => Err(Status::permission_denied("a node's certificate is needed")),
+        Caller::Local | Caller::Anonymous | Caller::User(_) => {
+            Err(Status::permission_denied("a node's certificate is needed"))
+        }
     }
 }
 

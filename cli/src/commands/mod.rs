@@ -28,4 +28,5 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod tunnel;
+pub mod user;
 pub mod wait;

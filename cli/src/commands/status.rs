@@ -11,10 +11,14 @@ use serde_json::{Value, json};
 
 pub async fn run(client: &Client, format: Format) -> Result<()> {
     let status = client.observe()?.get_status(v1::GetStatusRequest {}).await.map_err(said)?.into_inner();
-    let own = client.local()?.info(v1::InfoRequest {}).await.map_err(said)?.into_inner();
+    // A user asks from anywhere.
+    let own = match client.is_user() {
+        true => None,
+        false => Some(client.local()?.info(v1::InfoRequest {}).await.map_err(said)?.into_inner().certificate_ends_ms),
+    };
     match format {
-        Format::Json => println!("{:#}", value(&status, own.certificate_ends_ms)),
-        Format::Table => print!("{}", text(&status, own.certificate_ends_ms)),
+        Format::Json => println!("{:#}", value(&status, own)),
+        Format::Table => print!("{}", text(&status, own)),
     }
     Ok(())
 }
@@ -88,7 +92,7 @@ fn rows(status: &v1::ClusterStatus) -> Vec<Vec<String>> {
     status.managers.iter().map(row).collect()
 }
 
-fn text(status: &v1::ClusterStatus, own_ends_ms: u64) -> String {
+fn text(status: &v1::ClusterStatus, own_ends_ms: Option<u64>) -> String {
     let nodes = status.nodes.unwrap_or_default();
     let others = [(nodes.down, "down"), (nodes.unknown, "unknown")];
     let others: String = others.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect();
@@ -100,12 +104,13 @@ fn text(status: &v1::ClusterStatus, own_ends_ms: u64) -> String {
     for lag in &status.behind {
         text += &format!("Behind:        {} by {} revisions\n", lag.hostname, lag.revisions);
     }
-    text += &format!("Certificates:  this host's until {}", moment::show(own_ends_ms));
-    text += &format!(", the cluster's until {}\n\n{managers}\n", moment::show(status.root_certificate_ends_ms));
+    let own = own_ends_ms.map_or_else(String::new, |ends| format!("this host's until {}, ", moment::show(ends)));
+    let root = moment::show(status.root_certificate_ends_ms);
+    text += &format!("Certificates:  {own}the cluster's until {root}\n\n{managers}\n");
     text
 }
 
-fn value(status: &v1::ClusterStatus, own_ends_ms: u64) -> Value {
+fn value(status: &v1::ClusterStatus, own_ends_ms: Option<u64>) -> Value {
     let quorum = Quorum::of(status);
     let manager = |m: &v1::ManagerHealth| {
         json!({
@@ -125,7 +130,7 @@ fn value(status: &v1::ClusterStatus, own_ends_ms: u64) -> Value {
         },
         "nodes": { "ready": nodes.ready, "down": nodes.down, "unknown": nodes.unknown },
         "behind": status.behind.iter().map(lag).collect::<Vec<_>>(),
-        "certificateEnds": moment::show(own_ends_ms), "rootCertificateEnds": moment::show(status.root_certificate_ends_ms),
+        "certificateEnds": own_ends_ms.map(moment::show), "rootCertificateEnds": moment::show(status.root_certificate_ends_ms),
     })
 }
 
@@ -196,6 +201,6 @@ mod tests {
             h2       192.0.2.2:2377  voter    no         88         1    1 minute ago
             h3       192.0.2.3:2377  learner  yes        87         2    0 seconds ago
         "#]]
-        .assert_eq(&text(&status, 1_800_000_000_000));
+        .assert_eq(&text(&status, Some(1_800_000_000_000)));
     }
 }

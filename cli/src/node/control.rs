@@ -1,8 +1,12 @@
 //! A manager's services on the local socket: there while this node is a manager, a clear refusal otherwise.
 
 use super::member::Daemon;
-use heddle_manager::{control::ControlService, manager::Manager, observe::ObserveService};
-use heddle_proto::v1::{control_server::ControlServer, observe_server::ObserveServer};
+use heddle_manager::{
+    control::{ControlService, UsersService},
+    manager::Manager,
+    observe::ObserveService,
+};
+use heddle_proto::v1::{control_server::ControlServer, observe_server::ObserveServer, users_server::UsersServer};
 use std::{
     convert::Infallible,
     future::Future,
@@ -28,6 +32,12 @@ impl OfManager for ControlServer<ControlService> {
 impl OfManager for ObserveServer<ObserveService> {
     fn of(manager: &Manager) -> Self {
         manager.observer()
+    }
+}
+
+impl OfManager for UsersServer<UsersService> {
+    fn of(manager: &Manager) -> Self {
+        manager.users()
     }
 }
 

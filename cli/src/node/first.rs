@@ -93,6 +93,7 @@ pub fn cluster(
         ingress_seed: rand::random(),
         epochs: Epochs { since: now(), ..Epochs::default() },
         removed: BTreeMap::new(),
+        users: BTreeMap::new(),
     };
     Ok((cluster, ingress))
 }

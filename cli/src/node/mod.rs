@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! unix socket (root) ── Local: init, join, leave, info        state   what is on disk
-//!                   └── Control, Observe ─> manager, if any   member  the running halves
+//!                   └── Control, Observe, Users ─> manager    member  the running halves
 //! tcp 2377 (mTLS)   ── these, Dispatcher, NodeCa, Raft        addr    which addresses to use
 //!                                                             first   the first objects of a cluster
 //!                                                             remote  joining and leaving, as managers hear it
@@ -28,6 +28,7 @@ use heddle_agent::kernel::linux::wireguard::Choice;
 use heddle_plumbing::{access, metrics, tls};
 use heddle_proto::v1::{
     control_server::ControlServer, host_server::HostServer, local_server::LocalServer, observe_server::ObserveServer,
+    users_server::UsersServer,
 };
 use local::LocalService;
 use sd_notify::NotifyState;
@@ -99,6 +100,7 @@ pub async fn run(config: Config) -> Result<()> {
         .add_service(HostServer::new(daemon.agent.host.clone()))
         .add_service(Dynamic::<ControlServer<_>>::new(daemon.clone()))
         .add_service(Dynamic::<ObserveServer<_>>::new(daemon.clone()))
+        .add_service(Dynamic::<UsersServer<_>>::new(daemon.clone()))
         .serve_with_incoming(tls::incoming_unix(listener));
     let follow = tokio::spawn(daemon.clone().follow_roles());
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

@@ -52,7 +52,9 @@ impl CaService {
                 let former = ca::former(&cluster.root_ca, &wish.expired_pem, &wish.csr_pem, now()).map_err(refused)?;
                 Ok(former.node)
             }
-            Caller::Anonymous | Caller::Local => Err(Status::permission_denied("a node's certificate is needed")),
+            Caller::Anonymous | Caller::Local | Caller::User(_) => {
+                Err(Status::permission_denied("a node's certificate is needed"))
+            }
         }
     }
 }

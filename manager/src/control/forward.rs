@@ -7,7 +7,7 @@ use crate::{
 use heddle_model::cluster::Role;
 use heddle_plumbing::{
     access::{Access, Standing},
-    caller::NodeIdentity,
+    caller::{Caller, NodeIdentity, UserIdentity},
     tls::{self, Credentials},
 };
 use heddle_proto::v1::{self, control_client::ControlClient};
@@ -32,7 +32,25 @@ pub fn removed() -> Status {
     Status::not_found("this node is not in the cluster any more: run `heddle leave`, then join again")
 }
 
-/// Whether this state stands by the certificate, for an RPC of this access. `newest`: the state lacks nobody.
+/// Whether this state stands by the caller's certificate, for an RPC of this access. `newest`: the state lacks nobody.
+fn admits(state: &Snapshot, access: Access, caller: &Caller, newest: bool) -> Result<(), Status> {
+    match caller {
+        Caller::Node(identity) => stands(state, access, identity, newest),
+        Caller::User(identity) => user_stands(state, identity),
+        Caller::Local | Caller::Anonymous => Ok(()),
+    }
+}
+
+/// One that came a moment ago is refused by a follower until it hears of it.
+fn user_stands(state: &Snapshot, identity: &UserIdentity) -> Result<(), Status> {
+    let cluster = state.cluster.as_ref().filter(|c| c.id == identity.cluster);
+    match cluster.and_then(|c| c.users.get(&identity.name)) {
+        Some(user) if user.id == identity.id => Ok(()),
+        _ => Err(Status::permission_denied(format!("user {} was removed from the cluster", identity.name))),
+    }
+}
+
+/// Whether this state stands by a node's certificate, for an RPC of this access. `newest`: the state lacks nobody.
 fn stands(state: &Snapshot, access: Access, identity: &NodeIdentity, newest: bool) -> Result<(), Status> {
     let Some(cluster) = &state.cluster else { return Ok(()) };
     if cluster.id != identity.cluster {
@@ -60,7 +78,7 @@ impl Forward {
     /// What this manager knows of certificates that count no more.
     pub fn standing(&self) -> Standing {
         let store = self.store.clone();
-        Arc::new(move |access, identity| stands(&store.snapshot(), access, identity, is_newest(&store)))
+        Arc::new(move |access, caller| admits(&store.snapshot(), access, caller, is_newest(&store)))
     }
 
     /// Whether it is a manager whose certificate counts, which may ask for other nodes.
@@ -68,7 +86,7 @@ impl Forward {
         if identity.role != Role::Manager {
             return Err(Status::permission_denied("a worker may not do this: a manager's certificate is needed"));
         }
-        self.standing()(Access::Manager, identity)
+        stands(&self.store.snapshot(), Access::Manager, identity, is_newest(&self.store))
     }
 
     /// A channel to the leader; None if this manager leads. Waits for an election that is under way.

@@ -5,7 +5,9 @@
 mod removed;
 mod stage;
 mod stolen;
+mod users;
 
+use heddle_manager::ca;
 use heddle_model::cluster::Role;
 use heddle_plumbing::{
     access::{self, Access},
@@ -14,7 +16,7 @@ use heddle_plumbing::{
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use stage::{Stage, call};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, UnixListener};
 use tonic::{Code, service::Routes, transport::Channel};
 
@@ -40,15 +42,16 @@ fn every_method_has_a_row_and_every_row_a_method() {
     assert_eq!(table.difference(&methods).collect::<Vec<_>>(), Vec::<&String>::new(), "rows without a method");
 }
 
-const CALLERS: [&str; 4] = ["nobody", "worker", "manager", "root"];
+const CALLERS: [&str; 5] = ["nobody", "worker", "manager", "user", "root"];
 
-fn admitted(access: Access) -> [bool; 4] {
+fn admitted(access: Access) -> [bool; 5] {
     match access {
-        Access::Anyone => [true, true, true, true],
-        Access::Member => [false, true, true, false],
-        Access::Manager => [false, false, true, false],
-        Access::Operator => [false, false, true, true],
-        Access::Local => [false, false, false, true],
+        Access::Anyone => [true, true, true, true, true],
+        Access::Member => [false, true, true, false, false],
+        Access::Manager => [false, false, true, false, false],
+        Access::Operator => [false, false, true, true, true],
+        Access::Administrator => [false, false, true, false, true],
+        Access::Local => [false, false, false, false, true],
     }
 }
 
@@ -59,7 +62,7 @@ fn obliging() -> Routes {
 }
 
 /// The connections that callers have to the guard alone, in the order of `CALLERS`.
-async fn guarded(stage: &Stage, dir: &std::path::Path) -> [Channel; 4] {
+async fn guarded(stage: &Stage, dir: &std::path::Path) -> [Channel; 5] {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let server = || access::server(Arc::new(|_, _| Ok(()))).add_routes(obliging());
@@ -70,7 +73,11 @@ async fn guarded(stage: &Stage, dir: &std::path::Path) -> [Channel; 4] {
     let worker = stage.joined(Role::Worker, 2).await;
     let bare = tls::dial_pinned(addr, &stage.credentials.root_pem()).unwrap();
     let [worker, manager] = [&worker, &stage.credentials].map(|who| tls::dial(addr, who).unwrap());
-    [bare, worker, manager, tls::dial_unix(socket)]
+    let (key, csr) = tls::new_key_and_csr().unwrap();
+    let cluster = stage.manager.store.snapshot().cluster.clone().unwrap();
+    let cert = ca::issue_user(&cluster.root_ca, &cluster.id, "al", "x", &csr, Duration::from_secs(600)).unwrap();
+    let user = tls::dial_user(addr, &key, &cert, &stage.credentials.root_pem()).unwrap();
+    [bare, worker, manager, user, tls::dial_unix(socket)]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +101,8 @@ async fn each_method_admits_exactly_whom_the_table_names() {
 async fn the_port_of_a_manager_refuses_what_the_table_refuses() {
     let stage = Stage::set().await;
     let worker = stage.joined(Role::Worker, 2).await;
-    let channels = [stage.dial_bare(), stage.dial(&worker), stage.dial(&stage.credentials)];
+    let user = users::add(&stage, "al").await;
+    let channels = [stage.dial_bare(), stage.dial(&worker), stage.dial(&stage.credentials), user];
     let mut refused = 0;
     for path in methods() {
         let access = access::row(&path).unwrap().access;

@@ -40,6 +40,7 @@ fn cluster(id: ClusterId) -> Cluster {
         ingress_seed: 1,
         epochs: Default::default(),
         removed: BTreeMap::new(),
+        users: BTreeMap::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The layer before all services of a server.
 
 use super::{Access, Effect, Row, Standing, admit, row};
-use crate::caller::{Caller, NodeIdentity};
+use crate::caller::{Caller, NodeIdentity, UserIdentity};
 use heddle_model::cluster::Role;
 use std::{
     pin::Pin,
@@ -10,9 +10,10 @@ use std::{
 use tonic::{Code, Request, Status, body::Body, codegen::http, metadata::MetadataValue, transport::Server};
 use tower::{Layer, Service, layer::util::Stack};
 
-/// Whom a manager passes a request on for: `local`, or role and id of a node.
+/// Whom a manager passes a request on for: `local`, role and id of a node, or `user`, a name, a dot and an id.
 const BEHALF: &str = "heddle-on-behalf-of";
 const LOCAL: &str = "local";
+const USER: &str = "user";
 
 /// A server whose services are called by nobody that the table does not admit.
 pub fn server(standing: Standing) -> Server<Stack<Guard, tower::layer::util::Identity>> {
@@ -38,6 +39,7 @@ fn behalf_text(caller: &Caller) -> Option<MetadataValue<tonic::metadata::Ascii>>
         Caller::Anonymous => return None,
         Caller::Local => LOCAL.to_owned(),
         Caller::Node(n) => format!("{} {}", n.role, n.node),
+        Caller::User(u) => format!("{USER} {}.{}", u.name, u.id),
     };
     text.parse().ok()
 }
@@ -47,9 +49,14 @@ fn behalf_of(text: &str, by: &NodeIdentity) -> Option<Caller> {
     if text == LOCAL {
         return Some(Caller::Local);
     }
+    let cluster = by.cluster.clone();
     let (role, node) = text.split_once(' ')?;
+    if role == USER {
+        let (name, id) = node.split_once('.')?;
+        return Some(Caller::User(UserIdentity { name: name.to_owned(), id: id.to_owned(), cluster }));
+    }
     let role = [Role::Worker, Role::Manager].into_iter().find(|r| r.as_str() == role)?;
-    Some(Caller::Node(NodeIdentity { node: node.parse().ok()?, role, cluster: by.cluster.clone() }))
+    Some(Caller::Node(NodeIdentity { node: node.parse().ok()?, role, cluster }))
 }
 
 #[derive(Clone)]
@@ -62,7 +69,7 @@ impl Guard {
         match caller {
             // Of these the service judges what they show: a certificate that counts no more may be there to be renewed.
             _ if row.access == Access::Anyone => Ok(()),
-            Caller::Node(identity) => (self.standing)(row.access, identity),
+            Caller::Node(_) | Caller::User(_) => (self.standing)(row.access, caller),
             Caller::Local | Caller::Anonymous => Ok(()),
         }
     }
@@ -158,9 +165,9 @@ mod tests {
     /// Node 3 counts no more.
     fn guard() -> Guard {
         let removed = node(3, Role::Manager).node;
-        let standing = move |_: Access, who: &NodeIdentity| match who.node == removed {
-            true => Err(Status::permission_denied("gone")),
-            false => Ok(()),
+        let standing = move |_: Access, who: &Caller| match who {
+            Caller::Node(n) if n.node == removed => Err(Status::permission_denied("gone")),
+            _ => Ok(()),
         };
         Guard { standing: Arc::new(standing) }
     }
@@ -175,6 +182,9 @@ mod tests {
         assert_eq!(said(&manager, Some(LOCAL)).unwrap(), Caller::Local);
         let other = Caller::Node(node(4, Role::Manager));
         assert_eq!(said(&manager, Some(&text(4, Role::Manager))).unwrap(), other);
+        let person = UserIdentity { name: "al".into(), id: "x1".into(), cluster: node(1, Role::Manager).cluster };
+        let text_of_person = behalf_text(&Caller::User(person.clone())).unwrap().to_str().unwrap().to_owned();
+        assert_eq!(said(&manager, Some(&text_of_person)).unwrap(), Caller::User(person));
         for (behalf, code) in [
             (text(2, Role::Worker), Code::PermissionDenied),
             (text(3, Role::Manager), Code::PermissionDenied),

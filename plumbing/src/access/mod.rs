@@ -14,7 +14,7 @@ mod table;
 pub use guard::{Guard, on_behalf, server};
 pub use table::{row, rows};
 
-use crate::caller::{Caller, NodeIdentity};
+use crate::caller::Caller;
 use heddle_model::cluster::Role;
 use std::sync::Arc;
 use tonic::Status;
@@ -26,8 +26,10 @@ pub enum Access {
     /// Any node of the cluster.
     Member,
     Manager,
-    /// Root of this host, or a manager that passes on what its operator asked.
+    /// Root of this host, a person with a certificate, or a manager that passes on what they asked.
     Operator,
+    /// Root of this host, or a manager that passes on what it asked.
+    Administrator,
     /// Root of this host.
     Local,
 }
@@ -49,8 +51,8 @@ pub struct Row {
     pub effect: Effect,
 }
 
-/// Whether the cluster still stands by a certificate, for an RPC of this access.
-pub type Standing = Arc<dyn Fn(Access, &NodeIdentity) -> Result<(), Status> + Send + Sync>;
+/// Whether the cluster still stands by the certificate of a node or person, for an RPC of this access.
+pub type Standing = Arc<dyn Fn(Access, &Caller) -> Result<(), Status> + Send + Sync>;
 
 impl Access {
     pub fn admits(self, caller: &Caller) -> bool {
@@ -60,7 +62,8 @@ impl Access {
             Access::Anyone => true,
             Access::Member => matches!(caller, Caller::Node(_)),
             Access::Manager => manager,
-            Access::Operator => manager || local,
+            Access::Operator => manager || local || matches!(caller, Caller::User(_)),
+            Access::Administrator => manager || local,
             Access::Local => local,
         }
     }
@@ -77,6 +80,7 @@ fn admit(path: &str, caller: &Caller) -> Result<Row, Status> {
     Err(Status::permission_denied(match (caller, row.access) {
         (_, Access::Local) => "this call is for the root-only socket of the host itself".into(),
         (Caller::Node(n), _) => format!("a {} may not do this: a manager's certificate is needed", n.role),
+        (Caller::User(_), _) => "a user may not do this: it is for root on a manager's host".into(),
         (Caller::Local, _) => "this call is for nodes, not for the local socket".into(),
         (Caller::Anonymous, _) => "a certificate of this cluster is needed".to_owned(),
     }))
@@ -85,6 +89,7 @@ fn admit(path: &str, caller: &Caller) -> Result<Row, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::{NodeIdentity, UserIdentity};
     use heddle_model::{ClusterId, NodeId};
     use std::collections::BTreeSet;
 
@@ -97,14 +102,17 @@ mod tests {
                 cluster: ClusterId::from_random([2; 16]),
             })
         };
-        let callers = [Caller::Local, Caller::Anonymous, node(Role::Worker), node(Role::Manager)];
+        let person = UserIdentity { name: "al".into(), id: "x".into(), cluster: ClusterId::from_random([2; 16]) };
+        let [worker, manager] = [Role::Worker, Role::Manager].map(node);
+        let callers = [Caller::Local, Caller::Anonymous, worker, manager, Caller::User(person)];
         for (path, want) in [
-            ("/heddle.v1.NodeCa/Issue", [true, true, true, true]),
-            ("/heddle.v1.Dispatcher/Session", [false, false, true, true]),
-            ("/heddle.v1.Raft/Vote", [false, false, false, true]),
-            ("/heddle.v1.Control/ListNodes", [true, false, false, true]),
-            ("/heddle.v1.Local/Init", [true, false, false, false]),
-            ("/heddle.v1.Host/RunWorkload", [true, false, false, false]),
+            ("/heddle.v1.NodeCa/Issue", [true, true, true, true, true]),
+            ("/heddle.v1.Dispatcher/Session", [false, false, true, true, false]),
+            ("/heddle.v1.Raft/Vote", [false, false, false, true, false]),
+            ("/heddle.v1.Control/ListNodes", [true, false, false, true, true]),
+            ("/heddle.v1.Users/AddUser", [true, false, false, true, false]),
+            ("/heddle.v1.Local/Init", [true, false, false, false, false]),
+            ("/heddle.v1.Host/RunWorkload", [true, false, false, false, false]),
         ] {
             for (caller, want) in callers.iter().zip(want) {
                 assert_eq!(admit(path, caller).is_ok(), want, "{path} {caller:?}");

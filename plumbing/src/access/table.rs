@@ -1,15 +1,15 @@
 //! Who may call what: every RPC of every service has one row here, and what has none is refused.
 
 use super::{
-    Access::{Anyone, Local, Manager, Member, Operator},
+    Access::{Administrator, Anyone, Local, Manager, Member, Operator},
     Effect::{Changes, Reads},
     Row,
 };
 
 type Method = (&'static str, super::Access, super::Effect);
 
-const SERVICES: [(&str, &[Method]); 7] = [
-    // Operators, on the local socket of a manager; managers, which pass on what they were asked.
+const SERVICES: [(&str, &[Method]); 8] = [
+    // Operators: root, on the local socket of a manager; people with a certificate; managers, which pass on what they were asked.
     (
         "heddle.v1.Control",
         &[
@@ -29,13 +29,21 @@ const SERVICES: [(&str, &[Method]); 7] = [
             ("ListTasks", Operator, Reads),
             ("WatchService", Operator, Reads),
             ("ServiceLogs", Operator, Reads),
-            // With `rotate` it changes, too.
-            ("GetJoinToken", Operator, Changes),
+            // With `rotate` it changes, too. Whoever has a manager's token has the root's key soon.
+            ("GetJoinToken", Administrator, Changes),
             ("GetCluster", Operator, Reads),
             ("RotateTunnel", Operator, Changes),
         ],
     ),
     ("heddle.v1.Observe", &[("GetStatus", Operator, Reads), ("WatchEvents", Operator, Reads)]),
+    (
+        "heddle.v1.Users",
+        &[
+            ("AddUser", Administrator, Changes),
+            ("ListUsers", Administrator, Reads),
+            ("RemoveUser", Administrator, Changes),
+        ],
+    ),
     // Agents. Each speaks for the node that its certificate names, and is told what concerns that node.
     (
         "heddle.v1.Dispatcher",

@@ -6,7 +6,7 @@ use crate::{
     output::Format,
 };
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// Swarm-style overlay networking and service routing for a few to a few hundred Linux hosts.
 #[derive(Debug, Parser)]
@@ -15,6 +15,9 @@ pub struct Cli {
     /// Socket of the daemon on this host
     #[arg(long, global = true, env = "HEDDLE_SOCKET", default_value = "/run/heddle/heddle.sock")]
     pub socket: PathBuf,
+    /// Ask the cluster through its port as a user, with the files that `cluster user add` made in this directory
+    #[arg(long = "as", global = true, env = "HEDDLE_AS", value_name = "DIR")]
+    pub user: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -33,6 +36,11 @@ pub enum Command {
     Leave(commands::cluster::LeaveArgs),
     /// Show this host's place in the cluster
     Info(FormatArgs),
+    /// The cluster as a whole
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Print every change of the cluster's state, as it is agreed on
+    Events(commands::events::EventsArgs),
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(commands::node::NodeCommand),
@@ -121,6 +129,18 @@ pub struct DaemonArgs {
     /// What encrypts between hosts: the kernel's WireGuard, or one in the daemon; auto takes the kernel's if it has one
     #[arg(long, env = "HEDDLE_WIREGUARD", value_enum, default_value_t)]
     pub wireguard: Wireguard,
+    /// Tell numbers (/metrics, for Prometheus), /healthz and /readyz over HTTP at this IP:PORT [default: nowhere]
+    #[arg(long, env = "HEDDLE_METRICS_ADDR")]
+    pub metrics_addr: Option<SocketAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show how managers and nodes are, and what another loss would mean
+    Status(FormatArgs),
+    /// People who may ask the cluster through its port
+    #[command(subcommand)]
+    User(commands::user::UserCommand),
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@
 //! membership who votes, as the wanted roles of nodes say
 //! ca         root, tokens, certificates
 //! ambient    the time of day and random numbers
+//! observe    how it is and what becomes of it, for those who look on
 //! ```
 
 pub mod allocator;
@@ -19,6 +20,7 @@ pub mod dispatcher;
 pub mod leader;
 pub mod manager;
 pub mod membership;
+pub mod observe;
 pub mod orchestrator;
 pub mod plan;
 pub mod raft;

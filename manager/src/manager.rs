@@ -2,28 +2,35 @@
 
 use crate::{
     ambient, ca,
-    control::{CaService, ControlService, Forward},
+    control::{CaService, ControlService, Forward, UsersService},
     dispatcher::{DispatcherService, Logs, Sessions},
     leader, membership,
+    observe::{self, History, ObserveService},
     raft::{LogStore, MAX_MESSAGE, Machine, Network, Raft, RaftService, raft_id},
     store::{Mutation, Store, WriteError},
 };
 use heddle_model::{Annotations, Meta, NetworkId, cluster::Cluster, net::Pool, network, node::Node};
-use heddle_plumbing::tls::{self, Credentials, CredentialsError};
+use heddle_plumbing::{
+    access::{self, Guard},
+    tls::{self, Credentials, CredentialsError},
+};
 use heddle_proto::v1::{
     self, control_server::ControlServer, dispatcher_server::DispatcherServer, node_ca_server::NodeCaServer,
-    raft_client::RaftClient, raft_server::RaftServer,
+    observe_server::ObserveServer, raft_client::RaftClient, raft_server::RaftServer, users_server::UsersServer,
 };
 use ipnet::IpNet;
 use openraft::{BasicNode, Config, async_runtime::WatchReceiver};
 use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::{service::Routes, transport::server::Router};
+use tower::layer::util::{Identity, Stack};
 
 const HEARTBEAT_MS: u64 = 100;
 const ELECTION_MS: std::ops::Range<u64> = 500..1000;
 /// Log entries between two snapshots.
 const SNAPSHOT_EVERY: u64 = 5000;
+/// Whoever asks whether a manager is of use does not wait for an election.
+const QUORUM_LIMIT: Duration = Duration::from_secs(1);
 const FIRST_LEADER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +76,7 @@ pub struct Manager {
     credentials: Credentials,
     sessions: Arc<Sessions>,
     logs: Arc<Logs>,
+    history: Arc<History>,
     attaching: Arc<tokio::sync::Mutex<()>>,
     cancel: CancellationToken,
 }
@@ -83,6 +91,7 @@ impl Manager {
         let config = raft_config(&credentials.identity().cluster.to_string());
         let config = Arc::new(config.validate().map_err(|e| ManagerError::Raft(e.to_string()))?);
         let network = Network { credentials: credentials.clone() };
+        let history = machine.history();
         let id = raft_id(&credentials.identity().node);
         let raft = Raft::new(id, config, network, log, machine).await.map_err(|e| ManagerError::Raft(e.to_string()))?;
         let store = Store::new(raft, state);
@@ -94,6 +103,7 @@ impl Manager {
             credentials: credentials.clone(),
             sessions,
             logs: Arc::default(),
+            history,
             attaching: Arc::default(),
             cancel,
         })
@@ -199,8 +209,26 @@ impl Manager {
         })
     }
 
-    /// What the cluster's port serves.
-    pub fn routes(&self) -> Routes {
+    /// What the local socket serves too.
+    pub fn observer(&self) -> ObserveServer<ObserveService> {
+        ObserveServer::new(ObserveService {
+            forward: self.forward(),
+            sessions: self.sessions.clone(),
+            history: self.history.clone(),
+        })
+    }
+
+    /// What the local socket serves too.
+    pub fn users(&self) -> UsersServer<UsersService> {
+        UsersServer::new(UsersService { forward: self.forward() })
+    }
+
+    /// What the cluster's port serves, to those whom the table admits and whose certificates count.
+    pub fn server(&self) -> Router<Stack<Guard, Identity>> {
+        access::server(self.forward().standing()).add_routes(self.routes())
+    }
+
+    fn routes(&self) -> Routes {
         let raft = RaftServer::new(RaftService { raft: self.store.raft().clone(), forward: self.forward() })
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -212,9 +240,22 @@ impl Manager {
             attaching: self.attaching.clone(),
         });
         Routes::new(self.control())
+            .add_service(self.observer())
+            .add_service(self.users())
             .add_service(raft)
             .add_service(dispatcher)
             .add_service(NodeCaServer::new(CaService { forward: self.forward() }))
+    }
+
+    /// Sets this manager's numbers to what they are now.
+    pub fn observe(&self) {
+        observe::metrics::observe(&self.store, &self.sessions);
+    }
+
+    /// Whether a request would be answered now: there is a leader, and it has a quorum.
+    pub async fn reaches_quorum(&self) -> Result<(), String> {
+        let asked = tokio::time::timeout(QUORUM_LIMIT, self.forward().confirm()).await;
+        asked.map_err(|_| "no leader answers".to_owned())?.map_err(|status| status.message().to_owned())
     }
 
     pub async fn shutdown(&self) {

@@ -63,6 +63,8 @@ impl World {
             join_tokens: JoinTokens { worker: secret(), manager: secret() },
             ingress_seed: 7,
             epochs: Default::default(),
+            removed: BTreeMap::new(),
+            users: BTreeMap::new(),
         };
         let ingress = world.network(INGRESS, true);
         world.write(vec![Mutation::Create(cluster.into()), Mutation::Create(ingress.into())]);

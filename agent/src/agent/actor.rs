@@ -30,6 +30,7 @@ use heddle_model::{
     network::Driver,
     task::{Task, TaskState},
 };
+use heddle_plumbing::metrics;
 use nix::sys::signal::Signal;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -150,7 +151,9 @@ impl Actor {
             dirty |= self.look();
             let at = Instant::now();
             if (dirty && at >= retry_at) || at >= self.reconciler.due().max(retry_at) {
+                let began = Instant::now();
                 let done = self.pass().await;
+                metrics::pass("dataplane", began.elapsed(), done);
                 if done {
                     self.retry = RETRY;
                 } else {

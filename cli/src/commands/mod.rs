@@ -3,11 +3,13 @@
 //! ```text
 //! run, ps, logs, exec, start, stop, wait, rm, inspect   workloads of this host
 //! network   service   node   cluster   tunnel           what the rest is about
+//! status, events                                        how the cluster is and what becomes of it
 //! pair, filter, moment, each                            how flags are read, and several objects served
 //! ```
 
 pub mod cluster;
 mod each;
+pub mod events;
 pub mod exec;
 #[cfg(test)]
 mod fake;
@@ -23,6 +25,8 @@ pub mod rm;
 pub mod run;
 pub mod service;
 pub mod start;
+pub mod status;
 pub mod stop;
 pub mod tunnel;
+pub mod user;
 pub mod wait;

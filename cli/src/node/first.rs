@@ -12,7 +12,7 @@ use heddle_model::{
 };
 use heddle_proto::v1;
 use ipnet::{IpNet, Ipv4Net};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 const DATA_PATH_PORT: u16 = 4789;
 /// WireGuard's own, and the one after it.
@@ -92,6 +92,8 @@ pub fn cluster(
         join_tokens,
         ingress_seed: rand::random(),
         epochs: Epochs { since: now(), ..Epochs::default() },
+        removed: BTreeMap::new(),
+        users: BTreeMap::new(),
     };
     Ok((cluster, ingress))
 }

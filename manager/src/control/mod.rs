@@ -5,6 +5,7 @@
 //! check     whether a spec can be accepted                         progress  how far a service is from what is wanted
 //! ca        certificates for joiners                                inspect   a network with all that is on it
 //! removal   what goes when something is removed                     nodes     what may be changed of nodes
+//! users     people with certificates
 //! ```
 
 mod ca;
@@ -18,6 +19,7 @@ pub(crate) mod removal;
 mod service;
 #[cfg(test)]
 mod tests;
+mod users;
 
 pub use ca::CaService;
 pub use check::SpecError;
@@ -25,6 +27,7 @@ pub use find::FindError;
 pub use forward::Forward;
 pub use nodes::NodeError;
 pub use service::ControlService;
+pub use users::UsersService;
 
 use crate::store::WriteError;
 use tonic::Status;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     ambient, ca,
-    dispatcher::{Logs, Sessions},
+    dispatcher::{Logs, Sessions, Share},
     store::{Mutation, Snapshot, Store, now},
     tunnel,
 };
@@ -20,7 +20,7 @@ use heddle_model::{
     service::{Mode, Service, ServiceSpec},
     task::Task,
 };
-use heddle_plumbing::{caller::Access, tls::root_digest};
+use heddle_plumbing::{access::on_behalf, tls::root_digest};
 use heddle_proto::v1::{self, control_client::ControlClient, control_server, manager_message::Message as ToAgent};
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 use tokio_stream::wrappers::ReceiverStream;
@@ -42,19 +42,17 @@ pub struct ControlService {
 type Answer<T> = Result<Response<T>, Status>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Checks the caller; on a follower, answers with what the leader says.
+/// On a follower, answers with what the leader says.
 macro_rules! admit {
     ($self:ident, $request:ident, $method:ident) => {{
-        $self.forward.admit(&$request, Access::LocalOrManager)?;
         if let Some(mut leader) = $self.leader().await? {
-            return leader.$method($request.into_inner()).await;
+            return leader.$method(on_behalf($request)).await;
         }
         $request.into_inner()
     }};
     ($self:ident, $request:ident, stream $method:ident) => {{
-        $self.forward.admit(&$request, Access::LocalOrManager)?;
         if let Some(mut leader) = $self.leader().await? {
-            let stream = leader.$method($request.into_inner()).await?.into_inner();
+            let stream = leader.$method(on_behalf($request)).await?.into_inner();
             return Ok(Response::new(Box::pin(stream)));
         }
         $request.into_inner()
@@ -325,14 +323,16 @@ impl control_server::Control for ControlService {
                 state.tasks_of_service(&service.id).cloned().collect()
             }
         };
-        let mut on_node: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
+        let mut shares: BTreeMap<NodeId, Share> = BTreeMap::new();
         for (node, task) in tasks.iter().filter_map(|t| Some((t.node.clone()?, t))) {
-            on_node.entry(node).or_default().push(task.id.to_string());
+            shares.entry(node).or_default().insert(task.id.to_string(), task.name());
         }
-        let senders: Vec<_> =
-            on_node.into_iter().filter_map(|(n, tasks)| Some((self.sessions.sender(&n)?, tasks))).collect();
+        shares.retain(|node, _| self.sessions.sender(node).is_some());
+        let sender =
+            |(node, share): (&NodeId, &Share)| Some((self.sessions.sender(node)?, share.keys().cloned().collect()));
+        let senders: Vec<(_, Vec<String>)> = shares.iter().filter_map(sender).collect();
         let id = TaskId::from_random(ambient::random()).to_string();
-        let lines = self.logs.open(id.clone(), senders.len());
+        let lines = self.logs.open(id.clone(), shares);
         for (sender, tasks) in &senders {
             let wish = v1::LogRequest {
                 id: id.clone(),

@@ -7,7 +7,7 @@ use crate::{
 };
 use futures::StreamExt;
 use heddle_model::{cluster::Role, node::Node};
-use heddle_plumbing::caller::Access;
+use heddle_plumbing::access::on_behalf;
 use heddle_proto::v1::{
     RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMessage, SnapshotChunk,
     raft_client::RaftClient, raft_server,
@@ -40,11 +40,8 @@ fn raft_id_of(node: &str) -> Option<u64> {
     node.parse().ok().map(|id| raft_id(&id))
 }
 
-impl RaftService {
-    fn read<T: DeserializeOwned>(&self, request: Request<RaftMessage>) -> Result<T, Status> {
-        self.forward.admit(&request, Access::Manager)?;
-        decode(&request.into_inner().payload).map_err(garbled)
-    }
+fn read<T: DeserializeOwned>(request: Request<RaftMessage>) -> Result<T, Status> {
+    decode(&request.into_inner().payload).map_err(garbled)
 }
 
 fn answer<T: Serialize>(value: Result<T, impl Display>) -> Answer {
@@ -55,23 +52,22 @@ fn answer<T: Serialize>(value: Result<T, impl Display>) -> Answer {
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {
     async fn append_entries(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.append_entries(self.read(request)?).await)
+        answer(self.raft.append_entries(read(request)?).await)
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.vote(self.read(request)?).await)
+        answer(self.raft.vote(read(request)?).await)
     }
 
     async fn pre_vote(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.pre_vote(self.read(request)?).await)
+        answer(self.raft.pre_vote(read(request)?).await)
     }
 
     async fn transfer_leader(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.handle_transfer_leader(self.read(request)?).await)
+        answer(self.raft.handle_transfer_leader(read(request)?).await)
     }
 
     async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Answer {
-        self.forward.admit(&request, Access::Manager)?;
         let mut chunks = request.into_inner();
         let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot"))??;
         let (vote, meta): (VoteOf<TypeConfig>, SnapshotMetaOf<TypeConfig>) = decode(&first.meta).map_err(garbled)?;
@@ -84,11 +80,10 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn join(&self, request: Request<RaftJoinRequest>) -> Result<Response<RaftJoinResponse>, Status> {
-        self.forward.admit(&request, Access::Manager)?;
-        let join = request.into_inner();
         if let Some(leader) = self.forward.leader().await? {
-            return RaftClient::new(leader).join(join).await;
+            return RaftClient::new(leader).join(on_behalf(request)).await;
         }
+        let join = request.into_inner();
         let known = self.forward.store.snapshot();
         let stays =
             |n: &&Arc<Node>| n.id.as_str() == join.node && n.role == Role::Manager && n.spec.role == Role::Manager;
@@ -105,12 +100,10 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn leave(&self, request: Request<RaftLeaveRequest>) -> Result<Response<RaftLeaveResponse>, Status> {
-        self.forward.admit(&request, Access::Manager)?;
-        let leave = request.into_inner();
         if let Some(leader) = self.forward.leader().await? {
-            return RaftClient::new(leader).leave(leave).await;
+            return RaftClient::new(leader).leave(on_behalf(request)).await;
         }
-        let id = leave.raft_id;
+        let id = request.into_inner().raft_id;
         let voters: BTreeSet<u64> = self.raft.voter_ids().collect();
         if voters.len() == 1 && voters.contains(&id) {
             return Err(Status::failed_precondition("the last manager cannot leave: use --force to end the cluster"));

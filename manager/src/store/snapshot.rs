@@ -105,6 +105,23 @@ impl Snapshot {
         Ok(next)
     }
 
+    /// Whether a report would change something; whatever is no report would.
+    pub fn is_news(&self, mutation: &Mutation) -> bool {
+        match mutation {
+            Mutation::Create(_) | Mutation::Update(_) | Mutation::Remove { .. } => true,
+            Mutation::TaskStatus { id, status } => {
+                self.tasks.get(id).is_some_and(|t| t.status.state <= status.state && t.status != *status)
+            }
+            Mutation::NodeStatus { id, status } => self.nodes.get(id).is_some_and(|n| n.status != *status),
+            Mutation::NodeDescription { id, description } => {
+                self.nodes.get(id).is_some_and(|n| n.description != *description)
+            }
+            Mutation::NodeDataPath { id, addr } => {
+                self.nodes.contains_key(id) && !self.nodes.values().any(|n| n.data_path_addr == *addr)
+            }
+        }
+    }
+
     fn mutate(&mut self, version: Version, at: Timestamp, mutation: &Mutation) -> Result<(), Conflict> {
         match mutation {
             Mutation::Create(object) => {
@@ -128,28 +145,26 @@ impl Snapshot {
                 self.take(*kind, id);
             }
             Mutation::TaskStatus { id, status } => {
-                if let Some(task) = self.tasks.get(id).filter(|t| t.status.state <= status.state && t.status != *status)
-                {
+                if let Some(task) = self.tasks.get(id).filter(|_| self.is_news(mutation)) {
                     let mut task = Task::clone(task);
                     task.status = status.clone();
                     self.restamp(task.into(), version, at);
                 }
             }
             Mutation::NodeStatus { id, status } => {
-                if let Some(node) = self.nodes.get(id).filter(|n| n.status != *status) {
+                if let Some(node) = self.nodes.get(id).filter(|_| self.is_news(mutation)) {
                     let node = Node { status: status.clone(), ..Node::clone(node) };
                     self.restamp(node.into(), version, at);
                 }
             }
             Mutation::NodeDescription { id, description } => {
-                if let Some(node) = self.nodes.get(id).filter(|n| n.description != *description) {
+                if let Some(node) = self.nodes.get(id).filter(|_| self.is_news(mutation)) {
                     let node = Node { description: description.clone(), ..Node::clone(node) };
                     self.restamp(node.into(), version, at);
                 }
             }
             Mutation::NodeDataPath { id, addr } => {
-                let others = self.nodes.values().any(|n| n.data_path_addr == *addr);
-                if let Some(node) = self.nodes.get(id).filter(|_| !others) {
+                if let Some(node) = self.nodes.get(id).filter(|_| self.is_news(mutation)) {
                     let node = Node { data_path_addr: *addr, ..Node::clone(node) };
                     self.restamp(node.into(), version, at);
                 }

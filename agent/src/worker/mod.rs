@@ -181,12 +181,16 @@ mod tests {
                 placement: Placement::default(),
                 networks: vec![],
                 stop_grace: Duration::from_secs(10),
+                linger: TaskSpec::LINGER,
+                force_update: 0,
             },
             spec_version: Version(1),
             node: Some(NodeId::from_random([3; 16])),
             attachments: vec![],
             host_ports: vec![],
             desired,
+            stop: desired > TaskState::Running,
+            started: None,
             not_before: Timestamp(0),
             status: TaskStatus { state, ..TaskStatus::default() },
         }
@@ -250,6 +254,13 @@ mod tests {
         assert_eq!(host.step(11301).1, Some(TaskState::Shutdown));
         host.want(None, 11302);
         assert!(host.worker.tasks.is_empty());
+    }
+
+    #[test]
+    fn a_task_that_balancers_still_lead_to_goes_on() {
+        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+        host.want(Some(Task { stop: false, ..task(TaskState::Running, TaskState::Shutdown) }), 0);
+        assert_eq!(host.step(100_000), (vec![], Some(TaskState::Running)));
     }
 
     #[test]

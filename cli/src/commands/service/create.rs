@@ -12,6 +12,7 @@ use heddle_model::{
     service::{
         Mode, NetworkTarget, Placement, ProcessSpec, RestartCondition, RestartPolicy, Runtime, ServiceSpec, TaskSpec,
     },
+    update::UpdateConfig,
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -179,11 +180,15 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
             },
             networks: args.network.clone(),
             stop_grace: args.stop_grace_period,
+            linger: TaskSpec::LINGER,
+            force_update: 0,
         },
         endpoint: EndpointSpec {
             mode: args.endpoint_mode,
             ports: if on_host_network(args) { Vec::new() } else { args.publish.clone() },
         },
+        update: UpdateConfig::default(),
+        rollback: UpdateConfig::default(),
     })
 }
 

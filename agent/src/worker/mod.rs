@@ -9,7 +9,10 @@ use heddle_model::{
     TaskId, Timestamp,
     task::{TaskState, TaskStatus},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+/// A program that does not listen on its published ports by then runs without them.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The message of what could not be started at all.
 pub const NOT_STARTED: &str = "could not be started";
@@ -47,6 +50,15 @@ impl Local {
     /// Whether its namespace and links are needed.
     pub fn needs_sandbox(&self) -> bool {
         !self.status.state.is_terminal()
+    }
+
+    /// Its program runs. Nobody is sent to it before it answers.
+    fn run(&mut self, answers: bool, now: Timestamp) {
+        if answers {
+            self.reach(TaskState::Running, "started", now);
+        } else if now >= self.status.since.plus(OPEN_LIMIT) {
+            self.reach(TaskState::Running, "started, but nothing listens on its published ports", now);
+        }
     }
 
     fn reach(&mut self, state: TaskState, message: &str, now: Timestamp) {
@@ -104,11 +116,12 @@ impl Worker {
         }
     }
 
-    /// What to do now, given what runs and which sandboxes the kernel has.
+    /// What to do now, given what runs, which sandboxes the kernel has, and which programs, by pid, are ready to answer.
     pub fn advance(
         &mut self,
         processes: &BTreeMap<TaskId, TaskProcess>,
         ready: impl Fn(&TaskId) -> bool,
+        answers: impl Fn(&Job, u32) -> bool,
         now: Timestamp,
     ) -> Vec<Todo> {
         let mut todo = Vec::new();
@@ -122,8 +135,8 @@ impl Worker {
                 TaskProcess::Ended(exit) => local.end(exit),
                 TaskProcess::Running { pid } => {
                     local.status.pid = Some(*pid);
-                    if local.stopping.is_none() {
-                        local.reach(TaskState::Running, "started", now);
+                    if local.stopping.is_none() && local.status.state < TaskState::Running {
+                        local.run(answers(&local.job, *pid), now);
                     }
                 }
                 TaskProcess::Absent if local.stopping.is_some() => {
@@ -200,11 +213,12 @@ mod tests {
         worker: Worker,
         process: TaskProcess,
         sandbox: bool,
+        answers: bool,
     }
 
     impl Host {
         fn new(state: TaskState, process: TaskProcess) -> Self {
-            let mut host = Host { worker: Worker::default(), process, sandbox: false };
+            let mut host = Host { worker: Worker::default(), process, sandbox: false, answers: true };
             host.want(Some(task(state, TaskState::Running)), 0);
             host
         }
@@ -219,7 +233,7 @@ mod tests {
         fn step(&mut self, now: u64) -> (Vec<Todo>, Option<TaskState>) {
             let id = TaskId::from_random([1; 16]);
             let processes = BTreeMap::from([(id.clone(), self.process.clone())]);
-            let todo = self.worker.advance(&processes, |_| self.sandbox, Timestamp(now));
+            let todo = self.worker.advance(&processes, |_| self.sandbox, |_, _| self.answers, Timestamp(now));
             (todo, self.worker.tasks.get(&id).map(|l| l.status.state))
         }
     }
@@ -239,6 +253,20 @@ mod tests {
         assert_eq!(host.step(3), (vec![], Some(TaskState::Running)));
         host.process = ended(0);
         assert_eq!(host.step(4), (vec![], Some(TaskState::Complete)));
+    }
+
+    #[test]
+    fn nobody_is_sent_to_a_program_before_it_answers() {
+        let mut host = Host::new(TaskState::Starting, TaskProcess::Running { pid: 7 });
+        host.answers = false;
+        assert_eq!(host.step(9_999).1, Some(TaskState::Starting));
+        let mut late = Host { worker: Worker::default(), ..host };
+        late.want(Some(task(TaskState::Starting, TaskState::Running)), 0);
+        assert_eq!(late.step(10_000).1, Some(TaskState::Running));
+        let mut host = Host::new(TaskState::Starting, TaskProcess::Running { pid: 7 });
+        assert_eq!(host.step(1).1, Some(TaskState::Running));
+        host.answers = false;
+        assert_eq!(host.step(2).1, Some(TaskState::Running), "once is enough");
     }
 
     #[test]
@@ -281,7 +309,7 @@ mod tests {
     fn what_cannot_be_looked_at_is_neither_ended_nor_started() {
         let id = TaskId::from_random([1; 16]);
         let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
-        assert_eq!(host.worker.advance(&BTreeMap::new(), |_| true, Timestamp(1)), vec![]);
+        assert_eq!(host.worker.advance(&BTreeMap::new(), |_| true, |_, _| true, Timestamp(1)), vec![]);
         assert_eq!(host.worker.tasks[&id].status.state, TaskState::Running);
     }
 

@@ -14,6 +14,10 @@ use std::{collections::BTreeMap, time::Duration};
 /// A program that does not listen on its published ports by then runs without them.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 
+/// A task's namespace outlives a program that was asked to stop by so much: what clients send as it closes its connections
+/// is answered by the kernel there, and by nobody when it is gone.
+const CLOSING: Duration = Duration::from_millis(500);
+
 /// The message of what could not be started at all.
 pub const NOT_STARTED: &str = "could not be started";
 
@@ -65,6 +69,11 @@ impl Local {
         if self.status.state < state {
             self.status = TaskStatus { state, since: now, message: message.into(), ..self.status.clone() };
         }
+    }
+
+    fn is_closing(&self, exit: &Exit, now: Timestamp) -> bool {
+        let asked = self.stopping.is_some() && self.job.task().is_some();
+        asked && now < Timestamp(exit.at_ms).plus(CLOSING)
     }
 
     fn end(&mut self, exit: &Exit) {
@@ -132,6 +141,7 @@ impl Worker {
             // It could not be looked at: nothing is known of it.
             let Some(process) = processes.get(id) else { continue };
             match process {
+                TaskProcess::Ended(exit) if local.is_closing(exit, now) => continue,
                 TaskProcess::Ended(exit) => local.end(exit),
                 TaskProcess::Running { pid } => {
                     local.status.pid = Some(*pid);
@@ -278,9 +288,10 @@ mod tests {
         assert_eq!(host.step(1300).0, vec![Todo::Term(id.clone())]);
         assert_eq!(host.step(1301).0, vec![]);
         assert_eq!(host.step(11300).0, vec![Todo::Kill(id)]);
-        host.process = ended(143);
-        assert_eq!(host.step(11301).1, Some(TaskState::Shutdown));
-        host.want(None, 11302);
+        host.process = TaskProcess::Ended(Exit { code: 143, error: None, at_ms: 11_300 });
+        assert_eq!(host.step(11_799), (vec![], Some(TaskState::Running)), "its last packets are answered");
+        assert_eq!(host.step(11_800).1, Some(TaskState::Shutdown));
+        host.want(None, 11_801);
         assert!(host.worker.tasks.is_empty());
     }
 
@@ -319,8 +330,8 @@ mod tests {
         host.want(None, 0);
         assert_eq!(host.worker.tasks.len(), 1);
         host.process = ended(0);
-        assert_eq!(host.step(1).1, Some(TaskState::Shutdown));
-        host.want(None, 2);
+        assert_eq!(host.step(509).1, Some(TaskState::Shutdown));
+        host.want(None, 510);
         assert!(host.worker.tasks.is_empty());
     }
 

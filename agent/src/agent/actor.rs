@@ -1,6 +1,7 @@
 //! The agent's one loop: takes in what the managers say, what the operator of this host wants and what happens here, and acts.
 
 use super::{
+    answers::answers,
     launch::launch,
     membership::Membership,
     missing::{self, Aim},
@@ -294,7 +295,10 @@ impl Actor {
         }
         let mut started = false;
         let (ready, on_host) = (self.ready.clone(), self.on_host());
-        for todo in self.worker.advance(&processes, |id| ready.contains(id) || on_host.contains(id), now()) {
+        let view = self.member.as_ref().and_then(|m| m.view.clone());
+        let answers = |job: &Job, pid: u32| answers(view.as_deref(), job, pid);
+        let sandboxed = |id: &TaskId| ready.contains(id) || on_host.contains(id);
+        for todo in self.worker.advance(&processes, sandboxed, answers, now()) {
             let done = match &todo {
                 Todo::Start(id) => {
                     started = true;

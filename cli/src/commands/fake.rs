@@ -243,4 +243,10 @@ impl control_server::Control for Fake {
     async fn rotate_tunnel(&self, _: Request<v1::RotateTunnelRequest>) -> Answer<v1::TunnelEpochs> {
         Err(Status::unimplemented("rotate_tunnel"))
     }
+    async fn update_service(&self, _: Request<v1::UpdateServiceRequest>) -> Answer<v1::Service> {
+        Err(Status::unimplemented("update_service"))
+    }
+    async fn rollback_service(&self, _: Request<v1::RefRequest>) -> Answer<v1::Service> {
+        Err(Status::unimplemented("rollback_service"))
+    }
 }

@@ -5,10 +5,11 @@
 //! check     whether a spec can be accepted                         progress  how far a service is from what is wanted
 //! ca        certificates for joiners                                inspect   a network with all that is on it
 //! removal   what goes when something is removed                     nodes     what may be changed of nodes
-//! users     people with certificates
+//! users     people with certificates                               changes   what may be changed of services
 //! ```
 
 mod ca;
+mod changes;
 pub(crate) mod check;
 pub(crate) mod find;
 mod forward;
@@ -22,6 +23,8 @@ mod tests;
 mod users;
 
 pub use ca::CaService;
+#[cfg(test)]
+pub(crate) use changes::scale;
 pub use check::SpecError;
 pub use find::FindError;
 pub use forward::Forward;
@@ -54,6 +57,7 @@ impl From<ControlError> for Status {
                 Status::not_found(text)
             }
             ControlError::Node(NodeError::Find(FindError::None { .. })) => Status::not_found(text),
+            ControlError::Spec(SpecError::NoPrevious(_)) => Status::failed_precondition(text),
             ControlError::Spec(_) | ControlError::Find(_) => Status::invalid_argument(text),
             ControlError::Node(_) => Status::failed_precondition(text),
             ControlError::Write(WriteError::Conflict(_)) => Status::aborted(text),

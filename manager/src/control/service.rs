@@ -1,7 +1,7 @@
 //! The gRPC service behind the CLI.
 
 use super::{
-    ControlError, check, find,
+    ControlError, changes, check, find,
     forward::{Forward, LARGEST},
     inspect, nodes, progress, removal,
 };
@@ -89,6 +89,24 @@ impl ControlService {
     fn with_report(&self, node: Arc<Node>) -> v1::Node {
         let report = self.sessions.report_of(&node.id);
         v1::Node { report: Some(report.into()), ..Arc::unwrap_or_clone(node).into() }
+    }
+
+    /// Writes a service's change, and answers with the service.
+    async fn changed(
+        &self,
+        mut change: impl FnMut(&Snapshot) -> Result<changes::Changed, ControlError>,
+    ) -> Answer<v1::Service> {
+        let mut id = None;
+        let state = self
+            .write(|state| {
+                let changed = change(state)?;
+                id = Some(changed.id);
+                Ok(changed.mutations)
+            })
+            .await?;
+        let service = id.and_then(|id| state.services.get(&id).cloned());
+        let service = service.ok_or_else(|| Status::not_found("the service was removed meanwhile"))?;
+        Ok(Response::new(Arc::unwrap_or_clone(service).into()))
     }
 
     async fn write(
@@ -195,8 +213,15 @@ impl control_server::Control for ControlService {
         let state = self
             .write(|state| {
                 let spec = check::service(state, spec.clone())?;
-                let service =
-                    Service { id: id.clone(), meta: Meta::default(), spec, spec_version: Version(0), endpoint: None };
+                let service = Service {
+                    id: id.clone(),
+                    meta: Meta::default(),
+                    spec,
+                    spec_version: Version(0),
+                    endpoint: None,
+                    update: None,
+                    previous: None,
+                };
                 Ok(vec![Mutation::Create(service.into())])
             })
             .await?;
@@ -223,24 +248,7 @@ impl control_server::Control for ControlService {
 
     async fn scale_service(&self, request: Request<v1::ScaleServiceRequest>) -> Answer<v1::Service> {
         let request = admit!(self, request, scale_service);
-        let mut id = None;
-        let state = self
-            .write(|state| {
-                let service = find::service(state, &request.r#ref)?;
-                id = Some(service.id.clone());
-                check::room(state, Some(&service.id), &service.spec, request.replicas)?;
-                let mut service = Arc::unwrap_or_clone(service);
-                let mode = Mode::Replicated { replicas: request.replicas };
-                if service.spec.mode == mode {
-                    return Ok(Vec::new());
-                }
-                service.spec.mode = mode;
-                Ok(vec![Mutation::Update(service.into())])
-            })
-            .await?;
-        let service = id.and_then(|id| state.services.get(&id).cloned());
-        let service = service.ok_or_else(|| Status::not_found("the service was removed meanwhile"))?;
-        Ok(Response::new(Arc::unwrap_or_clone(service).into()))
+        self.changed(|state| changes::scale(state, &request.r#ref, request.replicas)).await
     }
 
     async fn remove_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveResponse> {
@@ -288,10 +296,11 @@ impl control_server::Control for ControlService {
         };
         let (send, receive) = tokio::sync::mpsc::channel(16);
         let (mut states, mut acks) = (self.store().watch(), self.sessions.watch());
-        let sessions = self.sessions.clone();
+        let (sessions, store) = (self.sessions.clone(), self.store().clone());
         tokio::spawn(async move {
             let mut last = None;
-            loop {
+            // Who leads no more hears no acknowledgements: the caller asks again.
+            while store.is_leader() {
                 let snapshot = states.borrow_and_update().clone();
                 acks.mark_unchanged();
                 let next = progress::of(&snapshot, &id, &sessions);
@@ -424,6 +433,18 @@ impl control_server::Control for ControlService {
             }
         }
         Ok(Response::new(epochs.into()))
+    }
+
+    async fn update_service(&self, request: Request<v1::UpdateServiceRequest>) -> Answer<v1::Service> {
+        let request = admit!(self, request, update_service);
+        let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
+        let seen = Version(request.version);
+        self.changed(|state| changes::update(state, &request.r#ref, spec.clone(), seen, now())).await
+    }
+
+    async fn rollback_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::Service> {
+        let request = admit!(self, request, rollback_service);
+        self.changed(|state| changes::roll_back(state, &request.r#ref, now())).await
     }
 }
 

@@ -2,8 +2,14 @@
 
 use super::{Action, Conflict, Mutation};
 use heddle_model::{
-    ConnectionId, Kind, Meta, NetworkId, NodeId, Object, ServiceId, TaskId, Timestamp, Version, cluster::Cluster,
-    connection::Connection, endpoint::Attachment, network::Network, node::Node, service::Service, task::Task,
+    ConnectionId, Kind, Meta, NetworkId, NodeId, Object, ServiceId, TaskId, Timestamp, Version,
+    cluster::Cluster,
+    connection::Connection,
+    endpoint::Attachment,
+    network::Network,
+    node::Node,
+    service::Service,
+    task::{Task, TaskState},
 };
 use imbl::{OrdMap, OrdSet};
 use std::{net::IpAddr, sync::Arc};
@@ -148,6 +154,9 @@ impl Snapshot {
                 if let Some(task) = self.tasks.get(id).filter(|_| self.is_news(mutation)) {
                     let mut task = Task::clone(task);
                     task.status = status.clone();
+                    if status.state == TaskState::Running {
+                        task.started.get_or_insert(at);
+                    }
                     self.restamp(task.into(), version, at);
                 }
             }
@@ -180,12 +189,18 @@ impl Snapshot {
 
     fn stamp(&mut self, mut object: Object, meta: Meta) {
         if let Object::Service(service) = &mut object {
-            let old = self.services.get(&service.id);
-            let same = old.filter(|old| old.spec.task == service.spec.task);
-            service.spec_version = same.map_or(meta.version, |old| old.spec_version);
+            service.spec_version = self.spec_version(service).unwrap_or(meta.version);
         }
         *object.meta_mut() = meta;
         self.put(object);
+    }
+
+    /// Of the stored spec, or the one before it, if it makes the same tasks.
+    fn spec_version(&self, service: &Service) -> Option<Version> {
+        let old = self.services.get(&service.id)?;
+        let before = old.previous.iter().map(|p| (&p.spec, p.spec_version));
+        let mut known = std::iter::once((&old.spec, old.spec_version)).chain(before);
+        known.find(|(spec, _)| spec.makes_same_tasks(&service.spec)).map(|(_, version)| version)
     }
 
     fn expect(&self, kind: Kind, id: &str, expected: Option<Version>) -> Result<Meta, Conflict> {

@@ -116,6 +116,8 @@ impl World {
             join_tokens: JoinTokens { worker: secret(), manager: secret() },
             ingress_seed: 7,
             epochs: Default::default(),
+            removed: Default::default(),
+            users: Default::default(),
         }
     }
 
@@ -134,6 +136,8 @@ impl World {
             placement: Placement::default(),
             networks: vec![NetworkTarget { target: network.to_string(), aliases: vec![] }],
             stop_grace: Duration::from_secs(1),
+            force_update: 0,
+            linger: Duration::ZERO,
         };
         Service {
             id: ServiceId::from_random(ambient::random()),
@@ -143,9 +147,13 @@ impl World {
                 mode: Mode::Replicated { replicas },
                 task,
                 endpoint: EndpointSpec { ports: vec![published], ..EndpointSpec::default() },
+                update: Default::default(),
+                rollback: Default::default(),
             },
             spec_version: Version(0),
             endpoint: None,
+            update: Default::default(),
+            previous: None,
         }
     }
 

@@ -46,11 +46,15 @@ fn service() -> Service {
             placement: Placement::default(),
             networks: Vec::new(),
             stop_grace: LIMIT,
+            linger: Duration::ZERO,
+            force_update: 0,
         },
         endpoint: EndpointSpec::default(),
+        update: Default::default(),
+        rollback: Default::default(),
     };
     let id = ServiceId::from_random([9; 16]);
-    Service { id, meta: Meta::default(), spec, spec_version: Version(0), endpoint: None }
+    Service { id, meta: Meta::default(), spec, spec_version: Version(0), endpoint: None, update: None, previous: None }
 }
 
 struct Talk {

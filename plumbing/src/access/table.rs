@@ -33,6 +33,8 @@ const SERVICES: [(&str, &[Method]); 8] = [
             ("GetJoinToken", Administrator, Changes),
             ("GetCluster", Operator, Reads),
             ("RotateTunnel", Operator, Changes),
+            ("UpdateService", Operator, Changes),
+            ("RollbackService", Operator, Changes),
         ],
     ),
     ("heddle.v1.Observe", &[("GetStatus", Operator, Reads), ("WatchEvents", Operator, Reads)]),

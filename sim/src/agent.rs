@@ -173,7 +173,7 @@ impl Agent {
                 (TaskState::Running, f) if f < 0.002 => TaskState::Failed,
                 (TaskState::Running, f) if f < 0.7 => onward(*state),
                 (TaskState::Running, _) => *state,
-                (_, f) if f < 0.7 => TaskState::Shutdown,
+                (_, f) if f < 0.7 && task.stop => TaskState::Shutdown,
                 _ => *state,
             };
         }

@@ -28,8 +28,9 @@ use tokio::task::JoinHandle;
 
 /// Milliseconds that every host runs for in turn.
 const TICK: u64 = 5;
-/// Milliseconds with faults, and those in which all must be well afterwards.
+/// Milliseconds with faults, those in which clients go on without any, and those in which all must be well after that.
 const FAULTY: u64 = 15_000;
+const BUSY: u64 = 5_000;
 const CALM: u64 = 40_000;
 const CLIENTS: usize = 4;
 const LIMIT: Duration = Duration::from_secs(3);
@@ -71,6 +72,7 @@ struct Run {
     faults: Faults,
     outside: Clocked,
     agents: Vec<(JoinHandle<()>, Arc<Mutex<Kept>>)>,
+    clients: Vec<JoinHandle<()>>,
     seen: Arc<Mutex<Seen>>,
     agreement: Agreement,
     leaders: Leaders,
@@ -96,9 +98,8 @@ impl Run {
         hosts.iter_mut().for_each(|h| h.start(0, &net));
         let (outside, seen) = (Clocked::new(0), Arc::new(Mutex::new(Seen::default())));
         outside.spawn(begin(net.clone(), world.clone()));
-        for _ in 0..CLIENTS {
-            outside.spawn(client::run(net.clone(), world.clone(), seen.clone()));
-        }
+        let client = || outside.spawn(client::run(net.clone(), world.clone(), seen.clone()));
+        let clients = (0..CLIENTS).map(|_| client()).collect();
         let faults = Faults::new(SmallRng::seed_from_u64(seed ^ 0x5eed));
         let mut run = Self {
             now: 0,
@@ -108,6 +109,7 @@ impl Run {
             faults,
             outside,
             agents: Vec::new(),
+            clients,
             seen,
             agreement: Agreement::default(),
             leaders: Leaders::default(),
@@ -135,10 +137,12 @@ impl Run {
         }
         self.faults.stop(self.now, &mut self.hosts, &self.net);
         let mut why = String::new();
-        while self.now < FAULTY + CALM {
+        while self.now < FAULTY + BUSY + CALM {
             self.faults.step(self.now, &mut self.hosts, &self.net);
             self.tick()?;
-            // Clients go on: now and then it is compared.
+            if self.now == FAULTY + BUSY {
+                self.clients.drain(..).for_each(|client| client.abort());
+            }
             if self.now.is_multiple_of(50) {
                 match self.all_is_well() {
                     Ok(version) => return self.end(version),
@@ -146,7 +150,7 @@ impl Run {
                 }
             }
         }
-        Err(format!("{CALM} ms without a fault, and {why}"))
+        Err(format!("{CALM} ms after anybody did anything {why}"))
     }
 
     fn end(&mut self, version: u64) -> Result<Outcome, String> {

@@ -9,10 +9,12 @@
 //! membership who votes, as the wanted roles of nodes say
 //! ca         root, tokens, certificates
 //! ambient    the time of day and random numbers
+//! backup     a cluster as one file
 //! ```
 
 pub mod allocator;
 pub mod ambient;
+pub mod backup;
 pub mod ca;
 pub mod control;
 pub mod dispatcher;

@@ -15,6 +15,9 @@ pub struct Cli {
     /// Socket of the daemon on this host
     #[arg(long, global = true, env = "HEDDLE_SOCKET", default_value = "/run/heddle/heddle.sock")]
     pub socket: PathBuf,
+    /// Answer from what this manager has itself, which may be old: for commands that only look, also without a leader
+    #[arg(long, global = true)]
+    pub stale: bool,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -23,6 +26,9 @@ pub struct Cli {
 pub enum Command {
     /// Run the daemon of this host
     Daemon(DaemonArgs),
+    /// The cluster as a whole
+    #[command(subcommand)]
+    Cluster(commands::backup::ClusterCommand),
     /// Make a cluster with this host as its first manager
     Init(commands::cluster::InitArgs),
     /// Show, or replace, the token that lets hosts join
@@ -115,6 +121,10 @@ pub struct DaemonArgs {
     /// Log as JSON, one object a line
     #[arg(long)]
     pub log_json: bool,
+    /// Where others reach this host from now on, in place of what `init` or `join` was told: IP[:PORT] or INTERFACE[:PORT].
+    /// Tunnels that end at the former address follow
+    #[arg(long, env = "HEDDLE_ADVERTISE_ADDR", default_value = "", hide_default_value = true)]
+    pub advertise_addr: String,
     /// Where this host's tunnels end from now on, in place of what `init` or `join` was told: IP or INTERFACE
     #[arg(long, env = "HEDDLE_DATA_PATH_ADDR", default_value = "", hide_default_value = true)]
     pub data_path_addr: String,

@@ -1,19 +1,53 @@
 //! The way from a command to the daemon of this host.
 
 use anyhow::{Result, anyhow, bail};
+use heddle_manager::control::STALE_HEADER;
 use heddle_plumbing::tls;
-use heddle_proto::v1::{control_client::ControlClient, host_client::HostClient, local_client::LocalClient};
+use heddle_proto::v1::{self, control_client::ControlClient, host_client::HostClient, local_client::LocalClient};
 use std::{
     io,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
-use tonic::transport::Channel;
+use tonic::{
+    Request,
+    metadata::MetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
 const MAX_MESSAGE: usize = 64 << 20;
 
 pub struct Client {
     socket: PathBuf,
+    stale: bool,
+}
+
+/// The control service, asked as the command line says.
+pub type Control = ControlClient<InterceptedService<Channel, Freshness>>;
+
+/// Marks requests that a manager may answer by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Freshness {
+    stale: bool,
+}
+
+impl Interceptor for Freshness {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
+        if self.stale {
+            request.metadata_mut().insert(STALE_HEADER, MetadataValue::from_static("1"));
+        }
+        Ok(request)
+    }
+}
+
+/// How old the state is that answers, in one line.
+fn staleness(replica: &v1::Replica) -> String {
+    let leader = match replica.leader.as_str() {
+        "" => "no leader".to_owned(),
+        name => format!("leader {name}"),
+    };
+    format!("stale: as of revision {}, {:.1} s ago, {leader}", replica.revision, replica.heard_ms_ago as f64 / 1000.0)
 }
 
 /// The one sentence of a refusal.
@@ -25,8 +59,17 @@ pub fn said(status: tonic::Status) -> anyhow::Error {
 }
 
 impl Client {
-    pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+    pub fn new(socket: &Path, stale: bool) -> Self {
+        Self { socket: socket.to_owned(), stale }
+    }
+
+    /// Says on the error output how old the answer to come is, if it need not be new.
+    pub async fn tell_staleness(&self) -> Result<()> {
+        if self.stale {
+            let replica = self.control()?.get_replica(v1::GetReplicaRequest {}).await.map_err(said)?;
+            eprintln!("{}", staleness(&replica.into_inner()));
+        }
+        Ok(())
     }
 
     fn channel(&self) -> Result<Channel> {
@@ -47,10 +90,25 @@ impl Client {
         Ok(LocalClient::new(self.channel()?))
     }
 
-    pub fn control(&self) -> Result<ControlClient<Channel>> {
-        Ok(ControlClient::new(self.channel()?).max_decoding_message_size(MAX_MESSAGE))
+    pub fn control(&self) -> Result<Control> {
+        let freshness = Freshness { stale: self.stale };
+        Ok(ControlClient::with_interceptor(self.channel()?, freshness).max_decoding_message_size(MAX_MESSAGE))
     }
+
     pub fn host(&self) -> Result<HostClient<Channel>> {
         Ok(HostClient::new(self.channel()?).max_decoding_message_size(MAX_MESSAGE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staleness_is_one_line() {
+        let replica = v1::Replica { revision: 42, heard_ms_ago: 12_340, leader: String::new() };
+        assert_eq!(staleness(&replica), "stale: as of revision 42, 12.3 s ago, no leader");
+        let replica = v1::Replica { heard_ms_ago: 40, leader: "node1".into(), ..replica };
+        assert_eq!(staleness(&replica), "stale: as of revision 42, 0.0 s ago, leader node1");
     }
 }

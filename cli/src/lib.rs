@@ -48,13 +48,16 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                     tokio::runtime::Builder::new_current_thread()
                 }
             };
-            let client = Client::new(&cli.socket);
+            let client = Client::new(&cli.socket, cli.stale);
             builder.enable_all().build()?.block_on(dispatch(command, &client, cli.socket.clone()))
         }
     }
 }
 
 async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<ExitCode> {
+    if !matches!(command, Command::Daemon(_)) {
+        client.tell_staleness().await?;
+    }
     match command {
         Command::Run(args) => match commands::run::run(client, *args).await {
             Ok(code) => return Ok(code.into()),
@@ -69,9 +72,11 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
                 anyhow::bail!("the daemon makes namespaces and links: run it as root");
             }
             let (lb_backend, wireguard) = (args.lb_backend, args.wireguard.into());
-            let (state_dir, data_path_addr) = (args.state_dir, args.data_path_addr);
-            node::run(node::Config { state_dir, socket, lb_backend, wireguard, data_path_addr }).await
+            let (state_dir, advertise_addr, data_path_addr) =
+                (args.state_dir, args.advertise_addr, args.data_path_addr);
+            node::run(node::Config { state_dir, socket, lb_backend, wireguard, advertise_addr, data_path_addr }).await
         }
+        Command::Cluster(command) => commands::backup::run(client, command).await,
         Command::Init(args) => commands::cluster::init(client, args).await,
         Command::JoinToken(args) => commands::cluster::join_token(client, args).await,
         Command::Join(args) => commands::cluster::join(client, args).await,

@@ -9,9 +9,11 @@
 //! membership who votes, as the wanted roles of nodes say
 //! ca         root, tokens, certificates
 //! ambient    the time of day and random numbers
-//! backup     a cluster as one file
+//! address    a manager that is elsewhere than it was
+//! quorum     what is said without one       recovery, backup   a cluster that begins anew from what is left
 //! ```
 
+pub mod address;
 pub mod allocator;
 pub mod ambient;
 pub mod backup;
@@ -23,8 +25,11 @@ pub mod manager;
 pub mod membership;
 pub mod orchestrator;
 pub mod plan;
+pub mod quorum;
 pub mod raft;
+mod recovery;
 pub mod scheduler;
+mod standing;
 pub mod store;
 pub mod tunnel;
 #[cfg(test)]

@@ -63,6 +63,7 @@ impl World {
             join_tokens: JoinTokens { worker: secret(), manager: secret() },
             ingress_seed: 7,
             epochs: Default::default(),
+            begun: 0,
         };
         let ingress = world.network(INGRESS, true);
         world.write(vec![Mutation::Create(cluster.into()), Mutation::Create(ingress.into())]);

@@ -58,7 +58,7 @@ impl Fake {
     }
 
     pub fn client(&self) -> Client {
-        Client::new(&self.socket())
+        Client::new(&self.socket(), false)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -242,5 +242,12 @@ impl control_server::Control for Fake {
     }
     async fn rotate_tunnel(&self, _: Request<v1::RotateTunnelRequest>) -> Answer<v1::TunnelEpochs> {
         Err(Status::unimplemented("rotate_tunnel"))
+    }
+    async fn get_replica(&self, _: Request<v1::GetReplicaRequest>) -> Answer<v1::Replica> {
+        Err(Status::unimplemented("get_replica"))
+    }
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<v1::BackupChunk, Status>> + Send>>;
+    async fn backup(&self, _: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
+        Err(Status::unimplemented("backup"))
     }
 }

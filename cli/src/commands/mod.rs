@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! run, ps, logs, exec, start, stop, wait, rm, inspect   workloads of this host
-//! network   service   node   cluster   tunnel           what the rest is about
+//! network   service   node   cluster   backup   tunnel  what the rest is about
 //! pair, filter, moment, each                            how flags are read, and several objects served
 //! ```
 
+pub mod backup;
 pub mod cluster;
 mod each;
 pub mod exec;

@@ -7,6 +7,8 @@
 //!                                                             first   the first objects of a cluster
 //!                                                             remote  joining and leaving, as managers hear it
 //!                                                             renewal the certificate, before it ends
+//!                                                             recovery a cluster that begins anew
+//!                                                             place   addresses, after a start with others
 //! ```
 
 mod addr;
@@ -14,6 +16,8 @@ mod control;
 mod first;
 mod local;
 mod member;
+mod place;
+mod recovery;
 mod remote;
 mod renewal;
 mod state;
@@ -42,6 +46,8 @@ pub struct Config {
     pub lb_backend: LbBackend,
     /// What encrypts between hosts.
     pub wireguard: Choice,
+    /// Where others reach this host from now on; empty: where they did.
+    pub advertise_addr: String,
     /// Where the data path is from now on; empty: where it was.
     pub data_path_addr: String,
 }

@@ -1,6 +1,7 @@
 //! The way from a follower to the leader.
 
 use crate::{
+    quorum,
     raft::MAX_MESSAGE,
     store::{Snapshot, Store},
 };
@@ -13,8 +14,8 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::net::TcpStream;
 use tonic::{Request, Status, transport::Channel};
 
-/// An election is over within this time, if there is a quorum.
-const ELECTION_LIMIT: Duration = Duration::from_secs(4);
+/// After the leader was last heard of, the next one is elected within this time, if there is a quorum.
+const ELECTION_LIMIT: Duration = Duration::from_millis(2500);
 const REACH_LIMIT: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -53,7 +54,8 @@ impl Forward {
     }
 
     async fn leader_addr(&self) -> Result<Option<SocketAddr>, Status> {
-        let until = tokio::time::Instant::now() + ELECTION_LIMIT;
+        let since = self.store.contact().ago(self.store.raft());
+        let until = tokio::time::Instant::now() + ELECTION_LIMIT.saturating_sub(since);
         loop {
             if self.store.is_leader() {
                 return Ok(None);
@@ -68,7 +70,7 @@ impl Forward {
                 }
             }
             if tokio::time::Instant::now() > until {
-                return Err(Status::unavailable(self.store.no_quorum().to_string()));
+                return Err(Status::unavailable(quorum::look(&self.store).await.to_string()));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

@@ -5,6 +5,7 @@
 //! check     whether a spec can be accepted                         progress  how far a service is from what is wanted
 //! ca        certificates for joiners                                inspect   a network with all that is on it
 //! removal   what goes when something is removed                     nodes     what may be changed of nodes
+//! stale     reads that this manager answers by itself
 //! ```
 
 mod ca;
@@ -16,6 +17,7 @@ mod nodes;
 mod progress;
 pub(crate) mod removal;
 mod service;
+mod stale;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +27,7 @@ pub use find::FindError;
 pub use forward::Forward;
 pub use nodes::NodeError;
 pub use service::ControlService;
+pub use stale::HEADER as STALE_HEADER;
 
 use crate::store::WriteError;
 use tonic::Status;

@@ -1,27 +1,46 @@
 //! Calls from the other managers, and who is a member.
 
-use super::{Raft, RaftSnapshot, TypeConfig, decode, encode, raft_id};
+use super::{Peers, Raft, RaftSnapshot, TypeConfig, decode, encode, machine::unpack, raft_id};
 use crate::{
+    address,
     control::Forward,
     membership::{admit, dismiss},
 };
 use futures::StreamExt;
 use heddle_model::{cluster::Role, node::Node};
-use heddle_plumbing::caller::Access;
+use heddle_plumbing::caller::{Access, Caller, require};
 use heddle_proto::v1::{
-    RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMessage, SnapshotChunk,
-    raft_client::RaftClient, raft_server,
+    RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMessage, RaftMovedRequest,
+    RaftMovedResponse, RaftStandingRequest, RaftStandingResponse, SnapshotChunk, raft_client::RaftClient, raft_server,
 };
-use openraft::type_config::alias::{SnapshotMetaOf, VoteOf};
+use openraft::{
+    raft::AppendEntriesResponse,
+    type_config::alias::{SnapshotMetaOf, VoteOf},
+};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{collections::BTreeSet, fmt::Display, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Display,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tonic::{Request, Response, Status, Streaming};
 
 /// A learner that does not catch up within this time is not let in.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(20);
+const DISMISS_LIMIT: Duration = Duration::from_secs(5);
+const NO_MAJORITY: &str = "no majority of the managers answers without this one: start the others, or, if they are lost for good, \
+                           run `heddle init --force-new-cluster` on one that is whole";
 
 pub struct RaftService {
     pub raft: Raft,
+    /// True: what this manager has promised the others is lost, so it promises nothing until they have let it go.
+    pub lapsed: Arc<AtomicBool>,
+    pub peers: Peers,
     /// Membership is the leader's to change.
     pub forward: Forward,
 }
@@ -43,7 +62,15 @@ fn raft_id_of(node: &str) -> Option<u64> {
 impl RaftService {
     fn read<T: DeserializeOwned>(&self, request: Request<RaftMessage>) -> Result<T, Status> {
         self.forward.admit(&request, Access::Manager)?;
+        self.counts()?;
         decode(&request.into_inner().payload).map_err(garbled)
+    }
+
+    fn counts(&self) -> Result<(), Status> {
+        match self.lapsed.load(Ordering::Acquire) {
+            true => Err(Status::unavailable("this manager lost its state and comes back when the others let it go")),
+            false => Ok(()),
+        }
     }
 }
 
@@ -55,7 +82,11 @@ fn answer<T: Serialize>(value: Result<T, impl Display>) -> Answer {
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {
     async fn append_entries(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.append_entries(self.read(request)?).await)
+        let answered = self.raft.append_entries(self.read(request)?).await;
+        if matches!(answered, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
+            self.forward.store.contact().heard();
+        }
+        answer(answered)
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Answer {
@@ -72,6 +103,7 @@ impl raft_server::Raft for RaftService {
 
     async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Answer {
         self.forward.admit(&request, Access::Manager)?;
+        self.counts()?;
         let mut chunks = request.into_inner();
         let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot"))??;
         let (vote, meta): (VoteOf<TypeConfig>, SnapshotMetaOf<TypeConfig>) = decode(&first.meta).map_err(garbled)?;
@@ -79,8 +111,14 @@ impl raft_server::Raft for RaftService {
         while let Some(chunk) = chunks.next().await {
             data.extend(chunk?.data);
         }
+        // Raft stops for good at one that it cannot install.
+        unpack(&meta, &data).map_err(garbled)?;
         let snapshot = openraft::storage::Snapshot { meta, snapshot: data };
-        answer(self.raft.install_full_snapshot(vote, snapshot).await)
+        let answered = self.raft.install_full_snapshot(vote, snapshot).await;
+        if answered.is_ok() {
+            self.forward.store.contact().heard();
+        }
+        answer(answered)
     }
 
     async fn join(&self, request: Request<RaftJoinRequest>) -> Result<Response<RaftJoinResponse>, Status> {
@@ -115,7 +153,30 @@ impl raft_server::Raft for RaftService {
         if voters.len() == 1 && voters.contains(&id) {
             return Err(Status::failed_precondition("the last manager cannot leave: use --force to end the cluster"));
         }
-        dismiss(&self.raft, id).await.map_err(failed)?;
+        match tokio::time::timeout(DISMISS_LIMIT, dismiss(&self.raft, id)).await {
+            Ok(dismissed) => dismissed.map_err(failed)?,
+            Err(_) => return Err(failed(NO_MAJORITY)),
+        }
         Ok(Response::new(RaftLeaveResponse {}))
+    }
+
+    async fn standing(&self, request: Request<RaftStandingRequest>) -> Result<Response<RaftStandingResponse>, Status> {
+        require(&request, Access::Manager)?;
+        let begun = self.forward.store.snapshot().cluster.as_ref().map_or(0, |c| c.begun);
+        Ok(Response::new(RaftStandingResponse { begun }))
+    }
+
+    async fn moved(&self, request: Request<RaftMovedRequest>) -> Result<Response<RaftMovedResponse>, Status> {
+        let Caller::Node(caller) = self.forward.admit(&request, Access::Manager)? else {
+            return Err(Status::permission_denied("a manager's certificate is needed"));
+        };
+        let addr = request.into_inner().addr;
+        let addr =
+            addr.parse().map_err(|_| Status::invalid_argument(format!("field addr: {addr:?} is not an address")))?;
+        self.peers.moved(raft_id(&caller.node), addr);
+        if self.forward.store.is_leader() {
+            address::keep(&self.forward.store, &caller.node, addr).await.map_err(failed)?;
+        }
+        Ok(Response::new(RaftMovedResponse {}))
     }
 }

@@ -1,11 +1,10 @@
 //! Waiting until a service is as wanted, and showing how far it is.
 
-use crate::client::said;
+use crate::client::{Control, said};
 use anyhow::{Result, bail};
 use futures::StreamExt;
-use heddle_proto::v1::{self, control_client::ControlClient};
+use heddle_proto::v1;
 use std::{io::IsTerminal, time::Duration};
-use tonic::transport::Channel;
 
 /// What the progress says in one line, and whether that is what was asked for.
 fn describe(progress: &v1::ServiceProgress) -> (String, bool) {
@@ -24,7 +23,7 @@ fn describe(progress: &v1::ServiceProgress) -> (String, bool) {
 }
 
 /// Waits until the service is as wanted. On a time-out says what is missing.
-pub async fn settle(control: &mut ControlClient<Channel>, name: &str, id: &str, timeout: u64) -> Result<()> {
+pub async fn settle(control: &mut Control, name: &str, id: &str, timeout: u64) -> Result<()> {
     let request = v1::RefRequest { r#ref: id.to_owned() };
     let mut stream = control.watch_service(request).await.map_err(said)?.into_inner();
     let until = tokio::time::Instant::now() + Duration::from_secs(timeout);

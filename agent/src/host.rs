@@ -142,6 +142,15 @@ pub fn mtu_of(addr: IpAddr) -> Option<Mtu> {
 
 /// Ports below the ephemeral range that processes listen on.
 pub fn listening() -> BTreeSet<(Protocol, Port)> {
+    sockets("/proc/net").into_iter().filter(|(_, port)| port.get() < EPHEMERAL).collect()
+}
+
+/// Ports that processes listen on in the network namespace of one of them.
+pub fn listening_beside(pid: u32) -> BTreeSet<(Protocol, Port)> {
+    sockets(&format!("/proc/{pid}/net"))
+}
+
+fn sockets(dir: &str) -> BTreeSet<(Protocol, Port)> {
     const LISTEN: &str = "0A";
     const UNCONNECTED: &str = "07";
     let mut found = BTreeSet::new();
@@ -151,11 +160,11 @@ pub fn listening() -> BTreeSet<(Protocol, Port)> {
         ("udp", Protocol::Udp, UNCONNECTED),
         ("udp6", Protocol::Udp, UNCONNECTED),
     ] {
-        let text = fs::read_to_string(format!("/proc/net/{file}")).unwrap_or_default();
+        let text = fs::read_to_string(format!("{dir}/{file}")).unwrap_or_default();
         for line in text.lines().skip(1) {
             let fields: Vec<_> = line.split_whitespace().collect();
             let port = fields.get(1).and_then(|a| u16::from_str_radix(a.rsplit(':').next()?, 16).ok());
-            let port = port.filter(|p| *p < EPHEMERAL).and_then(|p| Port::try_from(p).ok());
+            let port = port.and_then(|p| Port::try_from(p).ok());
             if let Some(port) = port.filter(|_| fields.get(3) == Some(&state)) {
                 found.insert((protocol, port));
             }

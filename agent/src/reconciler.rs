@@ -12,6 +12,7 @@ use crate::{
     kernel::{Kernel, KernelError, linux::watch::Change},
 };
 use heddle_model::net::IfName;
+use metrics::counter;
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
 
@@ -24,6 +25,8 @@ pub struct Reconciler<K> {
     /// What is known of the host's namespace is out of date.
     host_changed: bool,
     closed: BTreeSet<String>,
+    /// What the last pass made so, if it did.
+    reached: Option<KernelState>,
 }
 
 /// A step that the kernel refused.
@@ -58,7 +61,7 @@ fn guards(step: &Step) -> bool {
 
 impl<K: Kernel> Reconciler<K> {
     pub fn new(kernel: K) -> Self {
-        Self { kernel, known: None, host_changed: false, closed: BTreeSet::new() }
+        Self { kernel, known: None, host_changed: false, closed: BTreeSet::new(), reached: None }
     }
 
     pub fn kernel(&self) -> &K {
@@ -103,7 +106,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// One pass. An error: nothing more could be done.
-    pub async fn reconcile(&mut self, desired: &KernelState) -> Result<Outcome, KernelError> {
+    pub async fn reconcile(&mut self, wanted: &KernelState) -> Result<Outcome, KernelError> {
         let fresh = self.known.take().filter(|(_, at)| at.elapsed() < LOOK_EVERY);
         let (mut state, at) = match fresh {
             Some((mut state, at)) => {
@@ -117,11 +120,14 @@ impl<K: Kernel> Reconciler<K> {
                 (self.kernel.observe().await?, Instant::now())
             }
         };
-        let mut desired = desired.clone();
+        let mut desired = wanted.clone();
         passage::complete(&mut desired, &state);
         drain::complete(&mut desired, &state);
         self.say_closed(passage::closed(&desired, &state));
         let steps = diff(&desired, &state);
+        counter!("heddle_dataplane_steps_total").increment(steps.len() as u64);
+        let drift = if self.reached.take().as_ref() == Some(wanted) { steps.len() } else { 0 };
+        counter!("heddle_dataplane_drift_total").increment(drift as u64);
         for step in &steps {
             tracing::trace!(?step, "step");
         }
@@ -138,8 +144,10 @@ impl<K: Kernel> Reconciler<K> {
             done += count + 1;
         }
         // On a refusal the model and the kernel differ: look again next time.
+        counter!("heddle_dataplane_errors_total").increment(outcome.failures.len() as u64);
         if outcome.failures.is_empty() && steps.iter().all(|step| state.step(step).is_ok()) {
             self.known = Some((state, at));
+            self.reached = Some(wanted.clone());
         }
         Ok(outcome)
     }

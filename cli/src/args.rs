@@ -6,7 +6,7 @@ use crate::{
     output::Format,
 };
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// Swarm-style overlay networking and service routing for a few to a few hundred Linux hosts.
 #[derive(Debug, Parser)]
@@ -18,6 +18,9 @@ pub struct Cli {
     /// Answer from what this manager has itself, which may be old: for commands that only look, also without a leader
     #[arg(long, global = true)]
     pub stale: bool,
+    /// Ask the cluster through its port as a user, with the files that `cluster user add` made in this directory
+    #[arg(long = "as", global = true, env = "HEDDLE_AS", value_name = "DIR")]
+    pub user: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -26,9 +29,6 @@ pub struct Cli {
 pub enum Command {
     /// Run the daemon of this host
     Daemon(DaemonArgs),
-    /// The cluster as a whole
-    #[command(subcommand)]
-    Cluster(commands::backup::ClusterCommand),
     /// Make a cluster with this host as its first manager
     Init(commands::cluster::InitArgs),
     /// Show, or replace, the token that lets hosts join
@@ -39,6 +39,11 @@ pub enum Command {
     Leave(commands::cluster::LeaveArgs),
     /// Show this host's place in the cluster
     Info(FormatArgs),
+    /// The cluster as a whole
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Print every change of the cluster's state, as it is agreed on
+    Events(commands::events::EventsArgs),
     /// Nodes of the cluster
     #[command(subcommand)]
     Node(commands::node::NodeCommand),
@@ -131,6 +136,22 @@ pub struct DaemonArgs {
     /// What encrypts between hosts: the kernel's WireGuard, or one in the daemon; auto takes the kernel's if it has one
     #[arg(long, env = "HEDDLE_WIREGUARD", value_enum, default_value_t)]
     pub wireguard: Wireguard,
+    /// Tell numbers (/metrics, for Prometheus), /healthz and /readyz over HTTP at this IP:PORT [default: nowhere]
+    #[arg(long, env = "HEDDLE_METRICS_ADDR")]
+    pub metrics_addr: Option<SocketAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show how managers and nodes are, and what another loss would mean
+    Status(FormatArgs),
+    /// People who may ask the cluster through its port
+    #[command(subcommand)]
+    User(commands::user::UserCommand),
+    /// Write all that the cluster is made of to a file, which is a secret: it has the key of the certificate authority
+    Backup(commands::backup::BackupArgs),
+    /// Make a cluster again from a backup, with this host, which is in none, as its only manager
+    Restore(commands::backup::RestoreArgs),
 }
 
 #[derive(Debug, Args)]

@@ -18,7 +18,7 @@ mod pipe;
 pub mod whoami;
 
 use anyhow::{Context, Result};
-use args::{Cli, Command};
+use args::{Cli, ClusterCommand, Command};
 use clap::CommandFactory;
 use client::Client;
 use heddle_agent::executor;
@@ -38,6 +38,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::VmInit => heddle_vm::guest::main(),
         Command::VmAgent => heddle_vm::guest::agent().map(done),
         Command::Lab(command) => lab::run(command).map(done),
+        Command::Exec(_) if cli.user.is_some() => anyhow::bail!(client::ABOUT_THE_HOST),
         Command::Exec(args) => commands::exec::run(&cli.socket, args).map(ExitCode::from),
         Command::ExecTty { command } => Ok(commands::exec::take_over(&command).into()),
         command => {
@@ -48,7 +49,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                     tokio::runtime::Builder::new_current_thread()
                 }
             };
-            let client = Client::new(&cli.socket, cli.stale);
+            let client = Client::new(&cli.socket).with_user(cli.user).with_stale(cli.stale);
             builder.enable_all().build()?.block_on(dispatch(command, &client, cli.socket.clone()))
         }
     }
@@ -72,16 +73,29 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
                 anyhow::bail!("the daemon makes namespaces and links: run it as root");
             }
             let (lb_backend, wireguard) = (args.lb_backend, args.wireguard.into());
-            let (state_dir, advertise_addr, data_path_addr) =
-                (args.state_dir, args.advertise_addr, args.data_path_addr);
-            node::run(node::Config { state_dir, socket, lb_backend, wireguard, advertise_addr, data_path_addr }).await
+            let (state_dir, metrics_addr) = (args.state_dir, args.metrics_addr);
+            let (advertise_addr, data_path_addr) = (args.advertise_addr, args.data_path_addr);
+            node::run(node::Config {
+                state_dir,
+                socket,
+                lb_backend,
+                wireguard,
+                advertise_addr,
+                data_path_addr,
+                metrics_addr,
+            })
+            .await
         }
-        Command::Cluster(command) => commands::backup::run(client, command).await,
         Command::Init(args) => commands::cluster::init(client, args).await,
         Command::JoinToken(args) => commands::cluster::join_token(client, args).await,
         Command::Join(args) => commands::cluster::join(client, args).await,
         Command::Leave(args) => commands::cluster::leave(client, args).await,
         Command::Info(args) => commands::cluster::info(client, args.format).await,
+        Command::Cluster(ClusterCommand::Status(args)) => commands::status::run(client, args.format).await,
+        Command::Cluster(ClusterCommand::User(command)) => commands::user::run(client, command).await,
+        Command::Cluster(ClusterCommand::Backup(args)) => commands::backup::back_up(client, &args).await,
+        Command::Cluster(ClusterCommand::Restore(args)) => commands::backup::restore(client, args).await,
+        Command::Events(args) => commands::events::run(client, args).await,
         Command::Node(command) => commands::node::run(client, command).await,
         Command::Ps(args) => commands::ps::run(client, args).await,
         Command::Logs(args) => commands::logs::run(client, args).await,

@@ -26,6 +26,9 @@ fn what_is_shown_on_virtual_machines_holds_here() {
     assert_eq!(said.lines().filter(|l| l.contains(" x ") && l.ends_with("sees 10.77.0.250")).count(), 9, "{said}");
     let said = scenario("encrypted");
     assert!(said.contains("10 x listener on node2") && said.contains("WireGuard by keys of epoch 1"), "{said}");
+    let said = scenario("rolling");
+    let counts = said.lines().filter_map(|l| l.split_once(" x ")?.0.trim().parse::<u32>().ok());
+    assert_eq!(counts.sum::<u32>(), 3 * 500 + 3 * 30, "{said}");
     let said = scenario("failover");
     assert_eq!(said.lines().filter(|l| l.contains(" x ") && l.ends_with("sees 10.77.0.250")).count(), 6, "{said}");
 }

@@ -6,7 +6,7 @@ use heddle_model::{
 };
 use heddle_plumbing::{
     caller::NodeIdentity,
-    tls::{CLOCK_SKEW, MANAGER_NAME, WORKER_NAME, identity_of, life_of, root_digest},
+    tls::{CLOCK_SKEW, MANAGER_NAME, USER_NAME, WORKER_NAME, identity_of, life_of, root_digest},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -159,6 +159,29 @@ pub fn issue(
     params.distinguished_name.push(DnType::OrganizationName, cluster.as_str());
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    life(&mut params, valid);
+    Ok(params.signed_by(&csr.public_key, &issuer).map_err(CaError::Sign)?.pem())
+}
+
+/// Signs the key of a request for a person, who is known by name and id. It serves nobody: it only asks. PEM.
+pub fn issue_user(
+    root: &RootCa,
+    cluster: &ClusterId,
+    name: &str,
+    id: &str,
+    csr_pem: &str,
+    valid: Duration,
+) -> Result<String, CaError> {
+    let key = KeyPair::from_pem(&root.key_pem.0).map_err(CaError::Sign)?;
+    let issuer = Issuer::from_ca_cert_pem(&root.cert_pem, key).map_err(CaError::Sign)?;
+    let csr = CertificateSigningRequestParams::from_pem(csr_pem).map_err(CaError::Request)?;
+    let mut params = CertificateParams::new([USER_NAME.to_owned()]).map_err(CaError::Sign)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, format!("{name}.{id}"));
+    params.distinguished_name.push(DnType::OrganizationalUnitName, USER_NAME);
+    params.distinguished_name.push(DnType::OrganizationName, cluster.as_str());
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     life(&mut params, valid);
     Ok(params.signed_by(&csr.public_key, &issuer).map_err(CaError::Sign)?.pem())
 }

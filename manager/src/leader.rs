@@ -13,6 +13,7 @@ use heddle_model::{
     Timestamp,
     node::{NodeState, NodeStatus},
 };
+use heddle_plumbing::metrics;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -84,11 +85,16 @@ async fn pass(store: &Store, sessions: &Sessions) -> Result<Option<Timestamp>, W
     for (name, stage) in STAGES {
         let state = store.snapshot();
         let acked = sessions.min_ready(&state);
+        let began = Instant::now();
         let plan = stage(&state, &mut Context { now: now(), acked, random: &mut ambient::random });
         wake = [wake, plan.wake].into_iter().flatten().min();
         if !plan.mutations.is_empty() {
             tracing::debug!(stage = name, mutations = plan.mutations.len(), "planned");
-            store.write(plan.mutations).await?;
+            let written = store.write(plan.mutations).await;
+            metrics::pass(name, began.elapsed(), written.is_ok());
+            written?;
+        } else {
+            metrics::pass(name, began.elapsed(), true);
         }
     }
     Ok(wake)

@@ -9,6 +9,7 @@
 //! membership who votes, as the wanted roles of nodes say
 //! ca         root, tokens, certificates
 //! ambient    the time of day and random numbers
+//! observe    how it is and what becomes of it, for those who look on
 //! address    a manager that is elsewhere than it was
 //! quorum     what is said without one       recovery, backup   a cluster that begins anew from what is left
 //! ```
@@ -23,6 +24,7 @@ pub mod dispatcher;
 pub mod leader;
 pub mod manager;
 pub mod membership;
+pub mod observe;
 pub mod orchestrator;
 pub mod plan;
 pub mod quorum;

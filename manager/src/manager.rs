@@ -2,9 +2,10 @@
 
 use crate::{
     address, ambient, ca,
-    control::{CaService, ControlService, Forward},
+    control::{CaService, ControlService, Forward, UsersService},
     dispatcher::{DispatcherService, Logs, Sessions},
     leader, membership,
+    observe::{self, History, ObserveService},
     raft::{
         LogStore, MAX_MESSAGE, Machine, Network, Peers, Raft, RaftService,
         damage::{self, OpenError},
@@ -15,10 +16,13 @@ use crate::{
     store::{Mutation, Store, WriteError},
 };
 use heddle_model::{Annotations, Meta, NetworkId, cluster::Cluster, net::Pool, network, node::Node};
-use heddle_plumbing::tls::{self, Credentials, CredentialsError};
+use heddle_plumbing::{
+    access::{self, Guard},
+    tls::{self, Credentials, CredentialsError},
+};
 use heddle_proto::v1::{
     self, control_server::ControlServer, dispatcher_server::DispatcherServer, node_ca_server::NodeCaServer,
-    raft_client::RaftClient, raft_server::RaftServer,
+    observe_server::ObserveServer, raft_client::RaftClient, raft_server::RaftServer, users_server::UsersServer,
 };
 use ipnet::IpNet;
 use openraft::{BasicNode, Config, async_runtime::WatchReceiver};
@@ -34,12 +38,15 @@ use std::{
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::{service::Routes, transport::server::Router};
+use tower::layer::util::{Identity, Stack};
 
 const HEARTBEAT_MS: u64 = 100;
 const ELECTION_MS: std::ops::Range<u64> = 500..1000;
 /// Log entries between two snapshots.
 const SNAPSHOT_EVERY: u64 = 5000;
+/// Whoever asks whether a manager is of use does not wait for an election.
+const QUORUM_LIMIT: Duration = Duration::from_secs(1);
 const FIRST_LEADER: Duration = Duration::from_secs(10);
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -93,6 +100,7 @@ pub struct Manager {
     credentials: Credentials,
     sessions: Arc<Sessions>,
     logs: Arc<Logs>,
+    history: Arc<History>,
     attaching: Arc<tokio::sync::Mutex<()>>,
     peers: Peers,
     /// True: the others have to let this one go before it counts for anything.
@@ -137,6 +145,7 @@ impl Manager {
         let config = Arc::new(config.validate().map_err(|e| ManagerError::Raft(e.to_string()))?);
         let peers = Peers::default();
         let network = Network { credentials: credentials.clone(), peers: peers.clone() };
+        let history = machine.history();
         let id = raft_id(&credentials.identity().node);
         let raft = Raft::new(id, config, network, log, machine).await.map_err(|e| ManagerError::Raft(e.to_string()))?;
         let store = Store::new(raft, state);
@@ -150,6 +159,7 @@ impl Manager {
             credentials: credentials.clone(),
             sessions,
             logs: Arc::default(),
+            history,
             attaching: Arc::default(),
             peers,
             lapsed: Arc::new(lapsed.into()),
@@ -292,8 +302,26 @@ impl Manager {
         })
     }
 
-    /// What the cluster's port serves.
-    pub fn routes(&self) -> Routes {
+    /// What the local socket serves too.
+    pub fn observer(&self) -> ObserveServer<ObserveService> {
+        ObserveServer::new(ObserveService {
+            forward: self.forward(),
+            sessions: self.sessions.clone(),
+            history: self.history.clone(),
+        })
+    }
+
+    /// What the local socket serves too.
+    pub fn users(&self) -> UsersServer<UsersService> {
+        UsersServer::new(UsersService { forward: self.forward() })
+    }
+
+    /// What the cluster's port serves, to those whom the table admits and whose certificates count.
+    pub fn server(&self) -> Router<Stack<Guard, Identity>> {
+        access::server(self.forward().standing()).add_routes(self.routes())
+    }
+
+    fn routes(&self) -> Routes {
         let raft = RaftService {
             raft: self.store.raft().clone(),
             lapsed: self.lapsed.clone(),
@@ -309,9 +337,22 @@ impl Manager {
             attaching: self.attaching.clone(),
         });
         Routes::new(self.control())
+            .add_service(self.observer())
+            .add_service(self.users())
             .add_service(raft)
             .add_service(dispatcher)
             .add_service(NodeCaServer::new(CaService { forward: self.forward() }))
+    }
+
+    /// Sets this manager's numbers to what they are now.
+    pub fn observe(&self) {
+        observe::metrics::observe(&self.store, &self.sessions);
+    }
+
+    /// Whether a request would be answered now: there is a leader, and it has a quorum.
+    pub async fn reaches_quorum(&self) -> Result<(), String> {
+        let asked = tokio::time::timeout(QUORUM_LIMIT, self.forward().confirm()).await;
+        asked.map_err(|_| "no leader answers".to_owned())?.map_err(|status| status.message().to_owned())
     }
 
     pub async fn shutdown(&self) {

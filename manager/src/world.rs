@@ -19,6 +19,7 @@ use heddle_model::{
     node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
     service::{Mode, NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
     task::{TaskState, TaskStatus},
+    update::UpdateConfig,
     workload::NetworkWish,
 };
 use proptest::prelude::*;
@@ -29,7 +30,8 @@ use std::{
     time::Duration,
 };
 
-const STAGES: &[Stage] = &[allocator::plan, orchestrator::plan, allocator::plan, scheduler::plan, orchestrator::reap];
+pub(crate) const STAGES: &[Stage] =
+    &[allocator::plan, orchestrator::plan, allocator::plan, scheduler::plan, orchestrator::reap];
 
 pub(crate) struct World {
     pub state: Snapshot,
@@ -64,6 +66,8 @@ impl World {
             ingress_seed: 7,
             epochs: Default::default(),
             begun: 0,
+            removed: BTreeMap::new(),
+            users: BTreeMap::new(),
         };
         let ingress = world.network(INGRESS, true);
         world.write(vec![Mutation::Create(cluster.into()), Mutation::Create(ingress.into())]);
@@ -123,11 +127,17 @@ impl World {
                     placement: Placement::default(),
                     networks: vec![NetworkTarget { target: network.to_string(), aliases: vec![] }],
                     stop_grace: Duration::from_secs(1),
+                    linger: Duration::ZERO,
+                    force_update: 0,
                 },
                 endpoint: EndpointSpec { ports: vec![port], ..EndpointSpec::default() },
+                update: UpdateConfig::default(),
+                rollback: UpdateConfig::default(),
             },
             spec_version: Version(0),
             endpoint: None,
+            update: None,
+            previous: None,
         }
     }
 

@@ -1,9 +1,9 @@
 //! The one object that describes the cluster itself: settings, root certificate, join tokens.
 
-use crate::{ClusterId, Meta, id::NodeId, net::Port, tunnel::Epochs};
+use crate::{ClusterId, Meta, Timestamp, id::NodeId, net::Port, tunnel::Epochs};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
 
 /// Text that must not reach a log: `Debug` prints nothing of it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +81,16 @@ pub struct RootCa {
     pub key_pem: Secret,
 }
 
+/// A person who may ask the cluster through its port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// In the certificate, so that one of an earlier user of the same name does not count.
+    pub id: String,
+    pub added: Timestamp,
+    /// When the certificate ends.
+    pub ends: Timestamp,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     pub id: ClusterId,
@@ -94,6 +104,20 @@ pub struct Cluster {
     /// How often it began anew, from one manager or from a backup. Managers of before count no more.
     #[serde(default)]
     pub begun: u32,
+    /// Nodes that were removed, and until when a certificate of theirs may seem to count.
+    #[serde(default)]
+    pub removed: BTreeMap<NodeId, Timestamp>,
+    /// People with a certificate, by name.
+    #[serde(default)]
+    pub users: BTreeMap<String, User>,
+}
+
+impl Cluster {
+    /// Remembers a removed node for as long as its certificate may last; forgets those that need it no more.
+    pub fn remove(&mut self, node: NodeId, now: Timestamp) {
+        self.removed.retain(|_, until| *until > now);
+        self.removed.insert(node, now.plus(self.spec.node_cert_life));
+    }
 }
 
 /// A manager as agents and clients dial it.

@@ -3,6 +3,7 @@
 //! ```text
 //! cluster ── node ── service ── task        who wants what, where it runs
 //!              workload                     one program that one host runs by itself
+//!              update                       how its tasks are replaced by others
 //!                 └─ network ── endpoint    what it is reachable by
 //!                      └─ tunnel            keys of hosts, for networks that are encrypted
 //! net/                                      units of the data plane: Vni, Mac, Port, Mtu, IfName, subnets
@@ -26,6 +27,7 @@ pub mod object;
 pub mod service;
 pub mod task;
 pub mod tunnel;
+pub mod update;
 pub mod workload;
 
 pub use id::{ClusterId, ConnectionId, NetworkId, NodeId, ServiceId, TaskId};

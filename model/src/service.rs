@@ -2,7 +2,8 @@
 
 use crate::{
     Annotations, Meta, ServiceId, Version,
-    endpoint::{Endpoint, EndpointSpec},
+    endpoint::{Endpoint, EndpointSpec, PortConfig, PublishMode},
+    update::{Previous, UpdateConfig, UpdateStatus},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
@@ -78,6 +79,20 @@ pub struct TaskSpec {
     pub networks: Vec<NetworkTarget>,
     /// Time between the stop signal and SIGKILL.
     pub stop_grace: Duration,
+    /// Between the moment when no balancer sends anything any more and the stop signal: for requests under way.
+    #[serde(default = "linger")]
+    pub linger: Duration,
+    /// Grows when tasks are to be replaced although nothing else changed.
+    #[serde(default)]
+    pub force_update: u64,
+}
+
+impl TaskSpec {
+    pub const LINGER: Duration = Duration::from_millis(300);
+}
+
+fn linger() -> Duration {
+    TaskSpec::LINGER
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +112,24 @@ pub struct ServiceSpec {
     pub mode: Mode,
     pub task: TaskSpec,
     pub endpoint: EndpointSpec,
+    #[serde(default)]
+    pub update: UpdateConfig,
+    #[serde(default)]
+    pub rollback: UpdateConfig,
+}
+
+impl ServiceSpec {
+    /// Whether tasks made from either are alike.
+    pub fn makes_same_tasks(&self, other: &ServiceSpec) -> bool {
+        let of_host = |s: &ServiceSpec| -> Vec<PortConfig> {
+            s.endpoint.ports.iter().filter(|p| p.mode == PublishMode::Host).cloned().collect()
+        };
+        self.task == other.task && self.uses_ingress() == other.uses_ingress() && of_host(self) == of_host(other)
+    }
+
+    pub fn uses_ingress(&self) -> bool {
+        self.endpoint.ports.iter().any(|p| p.mode == PublishMode::Ingress)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,8 +137,13 @@ pub struct Service {
     pub id: ServiceId,
     pub meta: Meta,
     pub spec: ServiceSpec,
-    /// The version at which `spec.task` last changed; tasks made from an older one are out of date.
+    /// The version at which the spec came to make such tasks; tasks of another one are out of date.
     pub spec_version: Version,
     /// None until the allocator has seen the service as it is now.
     pub endpoint: Option<Endpoint>,
+    /// The last update or rollback.
+    #[serde(default)]
+    pub update: Option<UpdateStatus>,
+    #[serde(default)]
+    pub previous: Option<Box<Previous>>,
 }

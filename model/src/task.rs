@@ -109,6 +109,12 @@ pub struct Task {
     pub host_ports: Vec<PortConfig>,
     /// Running, Shutdown or Remove.
     pub desired: TaskState,
+    /// No balancer leads to it any more: its node may stop it.
+    #[serde(default)]
+    pub stop: bool,
+    /// When it was first told to run, by the leader's clock.
+    #[serde(default)]
+    pub started: Option<Timestamp>,
     /// Not started before this time (restart delay).
     pub not_before: Timestamp,
     pub status: TaskStatus,

@@ -1,6 +1,7 @@
-//! Who is calling, taken from the connection, and which callers an RPC admits.
+//! Who is calling, taken from the connection.
 
 use heddle_model::{ClusterId, NodeId, cluster::Role};
+use std::fmt;
 use tonic::{Request, Status};
 
 /// What a certificate of the cluster says.
@@ -8,6 +9,15 @@ use tonic::{Request, Status};
 pub struct NodeIdentity {
     pub node: NodeId,
     pub role: Role,
+    pub cluster: ClusterId,
+}
+
+/// What the certificate of a person says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserIdentity {
+    pub name: String,
+    /// Of this certificate's user, whatever others had the name before.
+    pub id: String,
     pub cluster: ClusterId,
 }
 
@@ -19,48 +29,33 @@ pub enum Caller {
     Anonymous,
     /// TLS with a certificate that our root signed.
     Node(NodeIdentity),
+    /// The same, of a person.
+    User(UserIdentity),
 }
 
-/// Which callers an RPC admits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    Anyone,
-    /// Any node of the cluster.
-    Member,
-    Manager,
-    LocalOrManager,
-}
-
-impl Access {
-    pub fn admits(self, caller: &Caller) -> bool {
-        let manager = matches!(caller, Caller::Node(n) if n.role == Role::Manager);
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Access::Anyone => true,
-            Access::Member => matches!(caller, Caller::Node(_)),
-            Access::Manager => manager,
-            Access::LocalOrManager => manager || *caller == Caller::Local,
+            Caller::Local => f.write_str("root of the host"),
+            Caller::Anonymous => f.write_str("no certificate"),
+            Caller::Node(n) => write!(f, "{} {}", n.role, n.node),
+            Caller::User(u) => write!(f, "user {}", u.name),
         }
     }
 }
 
-/// The caller of a request, if `access` admits it.
-pub fn require<T>(request: &Request<T>, access: Access) -> Result<Caller, Status> {
-    let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
-    if access.admits(&caller) {
-        return Ok(caller);
-    }
-    Err(Status::permission_denied(match (&caller, access) {
-        (Caller::Node(n), _) => format!("a {} may not do this: a manager's certificate is needed", n.role),
-        (Caller::Local, Access::Member | Access::Manager) => "this call is for nodes, not for the local socket".into(),
-        _ => "a certificate of this cluster is needed".into(),
-    }))
+/// The caller of a request; anonymous, if it came by no connection.
+pub fn caller<T>(request: &Request<T>) -> Caller {
+    request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous)
 }
 
 /// The node that calls, for RPCs in which a node speaks for itself.
-pub fn require_node<T>(request: &Request<T>, access: Access) -> Result<NodeIdentity, Status> {
-    match require(request, access)? {
+pub fn node<T>(request: &Request<T>) -> Result<NodeIdentity, Status> {
+    match caller(request) {
         Caller::Node(identity) => Ok(identity),
-        Caller::Local | Caller::Anonymous => Err(Status::permission_denied("a node's certificate is needed")),
+        Caller::Local | Caller::Anonymous | Caller::User(_) => {
+            Err(Status::permission_denied("a node's certificate is needed"))
+        }
     }
 }
 
@@ -69,31 +64,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_access_admits_exactly_its_callers() {
-        let node = |role| {
-            Caller::Node(NodeIdentity {
-                node: NodeId::from_random([1; 16]),
-                role,
-                cluster: ClusterId::from_random([2; 16]),
-            })
-        };
-        let callers = [Caller::Local, Caller::Anonymous, node(Role::Worker), node(Role::Manager)];
-        for (access, want) in [
-            (Access::Anyone, [true, true, true, true]),
-            (Access::Member, [false, false, true, true]),
-            (Access::Manager, [false, false, false, true]),
-            (Access::LocalOrManager, [true, false, false, true]),
-        ] {
-            for (caller, want) in callers.iter().zip(want) {
-                let mut request = Request::new(());
-                request.extensions_mut().insert(caller.clone());
-                assert_eq!(require(&request, access).is_ok(), want, "{access:?} {caller:?}");
-            }
-        }
-    }
-
-    #[test]
     fn a_request_without_a_connection_is_anonymous() {
-        assert!(require(&Request::new(()), Access::Member).is_err());
+        assert_eq!(caller(&Request::new(())), Caller::Anonymous);
+        assert!(node(&Request::new(())).is_err());
     }
 }

@@ -1,6 +1,8 @@
-//! What both halves of a daemon stand on: who the caller is, mTLS with replaceable credentials, telemetry.
-//! Knows nothing of services, networks or kernels.
+//! What both halves of a daemon stand on: who the caller is and what it may call, mTLS with replaceable credentials,
+//! telemetry. Knows of services no more than who may call them, and nothing of networks or kernels.
 
+pub mod access;
 pub mod caller;
+pub mod metrics;
 pub mod telemetry;
 pub mod tls;

@@ -4,6 +4,7 @@
 //! control     CLI ─> manager            local    CLI ─> daemon on the same host
 //! dispatcher  agent <─> leader          ca       joiner ─> manager
 //! raft        manager <─> manager       objects  what they all carry
+//! observe     CLI ─> manager
 //! ```
 
 pub mod convert;
@@ -13,3 +14,6 @@ pub mod convert;
 pub mod v1 {
     tonic::include_proto!("heddle.v1");
 }
+
+/// What the proto files say, as a `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/heddle.v1.bin"));

@@ -117,6 +117,8 @@ impl World {
             ingress_seed: 7,
             epochs: Default::default(),
             begun: 0,
+            removed: Default::default(),
+            users: Default::default(),
         }
     }
 
@@ -135,6 +137,8 @@ impl World {
             placement: Placement::default(),
             networks: vec![NetworkTarget { target: network.to_string(), aliases: vec![] }],
             stop_grace: Duration::from_secs(1),
+            force_update: 0,
+            linger: Duration::ZERO,
         };
         Service {
             id: ServiceId::from_random(ambient::random()),
@@ -144,9 +148,13 @@ impl World {
                 mode: Mode::Replicated { replicas },
                 task,
                 endpoint: EndpointSpec { ports: vec![published], ..EndpointSpec::default() },
+                update: Default::default(),
+                rollback: Default::default(),
             },
             spec_version: Version(0),
             endpoint: None,
+            update: Default::default(),
+            previous: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The agent's one loop: takes in what the managers say, what the operator of this host wants and what happens here, and acts.
 
 use super::{
+    answers::answers,
     launch::launch,
     membership::Membership,
     missing::{self, Aim},
@@ -30,6 +31,7 @@ use heddle_model::{
     network::Driver,
     task::{Task, TaskState},
 };
+use heddle_plumbing::metrics;
 use nix::sys::signal::Signal;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -150,7 +152,9 @@ impl Actor {
             dirty |= self.look();
             let at = Instant::now();
             if (dirty && at >= retry_at) || at >= self.reconciler.due().max(retry_at) {
+                let began = Instant::now();
                 let done = self.pass().await;
+                metrics::pass("dataplane", began.elapsed(), done);
                 if done {
                     self.retry = RETRY;
                 } else {
@@ -291,7 +295,10 @@ impl Actor {
         }
         let mut started = false;
         let (ready, on_host) = (self.ready.clone(), self.on_host());
-        for todo in self.worker.advance(&processes, |id| ready.contains(id) || on_host.contains(id), now()) {
+        let view = self.member.as_ref().and_then(|m| m.view.clone());
+        let answers = |job: &Job, pid: u32| answers(view.as_deref(), job, pid);
+        let sandboxed = |id: &TaskId| ready.contains(id) || on_host.contains(id);
+        for todo in self.worker.advance(&processes, sandboxed, answers, now()) {
             let done = match &todo {
                 Todo::Start(id) => {
                     started = true;

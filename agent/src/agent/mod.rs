@@ -5,9 +5,11 @@
 //! membership  what the managers say, what they are told     memory   what of it is kept on disk
 //! sandboxes   which namespaces that needs, with which legs   picture  what others see of all this
 //! launch      what a program is started with                missing  what a pass left undone, and to whom
+//! answers     whether a program is there for its clients
 //! ```
 
 mod actor;
+mod answers;
 mod launch;
 mod membership;
 mod memory;

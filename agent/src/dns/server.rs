@@ -21,6 +21,7 @@ use hickory_server::{
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     zone_handler::MessageResponseBuilder,
 };
+use metrics::counter;
 use rand::seq::SliceRandom;
 use std::{
     io,
@@ -84,6 +85,20 @@ enum Reply {
     Forwarded(Message),
 }
 
+impl Reply {
+    /// As metrics name it.
+    fn result(&self) -> &'static str {
+        match self {
+            Reply::Records(records) if records.is_empty() => "empty",
+            Reply::Records(_) => "answered",
+            Reply::Forwarded(_) => "forwarded",
+            Reply::Error(ResponseCode::NXDomain) => "nxdomain",
+            Reply::Error(ResponseCode::FormErr) => "formerr",
+            Reply::Error(_) => "servfail",
+        }
+    }
+}
+
 impl Handler {
     async fn reply(&self, request: &Request) -> Reply {
         let Ok(info) = request.request_info() else { return Reply::Error(ResponseCode::FormErr) };
@@ -135,7 +150,9 @@ impl RequestHandler for Handler {
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.recursion_available = true;
         let none: &[Record] = &[];
-        let sent = match self.reply(request).await {
+        let reply = self.reply(request).await;
+        counter!("heddle_dns_queries_total", "result" => reply.result()).increment(1);
+        let sent = match reply {
             Reply::Records(records) => {
                 metadata.authoritative = true;
                 to.send_response(builder.build(metadata, &records, none, none, none)).await

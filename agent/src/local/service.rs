@@ -13,7 +13,6 @@ use crate::{
     worker::NOT_STARTED,
 };
 use heddle_model::{TaskId, find::FindError, network, task::TaskStatus};
-use heddle_plumbing::caller::{Access, Caller, require};
 use heddle_proto::v1::{self, host_server};
 use serde_json::Value;
 use std::{
@@ -41,13 +40,6 @@ fn refused(error: OperationError) -> Status {
         OperationError::Find(FindError::None { .. }) => Status::not_found(text),
         OperationError::Find(_) => Status::invalid_argument(text),
         _ => Status::failed_precondition(text),
-    }
-}
-
-fn local<T>(request: Request<T>) -> Result<T, Status> {
-    match require(&request, Access::LocalOrManager)? {
-        Caller::Local => Ok(request.into_inner()),
-        _ => Err(Status::permission_denied("this call is for the local socket")),
     }
 }
 
@@ -146,25 +138,24 @@ impl host_server::Host for HostService {
         &self,
         request: Request<v1::CreateNetworkRequest>,
     ) -> Answer<v1::CreateHostNetworkResponse> {
-        let spec = local(request)?.spec.ok_or_else(|| Status::invalid_argument("field spec: is missing"))?;
+        let spec = request.into_inner().spec.ok_or_else(|| Status::invalid_argument("field spec: is missing"))?;
         let spec = spec.try_into()?;
         let made = self.whole(|o| async move { o.create_network(spec).await }).await?;
         Ok(Response::new(v1::CreateHostNetworkResponse { id: made.id.to_string(), warnings: Vec::new() }))
     }
 
-    async fn list_networks(&self, request: Request<v1::ListHostNetworksRequest>) -> Answer<v1::Documents> {
-        local(request)?;
+    async fn list_networks(&self, _: Request<v1::ListHostNetworksRequest>) -> Answer<v1::Documents> {
         let json = self.documents().iter().map(Value::to_string).collect();
         Ok(Response::new(v1::Documents { json }))
     }
 
     async fn inspect_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::Document> {
-        let found = self.network(&local(request)?.r#ref)?;
+        let found = self.network(&request.into_inner().r#ref)?;
         Ok(Response::new(v1::Document { json: found.to_string() }))
     }
 
     async fn remove_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveResponse> {
-        let reference = local(request)?.r#ref;
+        let reference = request.into_inner().r#ref;
         if self.network(&reference).is_ok_and(|found| found["Name"] == network::GATEWAY) {
             return Err(Status::failed_precondition(format!(
                 "network {} is used by the cluster: it goes when this host leaves",
@@ -180,7 +171,7 @@ impl host_server::Host for HostService {
     }
 
     async fn connect_network(&self, request: Request<v1::ConnectNetworkRequest>) -> Answer<v1::ConnectNetworkResponse> {
-        let request = local(request)?;
+        let request = request.into_inner();
         let wish = request.wish.ok_or_else(|| Status::invalid_argument("field wish: is missing"))?.try_into()?;
         self.whole(|o| async move { o.connect(&request.target, wish).await }).await?;
         Ok(Response::new(v1::ConnectNetworkResponse {}))
@@ -190,13 +181,12 @@ impl host_server::Host for HostService {
         &self,
         request: Request<v1::DisconnectNetworkRequest>,
     ) -> Answer<v1::DisconnectNetworkResponse> {
-        let r = local(request)?;
+        let r = request.into_inner();
         self.whole(|o| async move { o.disconnect(&r.target, &r.network, r.force).await }).await?;
         Ok(Response::new(v1::DisconnectNetworkResponse {}))
     }
 
-    async fn get_network_rules(&self, request: Request<v1::GetNetworkRulesRequest>) -> Answer<v1::NetworkRules> {
-        local(request)?;
+    async fn get_network_rules(&self, _: Request<v1::GetNetworkRulesRequest>) -> Answer<v1::NetworkRules> {
         let (ask, answer) = oneshot::channel();
         let gone = || Status::unavailable("the agent is ending");
         self.operations.commands.send(Command::Drift(ask)).await.map_err(|_| gone())?;
@@ -206,7 +196,7 @@ impl host_server::Host for HostService {
     }
 
     async fn run_workload(&self, request: Request<v1::RunWorkloadRequest>) -> Answer<v1::RunWorkloadResponse> {
-        let spec = local(request)?.spec.ok_or_else(|| Status::invalid_argument("field spec: is missing"))?;
+        let spec = request.into_inner().spec.ok_or_else(|| Status::invalid_argument("field spec: is missing"))?;
         let spec = spec.try_into()?;
         let (made, warnings) = self.whole(|o| async move { o.run(spec).await }).await?;
         let name = made.spec.annotations.name;
@@ -214,7 +204,7 @@ impl host_server::Host for HostService {
     }
 
     async fn list_workloads(&self, request: Request<v1::ListWorkloadsRequest>) -> Answer<v1::Documents> {
-        let all = local(request)?.all;
+        let all = request.into_inner().all;
         let (state, picture) = (self.operations.store.snapshot(), self.operations.picture.borrow().clone());
         let shown = |p: &&JobPicture| all || !p.status.state.is_terminal();
         let json = picture.jobs.values().filter(shown);
@@ -223,32 +213,32 @@ impl host_server::Host for HostService {
     }
 
     async fn inspect_workload(&self, request: Request<v1::RefRequest>) -> Answer<v1::Document> {
-        let seen = self.seen(&local(request)?.r#ref)?;
+        let seen = self.seen(&request.into_inner().r#ref)?;
         let (state, picture) = (self.operations.store.snapshot(), self.operations.picture.borrow().clone());
         Ok(Response::new(v1::Document { json: document::whole(&seen, &state, &picture).to_string() }))
     }
 
     async fn start_workload(&self, request: Request<v1::RefRequest>) -> Answer<v1::StartWorkloadResponse> {
-        let reference = local(request)?.r#ref;
+        let reference = request.into_inner().r#ref;
         self.whole(|o| async move { o.start(&reference).await }).await?;
         Ok(Response::new(v1::StartWorkloadResponse {}))
     }
 
     async fn stop_workload(&self, request: Request<v1::StopWorkloadRequest>) -> Answer<v1::StopWorkloadResponse> {
-        let r = local(request)?;
+        let r = request.into_inner();
         let grace = r.grace_ms.map(Duration::from_millis);
         self.whole(|o| async move { o.stop(&r.r#ref, grace).await }).await?;
         Ok(Response::new(v1::StopWorkloadResponse {}))
     }
 
     async fn remove_workload(&self, request: Request<v1::RemoveWorkloadRequest>) -> Answer<v1::RemoveResponse> {
-        let r = local(request)?;
+        let r = request.into_inner();
         let id = self.whole(|o| async move { o.remove(&r.r#ref, r.force).await }).await?;
         Ok(Response::new(v1::RemoveResponse { id: id.to_string() }))
     }
 
     async fn wait_workload(&self, request: Request<v1::RefRequest>) -> Answer<v1::WaitWorkloadResponse> {
-        let seen = self.seen(&local(request)?.r#ref)?;
+        let seen = self.seen(&request.into_inner().r#ref)?;
         let id = seen.job.id().clone();
         let mut picture = self.operations.picture.clone();
         let mut last: TaskStatus = seen.status;
@@ -269,7 +259,7 @@ impl host_server::Host for HostService {
     type WorkloadLogsStream = Pin<Box<dyn Stream<Item = Result<v1::LogLine, Status>> + Send>>;
 
     async fn workload_logs(&self, request: Request<v1::ServiceLogsRequest>) -> Answer<Self::WorkloadLogsStream> {
-        let request = local(request)?;
+        let request = request.into_inner();
         let seen = self.seen(&request.r#ref)?;
         let (send, lines) = mpsc::channel(256);
         let (id, name) = (seen.job.id().clone(), seen.job.name());
@@ -279,7 +269,7 @@ impl host_server::Host for HostService {
     }
 
     async fn get_exec_target(&self, request: Request<v1::RefRequest>) -> Answer<v1::ExecTarget> {
-        let reference = local(request)?.r#ref;
+        let reference = request.into_inner().r#ref;
         let seen = self.seen(&reference)?;
         let running = seen.status.state == heddle_model::task::TaskState::Running;
         let pid = seen.status.pid.filter(|_| running);

@@ -8,9 +8,6 @@ use heddle_model::{
 };
 use std::time::Duration;
 
-/// Between being taken out of rotation and being asked to stop: others need a moment to hear of it.
-const DRAIN: Duration = Duration::from_millis(300);
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
     Task(Box<Task>),
@@ -49,17 +46,17 @@ impl Job {
         }
     }
 
-    /// How long it goes on after it is not wanted any more.
+    /// How long it goes on after it may be stopped.
     pub fn drain(&self) -> Duration {
         match self {
-            Job::Task(_) => DRAIN,
+            Job::Task(task) => task.spec.linger,
             Job::Workload(_) => Duration::ZERO,
         }
     }
 
     pub fn is_wanted(&self) -> bool {
         match self {
-            Job::Task(task) => task.desired <= TaskState::Running,
+            Job::Task(task) => task.desired <= TaskState::Running || !task.stop,
             Job::Workload(workload) => workload.wanted,
         }
     }

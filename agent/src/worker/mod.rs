@@ -9,7 +9,14 @@ use heddle_model::{
     TaskId, Timestamp,
     task::{TaskState, TaskStatus},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+/// A program that does not listen on its published ports by then runs without them.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+
+/// A task's namespace outlives a program that was asked to stop by so much: what clients send as it closes its connections
+/// is answered by the kernel there, and by nobody when it is gone.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// The message of what could not be started at all.
 pub const NOT_STARTED: &str = "could not be started";
@@ -49,10 +56,24 @@ impl Local {
         !self.status.state.is_terminal()
     }
 
+    /// Its program runs. Nobody is sent to it before it answers.
+    fn run(&mut self, answers: bool, now: Timestamp) {
+        if answers {
+            self.reach(TaskState::Running, "started", now);
+        } else if now >= self.status.since.plus(OPEN_LIMIT) {
+            self.reach(TaskState::Running, "started, but nothing listens on its published ports", now);
+        }
+    }
+
     fn reach(&mut self, state: TaskState, message: &str, now: Timestamp) {
         if self.status.state < state {
             self.status = TaskStatus { state, since: now, message: message.into(), ..self.status.clone() };
         }
+    }
+
+    fn is_closing(&self, exit: &Exit, now: Timestamp) -> bool {
+        let asked = self.stopping.is_some() && self.job.task().is_some();
+        asked && now < Timestamp(exit.at_ms).plus(CLOSING)
     }
 
     fn end(&mut self, exit: &Exit) {
@@ -104,11 +125,12 @@ impl Worker {
         }
     }
 
-    /// What to do now, given what runs and which sandboxes the kernel has.
+    /// What to do now, given what runs, which sandboxes the kernel has, and which programs, by pid, are ready to answer.
     pub fn advance(
         &mut self,
         processes: &BTreeMap<TaskId, TaskProcess>,
         ready: impl Fn(&TaskId) -> bool,
+        answers: impl Fn(&Job, u32) -> bool,
         now: Timestamp,
     ) -> Vec<Todo> {
         let mut todo = Vec::new();
@@ -119,11 +141,12 @@ impl Worker {
             // It could not be looked at: nothing is known of it.
             let Some(process) = processes.get(id) else { continue };
             match process {
+                TaskProcess::Ended(exit) if local.is_closing(exit, now) => continue,
                 TaskProcess::Ended(exit) => local.end(exit),
                 TaskProcess::Running { pid } => {
                     local.status.pid = Some(*pid);
-                    if local.stopping.is_none() {
-                        local.reach(TaskState::Running, "started", now);
+                    if local.stopping.is_none() && local.status.state < TaskState::Running {
+                        local.run(answers(&local.job, *pid), now);
                     }
                 }
                 TaskProcess::Absent if local.stopping.is_some() => {
@@ -181,12 +204,16 @@ mod tests {
                 placement: Placement::default(),
                 networks: vec![],
                 stop_grace: Duration::from_secs(10),
+                linger: TaskSpec::LINGER,
+                force_update: 0,
             },
             spec_version: Version(1),
             node: Some(NodeId::from_random([3; 16])),
             attachments: vec![],
             host_ports: vec![],
             desired,
+            stop: desired > TaskState::Running,
+            started: None,
             not_before: Timestamp(0),
             status: TaskStatus { state, ..TaskStatus::default() },
         }
@@ -196,11 +223,12 @@ mod tests {
         worker: Worker,
         process: TaskProcess,
         sandbox: bool,
+        answers: bool,
     }
 
     impl Host {
         fn new(state: TaskState, process: TaskProcess) -> Self {
-            let mut host = Host { worker: Worker::default(), process, sandbox: false };
+            let mut host = Host { worker: Worker::default(), process, sandbox: false, answers: true };
             host.want(Some(task(state, TaskState::Running)), 0);
             host
         }
@@ -215,7 +243,7 @@ mod tests {
         fn step(&mut self, now: u64) -> (Vec<Todo>, Option<TaskState>) {
             let id = TaskId::from_random([1; 16]);
             let processes = BTreeMap::from([(id.clone(), self.process.clone())]);
-            let todo = self.worker.advance(&processes, |_| self.sandbox, Timestamp(now));
+            let todo = self.worker.advance(&processes, |_| self.sandbox, |_, _| self.answers, Timestamp(now));
             (todo, self.worker.tasks.get(&id).map(|l| l.status.state))
         }
     }
@@ -238,6 +266,20 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_sent_to_a_program_before_it_answers() {
+        let mut host = Host::new(TaskState::Starting, TaskProcess::Running { pid: 7 });
+        host.answers = false;
+        assert_eq!(host.step(9_999).1, Some(TaskState::Starting));
+        let mut late = Host { worker: Worker::default(), ..host };
+        late.want(Some(task(TaskState::Starting, TaskState::Running)), 0);
+        assert_eq!(late.step(10_000).1, Some(TaskState::Running));
+        let mut host = Host::new(TaskState::Starting, TaskProcess::Running { pid: 7 });
+        assert_eq!(host.step(1).1, Some(TaskState::Running));
+        host.answers = false;
+        assert_eq!(host.step(2).1, Some(TaskState::Running), "once is enough");
+    }
+
+    #[test]
     fn stopping_drains_asks_and_then_kills() {
         let id = TaskId::from_random([1; 16]);
         let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
@@ -246,10 +288,18 @@ mod tests {
         assert_eq!(host.step(1300).0, vec![Todo::Term(id.clone())]);
         assert_eq!(host.step(1301).0, vec![]);
         assert_eq!(host.step(11300).0, vec![Todo::Kill(id)]);
-        host.process = ended(143);
-        assert_eq!(host.step(11301).1, Some(TaskState::Shutdown));
-        host.want(None, 11302);
+        host.process = TaskProcess::Ended(Exit { code: 143, error: None, at_ms: 11_300 });
+        assert_eq!(host.step(11_799), (vec![], Some(TaskState::Running)), "its last packets are answered");
+        assert_eq!(host.step(11_800).1, Some(TaskState::Shutdown));
+        host.want(None, 11_801);
         assert!(host.worker.tasks.is_empty());
+    }
+
+    #[test]
+    fn a_task_that_balancers_still_lead_to_goes_on() {
+        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+        host.want(Some(Task { stop: false, ..task(TaskState::Running, TaskState::Shutdown) }), 0);
+        assert_eq!(host.step(100_000), (vec![], Some(TaskState::Running)));
     }
 
     #[test]
@@ -270,7 +320,7 @@ mod tests {
     fn what_cannot_be_looked_at_is_neither_ended_nor_started() {
         let id = TaskId::from_random([1; 16]);
         let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
-        assert_eq!(host.worker.advance(&BTreeMap::new(), |_| true, Timestamp(1)), vec![]);
+        assert_eq!(host.worker.advance(&BTreeMap::new(), |_| true, |_, _| true, Timestamp(1)), vec![]);
         assert_eq!(host.worker.tasks[&id].status.state, TaskState::Running);
     }
 
@@ -280,8 +330,8 @@ mod tests {
         host.want(None, 0);
         assert_eq!(host.worker.tasks.len(), 1);
         host.process = ended(0);
-        assert_eq!(host.step(1).1, Some(TaskState::Shutdown));
-        host.want(None, 2);
+        assert_eq!(host.step(509).1, Some(TaskState::Shutdown));
+        host.want(None, 510);
         assert!(host.worker.tasks.is_empty());
     }
 

@@ -5,7 +5,7 @@ use crate::{
     commands::moment,
 };
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
+use clap::Args;
 use heddle_manager::backup;
 use heddle_proto::v1;
 use std::{
@@ -16,15 +16,10 @@ use tempfile::NamedTempFile;
 
 const CHUNK: usize = 1 << 20;
 
-#[derive(Debug, Subcommand)]
-pub enum ClusterCommand {
-    /// Write all that the cluster is made of to a file, which is a secret: it has the key of the certificate authority
-    Backup {
-        /// Replaced if it exists
-        file: PathBuf,
-    },
-    /// Make a cluster again from a backup, with this host, which is in none, as its only manager
-    Restore(RestoreArgs),
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Replaced if it exists
+    file: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -42,13 +37,6 @@ pub struct RestoreArgs {
     data_path_addr: String,
 }
 
-pub async fn run(client: &Client, command: ClusterCommand) -> Result<()> {
-    match command {
-        ClusterCommand::Backup { file } => back_up(client, &file).await,
-        ClusterCommand::Restore(args) => restore(client, args).await,
-    }
-}
-
 /// Whole or not at all, and for root only.
 fn write(file: &Path, bytes: &[u8]) -> Result<()> {
     let dir = file.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -60,7 +48,8 @@ fn write(file: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-async fn back_up(client: &Client, file: &Path) -> Result<()> {
+pub async fn back_up(client: &Client, args: &BackupArgs) -> Result<()> {
+    let file = &args.file;
     let mut chunks = client.control()?.backup(v1::BackupRequest {}).await.map_err(said)?.into_inner();
     let mut bytes = Vec::new();
     while let Some(chunk) = chunks.message().await.map_err(said)? {
@@ -73,7 +62,7 @@ async fn back_up(client: &Client, file: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn restore(client: &Client, args: RestoreArgs) -> Result<()> {
+pub async fn restore(client: &Client, args: RestoreArgs) -> Result<()> {
     let bytes = std::fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let request = v1::RestoreRequest {
         advertise_addr: args.advertise_addr,

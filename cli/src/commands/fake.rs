@@ -58,7 +58,7 @@ impl Fake {
     }
 
     pub fn client(&self) -> Client {
-        Client::new(&self.socket(), false)
+        Client::new(&self.socket())
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -249,5 +249,11 @@ impl control_server::Control for Fake {
     type BackupStream = Pin<Box<dyn Stream<Item = Result<v1::BackupChunk, Status>> + Send>>;
     async fn backup(&self, _: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
         Err(Status::unimplemented("backup"))
+    }
+    async fn update_service(&self, _: Request<v1::UpdateServiceRequest>) -> Answer<v1::Service> {
+        Err(Status::unimplemented("update_service"))
+    }
+    async fn rollback_service(&self, _: Request<v1::RefRequest>) -> Answer<v1::Service> {
+        Err(Status::unimplemented("rollback_service"))
     }
 }

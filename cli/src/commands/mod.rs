@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! run, ps, logs, exec, start, stop, wait, rm, inspect   workloads of this host
-//! network   service   node   cluster   backup   tunnel  what the rest is about
+//! network   service   node   cluster   user   tunnel    what the rest is about
+//! status, events                                        how the cluster is and what becomes of it
+//! backup                                                the cluster as a file, and back
 //! pair, filter, moment, each                            how flags are read, and several objects served
 //! ```
 
 pub mod backup;
 pub mod cluster;
 mod each;
+pub mod events;
 pub mod exec;
 #[cfg(test)]
 mod fake;
@@ -24,6 +27,8 @@ pub mod rm;
 pub mod run;
 pub mod service;
 pub mod start;
+pub mod status;
 pub mod stop;
 pub mod tunnel;
+pub mod user;
 pub mod wait;

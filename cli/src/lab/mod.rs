@@ -268,7 +268,7 @@ fn start_limit(lab: &Lab) -> Duration {
 }
 
 async fn wait_for_daemon(lab: &Lab, host: &Host) -> Result<()> {
-    let client = Client::new(&host.socket(), false);
+    let client = Client::new(&host.socket());
     let until = tokio::time::Instant::now() + start_limit(lab);
     loop {
         if let Ok(mut local) = client.local()
@@ -286,7 +286,7 @@ async fn wait_for_daemon(lab: &Lab, host: &Host) -> Result<()> {
 async fn form_cluster(lab: &Lab) -> Result<()> {
     let said = crate::client::said;
     let first = lab.host("node1")?;
-    let client = Client::new(&first.socket(), false);
+    let client = Client::new(&first.socket());
     let heartbeat_ms = if lab.machines.is_some() { EMULATED_HEARTBEAT_MS } else { 0 };
     let request = v1::InitRequest { advertise_addr: "eth0".into(), heartbeat_ms, ..v1::InitRequest::default() };
     client.local()?.init(request).await.map_err(said)?;
@@ -300,7 +300,7 @@ async fn form_cluster(lab: &Lab) -> Result<()> {
             advertise_addr: "eth0".into(),
             ..v1::JoinRequest::default()
         };
-        let joined = Client::new(&host.socket(), false).local()?.join(request).await;
+        let joined = Client::new(&host.socket()).local()?.join(request).await;
         joined.map_err(said).with_context(|| format!("{} cannot join", host.name))?;
     }
     wait_until_ready(lab, &client, lab.nodes().count()).await

@@ -1,10 +1,16 @@
-//! The control service on the local socket: there while this node is a manager, a clear refusal otherwise.
+//! A manager's services on the local socket: there while this node is a manager, a clear refusal otherwise.
 
 use super::member::Daemon;
-use heddle_proto::v1::control_server::SERVICE_NAME;
+use heddle_manager::{
+    control::{ControlService, UsersService},
+    manager::Manager,
+    observe::ObserveService,
+};
+use heddle_proto::v1::{control_server::ControlServer, observe_server::ObserveServer, users_server::UsersServer};
 use std::{
     convert::Infallible,
     future::Future,
+    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -12,16 +18,57 @@ use std::{
 use tonic::{body::Body, codegen::http, server::NamedService};
 use tower::{Service, ServiceExt};
 
-#[derive(Clone)]
-pub struct Dynamic {
-    pub daemon: Arc<Daemon>,
+/// A service that a manager has.
+pub trait OfManager: NamedService + Sized {
+    fn of(manager: &Manager) -> Self;
 }
 
-impl NamedService for Dynamic {
-    const NAME: &'static str = SERVICE_NAME;
+impl OfManager for ControlServer<ControlService> {
+    fn of(manager: &Manager) -> Self {
+        manager.control()
+    }
 }
 
-impl Service<http::Request<Body>> for Dynamic {
+impl OfManager for ObserveServer<ObserveService> {
+    fn of(manager: &Manager) -> Self {
+        manager.observer()
+    }
+}
+
+impl OfManager for UsersServer<UsersService> {
+    fn of(manager: &Manager) -> Self {
+        manager.users()
+    }
+}
+
+pub struct Dynamic<S> {
+    daemon: Arc<Daemon>,
+    service: PhantomData<fn() -> S>,
+}
+
+impl<S> Dynamic<S> {
+    pub fn new(daemon: Arc<Daemon>) -> Self {
+        Self { daemon, service: PhantomData }
+    }
+}
+
+impl<S> Clone for Dynamic<S> {
+    fn clone(&self) -> Self {
+        Self::new(self.daemon.clone())
+    }
+}
+
+impl<S: NamedService> NamedService for Dynamic<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for Dynamic<S>
+where
+    S: OfManager
+        + Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send>
+        + Send
+        + 'static,
+{
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -33,8 +80,8 @@ impl Service<http::Request<Body>> for Dynamic {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let daemon = self.daemon.clone();
         Box::pin(async move {
-            match daemon.control().await {
-                Ok(control) => control.oneshot(request).await,
+            match daemon.manager().await {
+                Ok(manager) => S::of(&manager).oneshot(request).await,
                 Err(status) => Ok(status.into_http()),
             }
         })

@@ -12,7 +12,7 @@ use heddle_model::{
 };
 use heddle_proto::v1;
 use ipnet::{IpNet, Ipv4Net};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 const DATA_PATH_PORT: u16 = 4789;
 /// WireGuard's own, and the one after it.
@@ -93,6 +93,8 @@ pub fn cluster(
         ingress_seed: rand::random(),
         epochs: Epochs { since: now(), ..Epochs::default() },
         begun: 0,
+        removed: BTreeMap::new(),
+        users: BTreeMap::new(),
     };
     Ok((cluster, ingress))
 }

@@ -12,19 +12,17 @@ use heddle_agent::{
 };
 use heddle_manager::{
     ca,
-    control::ControlService,
     manager::{Manager, ManagerError},
 };
 use heddle_model::{ClusterId, NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
-use heddle_proto::v1::{self, control_server::ControlServer};
+use heddle_proto::v1;
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     sync::{Mutex, Notify},
     task::AbortHandle,
 };
-use tonic::transport::Server;
 
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -179,13 +177,13 @@ impl Daemon {
         }
     }
 
-    /// The manager's control service, or why there is none here.
-    pub async fn control(&self) -> Result<ControlServer<ControlService>, tonic::Status> {
+    /// The manager of this node, or why there is none here.
+    pub async fn manager(&self) -> Result<Manager, tonic::Status> {
         let refuse = |text: &str| Err(tonic::Status::failed_precondition(text));
         match self.member.lock().await.as_ref() {
             None => refuse("this host is in no cluster: run `heddle init`, or `heddle join`"),
             Some(member) => match &member.manager {
-                Some(manager) => Ok(manager.control()),
+                Some(manager) => Ok(manager.clone()),
                 None => refuse("this node is a worker: run the command on a manager"),
             },
         }
@@ -381,7 +379,7 @@ pub async fn start(
 pub async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manager) -> Result<AbortHandle> {
     let listener = listen(&state.listen).await?;
     let incoming = tls::incoming(listener, credentials)?;
-    let server = Server::builder().add_routes(manager.routes()).serve_with_incoming(incoming);
+    let server = manager.server().serve_with_incoming(incoming);
     Ok(tokio::spawn(async move { drop(server.await) }).abort_handle())
 }
 

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! unix socket (root) ── Local: init, join, leave, info        state   what is on disk
-//!                   └── Control ─> manager, if this is one    member  the running halves
-//! tcp 2377 (mTLS)   ── Control, Dispatcher, NodeCa, Raft      addr    which addresses to use
+//!                   └── Control, Observe, Users ─> manager    member  the running halves
+//! tcp 2377 (mTLS)   ── these, Dispatcher, NodeCa, Raft        addr    which addresses to use
 //!                                                             first   the first objects of a cluster
 //!                                                             remote  joining and leaving, as managers hear it
 //!                                                             renewal the certificate, before it ends
+//! tcp, if asked     ── /metrics, /healthz, /readyz            http    numbers          ready   what has to hold
 //!                                                             recovery a cluster that begins anew
 //!                                                             place   addresses, after a start with others
 //! ```
@@ -14,9 +15,11 @@
 mod addr;
 mod control;
 mod first;
+mod http;
 mod local;
 mod member;
 mod place;
+mod ready;
 mod recovery;
 mod remote;
 mod renewal;
@@ -24,20 +27,24 @@ mod state;
 
 use crate::backend::LbBackend;
 use anyhow::{Context, Result, bail};
+use control::Dynamic;
 use heddle_agent::kernel::linux::wireguard::Choice;
-use heddle_plumbing::tls;
-use heddle_proto::v1::{host_server::HostServer, local_server::LocalServer};
+use heddle_plumbing::{access, metrics, tls};
+use heddle_proto::v1::{
+    control_server::ControlServer, host_server::HostServer, local_server::LocalServer, observe_server::ObserveServer,
+    users_server::UsersServer,
+};
 use local::LocalService;
 use sd_notify::NotifyState;
 use std::{
     fs::{self, File, TryLockError},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 use tokio::net::UnixListener;
-use tonic::transport::Server;
 
 #[derive(Clone)]
 pub struct Config {
@@ -50,6 +57,8 @@ pub struct Config {
     pub advertise_addr: String,
     /// Where the data path is from now on; empty: where it was.
     pub data_path_addr: String,
+    /// Where numbers and readiness are told over HTTP; None: nowhere.
+    pub metrics_addr: Option<SocketAddr>,
 }
 
 /// How long a daemon that was killed a moment ago may take to be gone.
@@ -77,7 +86,12 @@ async fn alone(state_dir: &Path) -> Result<File> {
 pub async fn run(config: Config) -> Result<()> {
     // Before anything is touched: two agents on one host would undo each other's work.
     let _alone = alone(&config.state_dir).await?;
+    let recorded = config.metrics_addr.and_then(|_| metrics::record());
     let daemon = Arc::new(member::Daemon::open(&config).await?);
+    let told = match config.metrics_addr.zip(recorded) {
+        Some((addr, recorded)) => Some(tokio::spawn(http::serve(addr, daemon.clone(), recorded).await?)),
+        None => None,
+    };
     let dir = config.socket.parent().context("the socket's path has no directory")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
@@ -87,10 +101,12 @@ pub async fn run(config: Config) -> Result<()> {
     let _ = fs::remove_file(&config.socket);
     let listener =
         UnixListener::bind(&config.socket).with_context(|| format!("cannot listen at {}", config.socket.display()))?;
-    let server = Server::builder()
+    let server = access::server(Arc::new(|_, _| Ok(())))
         .add_service(LocalServer::new(LocalService { daemon: daemon.clone() }))
         .add_service(HostServer::new(daemon.agent.host.clone()))
-        .add_service(control::Dynamic { daemon: daemon.clone() })
+        .add_service(Dynamic::<ControlServer<_>>::new(daemon.clone()))
+        .add_service(Dynamic::<ObserveServer<_>>::new(daemon.clone()))
+        .add_service(Dynamic::<UsersServer<_>>::new(daemon.clone()))
         .serve_with_incoming(tls::incoming_unix(listener));
     let follow = tokio::spawn(daemon.clone().follow_roles());
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -103,6 +119,7 @@ pub async fn run(config: Config) -> Result<()> {
         _ = tokio::signal::ctrl_c() => tracing::info!("daemon stops; tasks go on"),
     }
     follow.abort();
+    told.iter().for_each(|t| t.abort());
     let _ = fs::remove_file(&config.socket);
     daemon.stop().await;
     Ok(())

@@ -1,6 +1,6 @@
 //! Many targets asked at once, each once, to learn which of them answer.
 
-use super::{ask_tcp, ask_udp};
+use super::ask::{ask_tcp, ask_udp};
 use serde::Serialize;
 use std::{io, net::SocketAddr, str::FromStr, time::Duration};
 use tokio::{net::lookup_host, task::JoinSet, time::timeout};

@@ -89,10 +89,14 @@ fn nodes(state: &Snapshot, plan: &mut Plan) {
 
 /// The published ports of all services, each with the service's name.
 pub fn published(state: &Snapshot) -> impl Iterator<Item = (Protocol, Port, &str)> {
-    state.services.values().flat_map(|s| {
-        let ports = s.endpoint.as_ref().map_or(&s.spec.endpoint.ports, |e| &e.ports);
-        ports.iter().filter_map(|p| Some((p.protocol, p.published?, s.spec.annotations.name.as_str())))
-    })
+    let of = |s| published_by(s).map(move |(protocol, port)| (protocol, port, s.spec.annotations.name.as_str()));
+    state.services.values().flat_map(move |s| of(s))
+}
+
+/// Those that a service has, or is to have.
+pub fn published_by(service: &Service) -> impl Iterator<Item = (Protocol, Port)> + '_ {
+    let ports = service.endpoint.as_ref().map_or(&service.spec.endpoint.ports, |e| &e.ports);
+    ports.iter().filter_map(|p| Some((p.protocol, p.published?)))
 }
 
 /// The ids of a spec's networks; a target that is no id of a network is left out.
@@ -101,7 +105,8 @@ pub fn targets<'a>(state: &'a Snapshot, spec: &'a TaskSpec) -> impl Iterator<Ite
 }
 
 fn services(state: &Snapshot, plan: &mut Plan) {
-    if state.services.values().all(|s| s.endpoint.is_some()) {
+    let waiting: Vec<_> = state.services.values().filter(|s| !fits(state, s)).collect();
+    if waiting.is_empty() {
         return;
     }
     let mut used = Used::default();
@@ -110,25 +115,43 @@ fn services(state: &Snapshot, plan: &mut Plan) {
     }
     let listening = state.nodes.values().flat_map(|n| &n.description.listening).copied();
     let mut ports: BTreeSet<(Protocol, Port)> = published(state).map(|(p, n, _)| (p, n)).chain(listening).collect();
-    for service in state.services.values().filter(|s| s.endpoint.is_none()) {
+    for service in waiting {
         if let Some(endpoint) = endpoint(state, service, &mut used, &mut ports) {
             plan.push(Mutation::Update(Service { endpoint: Some(endpoint), ..Service::clone(service) }.into()));
         }
     }
 }
 
+/// Whether the service has what its spec asks for, and nothing else.
+fn fits(state: &Snapshot, service: &Service) -> bool {
+    let Some(given) = &service.endpoint else { return false };
+    let wanted = &service.spec.endpoint;
+    let chosen = |w: &PortConfig, g: &PortConfig| match (w.published, w.mode) {
+        (None, PublishMode::Ingress) => g.published.is_some() && PortConfig { published: None, ..g.clone() } == *w,
+        _ => g == w,
+    };
+    let ports = wanted.ports.len() == given.ports.len();
+    let ports = ports && wanted.ports.iter().zip(&given.ports).all(|(w, g)| chosen(w, g));
+    let networks = targets(state, &service.spec.task).filter(|_| wanted.mode == EndpointMode::Vip);
+    ports && networks.map(|(_, n)| &n.id).eq(given.virtual_ips.iter().map(|v| &v.network))
+}
+
+/// What the service has and still wants stays as it is.
 fn endpoint(
     state: &Snapshot,
     service: &Service,
     used: &mut Used,
     taken: &mut BTreeSet<(Protocol, Port)>,
 ) -> Option<Endpoint> {
+    let old = service.endpoint.clone().unwrap_or_default();
     let mut ports = Vec::new();
     for port in &service.spec.endpoint.ports {
+        let same = |p: &&PortConfig| PortConfig { published: None, ..(*p).clone() } == *port;
+        let before = old.ports.iter().find(same).and_then(|p| p.published).filter(|n| !holds(&ports, port, *n));
         let dynamic =
             || Port::DYNAMIC.filter_map(|n| Port::try_from(n).ok()).find(|n| !taken.contains(&(port.protocol, *n)));
         let published = match (port.published, port.mode) {
-            (None, PublishMode::Ingress) => Some(dynamic()?),
+            (None, PublishMode::Ingress) => Some(before.or_else(dynamic)?),
             (given, _) => given,
         };
         taken.extend(published.map(|n| (port.protocol, n)));
@@ -138,11 +161,17 @@ fn endpoint(
     if service.spec.endpoint.mode == EndpointMode::Vip {
         for (_, network) in targets(state, &service.spec.task) {
             let pools = subnets::service_pools(network.allocation.as_ref()?);
-            let addr = used.give_from(&network.id, &pools, spread(service.id.as_str()))?;
+            let before = old.virtual_ips.iter().find(|v| v.network == network.id).map(|v| v.addr);
+            let give = || used.give_from(&network.id, &pools, spread(service.id.as_str()));
+            let addr = before.or_else(give)?;
             virtual_ips.push(VirtualIp { network: network.id.clone(), addr });
         }
     }
     Some(Endpoint { ports, virtual_ips })
+}
+
+fn holds(ports: &[PortConfig], like: &PortConfig, published: Port) -> bool {
+    ports.iter().any(|p| p.protocol == like.protocol && p.published == Some(published))
 }
 
 /// The networks that a service's tasks join, ingress first.

@@ -4,6 +4,7 @@ use super::forward::Forward;
 use crate::{
     ambient,
     ca::{self, CaError},
+    control::forward::removed,
     dispatcher,
     raft::raft_id,
     store::{Mutation, Snapshot, WriteError, now},
@@ -13,7 +14,7 @@ use heddle_model::{
     cluster::Role,
     node::{Availability, ManagerStatus, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
 };
-use heddle_plumbing::caller::{Access, Caller, require};
+use heddle_plumbing::caller::{Caller, caller};
 use heddle_proto::v1::{self, node_ca_client::NodeCaClient, node_ca_server};
 use std::net::{IpAddr, SocketAddr};
 use tonic::{Request, Response, Status};
@@ -39,9 +40,9 @@ impl CaService {
     /// The node that a certificate is renewed for.
     fn renewing(&self, request: &Request<v1::RenewRequest>) -> Result<NodeId, Status> {
         let wish = request.get_ref();
-        match require(request, Access::Anyone)? {
-            Caller::Node(_) if !wish.node.is_empty() => {
-                self.forward.admit(request, Access::Manager)?;
+        match caller(request) {
+            Caller::Node(identity) if !wish.node.is_empty() => {
+                self.forward.speaks_for_others(&identity)?;
                 wish.node.parse().map_err(|e| Status::invalid_argument(format!("field node: {e}")))
             }
             Caller::Node(identity) => Ok(identity.node),
@@ -51,7 +52,9 @@ impl CaService {
                 let former = ca::former(&cluster.root_ca, &wish.expired_pem, &wish.csr_pem, now()).map_err(refused)?;
                 Ok(former.node)
             }
-            Caller::Anonymous | Caller::Local => Err(Status::permission_denied("a node's certificate is needed")),
+            Caller::Anonymous | Caller::Local | Caller::User(_) => {
+                Err(Status::permission_denied("a node's certificate is needed"))
+            }
         }
     }
 }
@@ -94,7 +97,7 @@ impl RenewError {
 
 /// Makes a manager of a node that is to be one, now that it asks for the certificate.
 fn raise(state: &Snapshot, id: &NodeId, control_addr: &str) -> Result<Vec<Mutation>, RenewError> {
-    let node = state.nodes.get(id).ok_or_else(|| RenewError::Refused(dispatcher::removed()))?;
+    let node = state.nodes.get(id).ok_or_else(|| RenewError::Refused(removed()))?;
     if node.next_role() == node.role {
         return Ok(Vec::new());
     }
@@ -109,15 +112,13 @@ fn starting() -> Status {
 
 #[tonic::async_trait]
 impl node_ca_server::NodeCa for CaService {
-    async fn get_root(&self, request: Request<v1::GetRootRequest>) -> Result<Response<v1::GetRootResponse>, Status> {
-        require(&request, Access::Anyone)?;
+    async fn get_root(&self, _: Request<v1::GetRootRequest>) -> Result<Response<v1::GetRootResponse>, Status> {
         let state = self.forward.store.snapshot();
         let cluster = state.cluster.as_ref().ok_or_else(starting)?;
         Ok(Response::new(v1::GetRootResponse { cert_pem: cluster.root_ca.cert_pem.clone() }))
     }
 
     async fn issue(&self, request: Request<v1::IssueRequest>) -> Result<Response<v1::IssueResponse>, Status> {
-        require(&request, Access::Anyone)?;
         if let Some(channel) = self.forward.leader().await? {
             return NodeCaClient::new(channel).issue(request.into_inner()).await;
         }
@@ -175,7 +176,7 @@ impl node_ca_server::NodeCa for CaService {
         let raised = self.forward.store.update(|state| raise(state, &id, &wish.control_addr));
         let state = raised.await.map_err(RenewError::status)?;
         let cluster = state.cluster.as_ref().ok_or_else(starting)?;
-        let role = state.nodes.get(&id).ok_or_else(dispatcher::removed)?.role;
+        let role = state.nodes.get(&id).ok_or_else(removed)?.role;
         let life = cluster.spec.node_cert_life;
         let cert_pem = ca::issue(&cluster.root_ca, &cluster.id, &id, role, &wish.csr_pem, life).map_err(refused)?;
         tracing::info!(node = %id, %role, "certificate renewed");

@@ -15,6 +15,7 @@ use heddle_model::{
     net::{Mtu, Pool, PoolError, Port, Protocol},
     network::{self, Driver, ENCRYPTED, Network, NetworkSpec},
     service::{Mode, Runtime, Service, ServiceSpec},
+    update::{FailureAction, Order},
 };
 use ipnet::IpNet;
 use std::{collections::BTreeSet, sync::Arc};
@@ -103,6 +104,17 @@ pub enum SpecError {
     PortTwice { port: Port, protocol: Protocol },
     #[error("port {port}/{protocol} is in use by a process of host {host}: stop it or publish another port")]
     PortInUse { port: Port, protocol: Protocol, host: String },
+    #[error("a service keeps its name: it is {old:?} and cannot become {new:?}, make another one instead")]
+    Renamed { old: String, new: String },
+    #[error("a rollback that fails cannot be rolled back: use pause or continue")]
+    RollbackOfRollback,
+    #[error(
+        "order start-first cannot be used with port {port} in host mode: two tasks cannot have it on one host, use \
+         stop-first"
+    )]
+    StartFirst { port: Port },
+    #[error("service {0:?} has no spec before the one it has: it was never updated")]
+    NoPrevious(String),
     #[error("no command: give the program to run after `--`")]
     NoCommand,
     #[error("network {name} is used by service {by}: remove the service first")]
@@ -228,6 +240,21 @@ pub fn service(state: &Snapshot, mut spec: ServiceSpec) -> Result<ServiceSpec, S
     if state.service_named(&spec.annotations.name).is_some() {
         return Err(SpecError::Exists { kind: "service", name: spec.annotations.name });
     }
+    possible(state, None, &mut spec)?;
+    Ok(spec)
+}
+
+/// The same for a service that there is.
+pub fn change(state: &Snapshot, service: &Service, mut spec: ServiceSpec) -> Result<ServiceSpec, SpecError> {
+    let (old, new) = (&service.spec.annotations.name, &spec.annotations.name);
+    if old != new {
+        return Err(SpecError::Renamed { old: old.clone(), new: new.clone() });
+    }
+    possible(state, Some(service), &mut spec)?;
+    Ok(spec)
+}
+
+fn possible(state: &Snapshot, old: Option<&Service>, spec: &mut ServiceSpec) -> Result<(), SpecError> {
     let Runtime::Process(process) = &spec.task.runtime;
     if process.command.first().is_none_or(String::is_empty) {
         return Err(SpecError::NoCommand);
@@ -235,11 +262,23 @@ pub fn service(state: &Snapshot, mut spec: ServiceSpec) -> Result<ServiceSpec, S
     for constraint in &spec.task.placement.constraints {
         constraint.parse::<Constraint>()?;
     }
-    networks(state, &mut spec)?;
-    ports(state, &spec)?;
+    networks(state, spec)?;
+    ports(state, old, spec)?;
+    updates(spec)?;
     let Mode::Replicated { replicas } = spec.mode;
-    room(state, None, &spec, replicas)?;
-    Ok(spec)
+    room(state, old.map(|s| &s.id), spec, replicas)
+}
+
+/// Whether the rules of updates and rollbacks can be followed.
+fn updates(spec: &ServiceSpec) -> Result<(), SpecError> {
+    if spec.rollback.failure_action == FailureAction::Rollback {
+        return Err(SpecError::RollbackOfRollback);
+    }
+    let of_host = spec.endpoint.ports.iter().find(|p| p.mode == PublishMode::Host);
+    match of_host.filter(|_| [&spec.update, &spec.rollback].iter().any(|c| c.order == Order::StartFirst)) {
+        Some(port) => Err(SpecError::StartFirst { port: port.published.unwrap_or(port.target) }),
+        None => Ok(()),
+    }
 }
 
 /// Names the networks by id. On the hosts' own network there is nothing to publish: every port is a port of the host.
@@ -277,7 +316,8 @@ fn networks(state: &Snapshot, spec: &mut ServiceSpec) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn ports(state: &Snapshot, spec: &ServiceSpec) -> Result<(), SpecError> {
+fn ports(state: &Snapshot, old: Option<&Service>, spec: &ServiceSpec) -> Result<(), SpecError> {
+    let own: Vec<_> = old.iter().flat_map(|s| allocator::published_by(s)).collect();
     let mut seen = BTreeSet::new();
     if state.ingress_network().is_none()
         && let Some(config) = spec.endpoint.ports.iter().find(|p| p.mode == PublishMode::Ingress)
@@ -291,6 +331,9 @@ fn ports(state: &Snapshot, spec: &ServiceSpec) -> Result<(), SpecError> {
         let (protocol, Some(port)) = (config.protocol, config.published) else { continue };
         if !seen.insert((protocol, port)) {
             return Err(SpecError::PortTwice { port, protocol });
+        }
+        if own.contains(&(protocol, port)) {
+            continue;
         }
         let taken = allocator::published(state).find(|(p, n, _)| (*p, *n) == (protocol, port));
         if let Some((_, _, by)) = taken {

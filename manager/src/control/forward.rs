@@ -2,17 +2,20 @@
 
 use crate::{
     quorum,
-    raft::MAX_MESSAGE,
+    raft::{MAX_MESSAGE, contact::LOST},
     store::{Snapshot, Store},
 };
 use heddle_model::cluster::Role;
 use heddle_plumbing::{
-    caller::{Access, Caller, require},
+    access::{Access, Standing},
+    caller::{Caller, NodeIdentity, UserIdentity},
     tls::{self, Credentials},
 };
-use std::{net::SocketAddr, time::Duration};
+use heddle_proto::v1::{self, control_client::ControlClient};
+use openraft::async_runtime::WatchReceiver;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Status, transport::Channel};
 
 /// After the leader was last heard of, the next one is elected within this time, if there is a quorum.
 const ELECTION_LIMIT: Duration = Duration::from_millis(2500);
@@ -25,25 +28,66 @@ pub struct Forward {
     pub credentials: Credentials,
 }
 
-/// Whether this state says that the caller's certificate counts no more: the node is a manager no longer, or is gone.
-/// `newest`: the state lacks nobody.
-fn outlived(state: &Snapshot, caller: &Caller, newest: bool) -> bool {
-    let Caller::Node(identity) = caller else { return false };
-    match state.nodes.get(&identity.node) {
-        Some(node) => identity.role == Role::Manager && node.role == Role::Worker,
-        None => newest && state.cluster.is_some(),
+/// What a node hears that the cluster does not know.
+pub fn removed() -> Status {
+    Status::not_found("this node is not in the cluster any more: run `heddle leave`, then join again")
+}
+
+/// Whether this state stands by the caller's certificate, for an RPC of this access. `newest`: the state lacks nobody.
+fn admits(state: &Snapshot, access: Access, caller: &Caller, newest: bool) -> Result<(), Status> {
+    match caller {
+        Caller::Node(identity) => stands(state, access, identity, newest),
+        Caller::User(identity) => user_stands(state, identity),
+        Caller::Local | Caller::Anonymous => Ok(()),
     }
 }
 
-impl Forward {
-    /// The caller, if this access admits it and its certificate still counts.
-    pub fn admit<T>(&self, request: &Request<T>, access: Access) -> Result<Caller, Status> {
-        let caller = require(request, access)?;
-        // A follower may not have heard yet of a manager that came a moment ago.
-        if access != Access::Anyone && outlived(&self.store.snapshot(), &caller, self.store.is_leader()) {
-            return Err(Status::permission_denied("this certificate counts no more: the node was demoted or removed"));
+/// One that came a moment ago is refused by a follower until it hears of it.
+fn user_stands(state: &Snapshot, identity: &UserIdentity) -> Result<(), Status> {
+    let cluster = state.cluster.as_ref().filter(|c| c.id == identity.cluster);
+    match cluster.and_then(|c| c.users.get(&identity.name)) {
+        Some(user) if user.id == identity.id => Ok(()),
+        _ => Err(Status::permission_denied(format!("user {} was removed from the cluster", identity.name))),
+    }
+}
+
+/// Whether this state stands by a node's certificate, for an RPC of this access. `newest`: the state lacks nobody.
+fn stands(state: &Snapshot, access: Access, identity: &NodeIdentity, newest: bool) -> Result<(), Status> {
+    let Some(cluster) = &state.cluster else { return Ok(()) };
+    if cluster.id != identity.cluster {
+        return Err(Status::permission_denied("the certificate is of another cluster"));
+    }
+    match state.nodes.get(&identity.node) {
+        // As a node it goes on until it has the certificate of its new role.
+        Some(node) if access != Access::Member && identity.role == Role::Manager && node.role == Role::Worker => {
+            Err(Status::permission_denied("this certificate counts no more: the node was demoted"))
         }
-        Ok(caller)
+        // A follower may not have heard yet of a node that came a moment ago.
+        None if newest || cluster.removed.contains_key(&identity.node) => Err(removed()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether this manager leads and has applied what its predecessors committed.
+fn is_newest(store: &Store) -> bool {
+    let metrics = store.raft().metrics().borrow_watched().clone();
+    let applied = metrics.last_applied.map(|id| id.committed_leader_id().term);
+    store.is_leader() && applied == Some(metrics.current_term)
+}
+
+impl Forward {
+    /// What this manager knows of certificates that count no more.
+    pub fn standing(&self) -> Standing {
+        let store = self.store.clone();
+        Arc::new(move |access, caller| admits(&store.snapshot(), access, caller, is_newest(&store)))
+    }
+
+    /// Whether it is a manager whose certificate counts, which may ask for other nodes.
+    pub fn speaks_for_others(&self, identity: &NodeIdentity) -> Result<(), Status> {
+        if identity.role != Role::Manager {
+            return Err(Status::permission_denied("a worker may not do this: a manager's certificate is needed"));
+        }
+        stands(&self.store.snapshot(), Access::Manager, identity, is_newest(&self.store))
     }
 
     /// A channel to the leader; None if this manager leads. Waits for an election that is under way.
@@ -51,6 +95,27 @@ impl Forward {
         let addr = self.leader_addr().await?;
         let dial = |addr| tls::dial(addr, &self.credentials).map_err(|e| Status::internal(e.to_string()));
         addr.map(dial).transpose()
+    }
+
+    /// Asks the leader whether it still leads.
+    pub async fn confirm(&self) -> Result<(), Status> {
+        match self.leader().await? {
+            Some(leader) => ControlClient::new(leader).get_cluster(v1::GetClusterRequest {}).await.map(drop),
+            None => self.newest().await.map(drop),
+        }
+    }
+
+    /// The newest state: this manager still leads, and has applied all that was committed before the call.
+    pub async fn newest(&self) -> Result<Arc<Snapshot>, Status> {
+        let raft = self.store.raft();
+        let none = || Status::unavailable(self.store.no_quorum().to_string());
+        if self.store.contact().ago(raft) > LOST {
+            return Err(none());
+        }
+        match tokio::time::timeout(LOST, raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex)).await {
+            Ok(Ok(_)) => Ok(self.store.snapshot()),
+            _ => Err(none()),
+        }
     }
 
     async fn leader_addr(&self) -> Result<Option<SocketAddr>, Status> {
@@ -84,8 +149,7 @@ pub const LARGEST: usize = MAX_MESSAGE;
 mod tests {
     use super::*;
     use crate::world::World;
-    use heddle_model::ClusterId;
-    use heddle_plumbing::caller::NodeIdentity;
+    use heddle_model::{ClusterId, Timestamp};
 
     #[test]
     fn a_certificate_outlives_neither_the_node_nor_its_role() {
@@ -93,16 +157,30 @@ mod tests {
         let mut nodes = [world.node(1), world.node(2), world.node(3)];
         nodes[0].role = Role::Manager;
         world.write(nodes[..2].iter().cloned().map(|n| crate::store::Mutation::Create(n.into())).collect());
-        let holds = |n: usize, role| {
-            Caller::Node(NodeIdentity { node: nodes[n].id.clone(), role, cluster: ClusterId::from_random([2; 16]) })
-        };
-        let said = |caller: &Caller| [false, true].map(|newest| outlived(&world.state, caller, newest));
-        assert_eq!(said(&holds(0, Role::Manager)), [false, false]);
-        assert_eq!(said(&holds(1, Role::Worker)), [false, false]);
-        // Promoted, and still with the certificate that it asks for the new one by.
-        assert_eq!(said(&holds(0, Role::Worker)), [false, false]);
-        assert_eq!(said(&holds(1, Role::Manager)), [true, true], "demoted");
-        assert_eq!(said(&holds(2, Role::Manager)), [false, true], "removed, or not heard of yet");
-        assert_eq!(said(&Caller::Local), [false, false]);
+        let cluster = world.state.cluster.as_ref().unwrap().id.clone();
+        let holds = |n: usize, role| NodeIdentity { node: nodes[n].id.clone(), role, cluster: cluster.clone() };
+        let refused =
+            |access, who: &NodeIdentity| [false, true].map(|newest| stands(&world.state, access, who, newest).is_err());
+        for access in [Access::Member, Access::Manager, Access::Operator] {
+            let demoted = access != Access::Member;
+            assert_eq!(refused(access, &holds(0, Role::Manager)), [false, false]);
+            assert_eq!(refused(access, &holds(1, Role::Worker)), [false, false]);
+            // Promoted, and still with the certificate that it asks for the new one by.
+            assert_eq!(refused(access, &holds(0, Role::Worker)), [false, false]);
+            assert_eq!(refused(access, &holds(1, Role::Manager)), [demoted, demoted], "demoted");
+            assert_eq!(refused(access, &holds(2, Role::Manager)), [false, true], "removed, or not heard of yet");
+        }
+        let mut changed = (**world.state.cluster.as_ref().unwrap()).clone();
+        changed.remove(nodes[2].id.clone(), Timestamp(0));
+        let mut told = world.state.clone();
+        told.cluster = Some(changed.into());
+        for access in [Access::Member, Access::Manager, Access::Operator] {
+            assert!(
+                stands(&told, access, &holds(2, Role::Manager), false).is_err(),
+                "removed, and this follower knows"
+            );
+        }
+        let stranger = NodeIdentity { cluster: ClusterId::from_random([2; 16]), ..holds(0, Role::Manager) };
+        assert_eq!(refused(Access::Member, &stranger), [true, true]);
     }
 }

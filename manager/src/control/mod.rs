@@ -6,9 +6,11 @@
 //! ca        certificates for joiners                                inspect   a network with all that is on it
 //! removal   what goes when something is removed                     nodes     what may be changed of nodes
 //! stale     reads that this manager answers by itself
+//! users     people with certificates                               changes   what may be changed of services
 //! ```
 
 mod ca;
+mod changes;
 pub(crate) mod check;
 pub(crate) mod find;
 mod forward;
@@ -17,17 +19,21 @@ mod nodes;
 mod progress;
 pub(crate) mod removal;
 mod service;
-mod stale;
+pub(crate) mod stale;
 #[cfg(test)]
 mod tests;
+mod users;
 
 pub use ca::CaService;
+#[cfg(test)]
+pub(crate) use changes::scale;
 pub use check::SpecError;
 pub use find::FindError;
 pub use forward::Forward;
 pub use nodes::NodeError;
 pub use service::ControlService;
 pub use stale::HEADER as STALE_HEADER;
+pub use users::UsersService;
 
 use crate::store::WriteError;
 use tonic::Status;
@@ -54,6 +60,7 @@ impl From<ControlError> for Status {
                 Status::not_found(text)
             }
             ControlError::Node(NodeError::Find(FindError::None { .. })) => Status::not_found(text),
+            ControlError::Spec(SpecError::NoPrevious(_)) => Status::failed_precondition(text),
             ControlError::Spec(_) | ControlError::Find(_) => Status::invalid_argument(text),
             ControlError::Node(_) => Status::failed_precondition(text),
             ControlError::Write(WriteError::Conflict(_)) => Status::aborted(text),

@@ -170,14 +170,17 @@ mod tests {
 
     #[test]
     fn who_is_there_or_a_manager_is_not_removed() {
-        let world = world(&[3]);
+        let mut world = world(&[3]);
         let said = |name: &str, force| remove(&world.state, name, force).unwrap_err().to_string();
         assert_eq!(said("h2", true), "node h2 is a manager: demote it first");
         assert_eq!(said("h3", false), "node h3 is a manager: demote it first");
         assert_eq!(remove(&world.state, "h3", true).unwrap().1.len(), 1, "it will not be back");
         assert_eq!(said("h4", false), "node h4 is not down: run `heddle leave` there, or use --force to cast it out");
         assert!(said("h9", true).contains("h9"));
-        assert_eq!(remove(&world.state, "h4", true).unwrap().1.len(), 1);
+        let (id, mutations) = remove(&world.state, "h4", true).unwrap();
+        world.write(mutations);
+        assert!(!world.state.nodes.contains_key(&id));
+        assert!(world.state.cluster.as_ref().unwrap().removed.contains_key(&id), "its certificate counts no more");
     }
 
     #[test]

@@ -18,10 +18,11 @@ pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceP
             let Mode::Replicated { replicas } = s.spec.mode;
             replicas
         }),
+        update: service.and_then(|s| s.update.clone()).map(Into::into),
         ..v1::ServiceProgress::default()
     };
     let mut newest = Version(0);
-    let mut reasons = BTreeSet::new();
+    let (mut reasons, mut failures) = (BTreeSet::new(), Vec::new());
     let reachable = |t: &Task| {
         let node = t.node.as_ref().and_then(|n| state.nodes.get(n));
         node.is_some_and(|n| n.status.state == NodeState::Ready)
@@ -30,14 +31,17 @@ pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceP
         newest = newest.max(task.meta.version);
         if task.in_service() {
             out.running += 1;
-            out.in_rotation += u64::from(acked >= task.meta.version);
+            let in_rotation = u64::from(acked >= task.meta.version);
+            out.in_rotation += in_rotation;
+            let current = service.is_some_and(|s| s.spec_version == task.spec_version);
+            out.current += if current { in_rotation } else { 0 };
         } else if task.desired == TaskState::Running {
             reasons.extend(reason(task));
         } else if task.on_node() && reachable(task) {
             out.stopping += 1;
         }
         if task.desired != TaskState::Running && !task.status.error.is_empty() && service.is_some() {
-            reasons.insert(format!("{}: {}", task.name(), task.status.error));
+            failures.push(format!("{}: {}", task.name(), task.status.error));
         }
     }
     newest = newest.max(service.map_or(Version(0), |s| s.meta.version));
@@ -45,6 +49,9 @@ pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceP
         state.nodes.values().filter(|n| n.status.state == NodeState::Ready && sessions.acked_by(&n.id) < newest);
     out.waiting_for = behind.map(|n| n.description.hostname.clone()).collect();
     if out.running < out.desired {
+        reasons.extend(failures);
+    }
+    if out.running < out.desired || service.is_some_and(|s| s.is_updating()) {
         out.reasons = reasons.into_iter().collect();
     }
     out.gone = service.is_none() && out.stopping == 0 && out.waiting_for.is_empty();

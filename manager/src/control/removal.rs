@@ -6,12 +6,14 @@ use crate::{
 };
 use heddle_model::{
     Kind, Timestamp,
+    cluster::Cluster,
     network::Network,
     node::Node,
     task::{Task, TaskState},
 };
 
-/// A node goes with its places on overlays; its tasks count as ended, whatever they still do.
+/// A node goes with its places on overlays, and its certificate counts no more; its tasks count as ended, whatever they
+/// still do.
 pub fn node(state: &Snapshot, node: &Node, why: &str, now: Timestamp) -> Vec<Mutation> {
     let mut mutations =
         vec![Mutation::Remove { kind: Kind::Node, id: node.id.to_string(), version: Some(node.meta.version) }];
@@ -21,6 +23,11 @@ pub fn node(state: &Snapshot, node: &Node, why: &str, now: Timestamp) -> Vec<Mut
         task.status.since = now;
         task.status.message = why.to_owned();
         mutations.push(Mutation::Update(task.into()));
+    }
+    if let Some(cluster) = &state.cluster {
+        let mut cluster = Cluster::clone(cluster);
+        cluster.remove(node.id.clone(), now);
+        mutations.push(Mutation::Update(cluster.into()));
     }
     mutations.extend(state.connections_on_node(&node.id).filter_map(|c| connection::release(c)));
     mutations

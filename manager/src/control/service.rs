@@ -1,15 +1,14 @@
 //! The gRPC service behind the CLI.
 
 use super::{
-    ControlError, check, find,
+    ControlError, changes, check, find,
     forward::{Forward, LARGEST},
     inspect, nodes, progress, removal, stale,
 };
 use crate::{
     ambient, backup, ca,
-    dispatcher::{Logs, Sessions},
+    dispatcher::{Logs, Sessions, Share},
     membership,
-    raft::contact::LOST,
     store::{Mutation, Snapshot, Store, now},
     tunnel,
 };
@@ -22,7 +21,7 @@ use heddle_model::{
     service::{Mode, Service, ServiceSpec},
     task::Task,
 };
-use heddle_plumbing::{caller::Access, tls::root_digest};
+use heddle_plumbing::{access::on_behalf, tls::root_digest};
 use heddle_proto::v1::{self, control_client::ControlClient, control_server, manager_message::Message as ToAgent};
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 use tokio_stream::wrappers::ReceiverStream;
@@ -47,21 +46,19 @@ pub struct ControlService {
 type Answer<T> = Result<Response<T>, Status>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Checks the caller; on a follower, answers with what the leader says.
+/// On a follower, answers with what the leader says.
 macro_rules! admit {
     ($self:ident, $request:ident, $method:ident) => {{
-        $self.forward.admit(&$request, Access::LocalOrManager)?;
         stale::refuse(&$request)?;
         if let Some(mut leader) = $self.leader().await? {
-            return leader.$method($request.into_inner()).await;
+            return leader.$method(on_behalf($request)).await;
         }
         $request.into_inner()
     }};
     ($self:ident, $request:ident, stream $method:ident) => {{
-        $self.forward.admit(&$request, Access::LocalOrManager)?;
         stale::refuse(&$request)?;
         if let Some(mut leader) = $self.leader().await? {
-            let stream = leader.$method($request.into_inner()).await?.into_inner();
+            let stream = leader.$method(on_behalf($request)).await?.into_inner();
             return Ok(Response::new(Box::pin(stream)));
         }
         $request.into_inner()
@@ -71,7 +68,6 @@ macro_rules! admit {
 /// The same for what only looks: the request, and the state that answers it, which is the newest unless that is not asked for.
 macro_rules! look {
     ($self:ident, $request:ident, $method:ident) => {{
-        $self.forward.admit(&$request, Access::LocalOrManager)?;
         match stale::asked(&$request) {
             true => ($request.into_inner(), $self.store().snapshot()),
             false => {
@@ -100,17 +96,8 @@ impl ControlService {
         Ok(channel.map(|c| ControlClient::new(c).max_decoding_message_size(LARGEST)))
     }
 
-    /// The newest state: this manager still leads, and has applied all that was committed before the call.
     async fn state(&self) -> Result<Arc<Snapshot>, Status> {
-        let raft = self.store().raft();
-        let none = || Status::unavailable(self.store().no_quorum().to_string());
-        if self.store().contact().ago(raft) > LOST {
-            return Err(none());
-        }
-        match tokio::time::timeout(LOST, raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex)).await {
-            Ok(Ok(_)) => Ok(self.store().snapshot()),
-            _ => Err(none()),
-        }
+        self.forward.newest().await
     }
 
     async fn cluster(&self) -> Result<Arc<Cluster>, Status> {
@@ -120,6 +107,24 @@ impl ControlService {
     fn with_report(&self, node: Arc<Node>) -> v1::Node {
         let report = self.sessions.report_of(&node.id);
         v1::Node { report: Some(report.into()), ..Arc::unwrap_or_clone(node).into() }
+    }
+
+    /// Writes a service's change, and answers with the service.
+    async fn changed(
+        &self,
+        mut change: impl FnMut(&Snapshot) -> Result<changes::Changed, ControlError>,
+    ) -> Answer<v1::Service> {
+        let mut id = None;
+        let state = self
+            .write(|state| {
+                let changed = change(state)?;
+                id = Some(changed.id);
+                Ok(changed.mutations)
+            })
+            .await?;
+        let service = id.and_then(|id| state.services.get(&id).cloned());
+        let service = service.ok_or_else(|| Status::not_found("the service was removed meanwhile"))?;
+        Ok(Response::new(Arc::unwrap_or_clone(service).into()))
     }
 
     async fn write(
@@ -227,8 +232,15 @@ impl control_server::Control for ControlService {
         let state = self
             .write(|state| {
                 let spec = check::service(state, spec.clone())?;
-                let service =
-                    Service { id: id.clone(), meta: Meta::default(), spec, spec_version: Version(0), endpoint: None };
+                let service = Service {
+                    id: id.clone(),
+                    meta: Meta::default(),
+                    spec,
+                    spec_version: Version(0),
+                    endpoint: None,
+                    update: None,
+                    previous: None,
+                };
                 Ok(vec![Mutation::Create(service.into())])
             })
             .await?;
@@ -254,24 +266,7 @@ impl control_server::Control for ControlService {
 
     async fn scale_service(&self, request: Request<v1::ScaleServiceRequest>) -> Answer<v1::Service> {
         let request = admit!(self, request, scale_service);
-        let mut id = None;
-        let state = self
-            .write(|state| {
-                let service = find::service(state, &request.r#ref)?;
-                id = Some(service.id.clone());
-                check::room(state, Some(&service.id), &service.spec, request.replicas)?;
-                let mut service = Arc::unwrap_or_clone(service);
-                let mode = Mode::Replicated { replicas: request.replicas };
-                if service.spec.mode == mode {
-                    return Ok(Vec::new());
-                }
-                service.spec.mode = mode;
-                Ok(vec![Mutation::Update(service.into())])
-            })
-            .await?;
-        let service = id.and_then(|id| state.services.get(&id).cloned());
-        let service = service.ok_or_else(|| Status::not_found("the service was removed meanwhile"))?;
-        Ok(Response::new(Arc::unwrap_or_clone(service).into()))
+        self.changed(|state| changes::scale(state, &request.r#ref, request.replicas)).await
     }
 
     async fn remove_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveResponse> {
@@ -318,10 +313,11 @@ impl control_server::Control for ControlService {
         };
         let (send, receive) = tokio::sync::mpsc::channel(16);
         let (mut states, mut acks) = (self.store().watch(), self.sessions.watch());
-        let sessions = self.sessions.clone();
+        let (sessions, store) = (self.sessions.clone(), self.store().clone());
         tokio::spawn(async move {
             let mut last = None;
-            loop {
+            // Who leads no more hears no acknowledgements: the caller asks again.
+            while store.is_leader() {
                 let snapshot = states.borrow_and_update().clone();
                 acks.mark_unchanged();
                 let next = progress::of(&snapshot, &id, &sessions);
@@ -353,14 +349,16 @@ impl control_server::Control for ControlService {
                 state.tasks_of_service(&service.id).cloned().collect()
             }
         };
-        let mut on_node: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
+        let mut shares: BTreeMap<NodeId, Share> = BTreeMap::new();
         for (node, task) in tasks.iter().filter_map(|t| Some((t.node.clone()?, t))) {
-            on_node.entry(node).or_default().push(task.id.to_string());
+            shares.entry(node).or_default().insert(task.id.to_string(), task.name());
         }
-        let senders: Vec<_> =
-            on_node.into_iter().filter_map(|(n, tasks)| Some((self.sessions.sender(&n)?, tasks))).collect();
+        shares.retain(|node, _| self.sessions.sender(node).is_some());
+        let sender =
+            |(node, share): (&NodeId, &Share)| Some((self.sessions.sender(node)?, share.keys().cloned().collect()));
+        let senders: Vec<(_, Vec<String>)> = shares.iter().filter_map(sender).collect();
         let id = TaskId::from_random(ambient::random()).to_string();
-        let lines = self.logs.open(id.clone(), senders.len());
+        let lines = self.logs.open(id.clone(), shares);
         for (sender, tasks) in &senders {
             let wish = v1::LogRequest {
                 id: id.clone(),
@@ -453,13 +451,11 @@ impl control_server::Control for ControlService {
         Ok(Response::new(epochs.into()))
     }
 
-    async fn get_replica(&self, request: Request<v1::GetReplicaRequest>) -> Answer<v1::Replica> {
-        self.forward.admit(&request, Access::LocalOrManager)?;
+    async fn get_replica(&self, _: Request<v1::GetReplicaRequest>) -> Answer<v1::Replica> {
         Ok(Response::new(stale::replica(self.store())))
     }
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
-        self.forward.admit(&request, Access::LocalOrManager)?;
         let state = match stale::asked(&request) {
             true => self.store().snapshot(),
             false => {
@@ -471,6 +467,18 @@ impl control_server::Control for ControlService {
         let file = backup::write(&state, now()).map_err(|e| Status::internal(e.to_string()))?;
         let chunks: Vec<_> = file.chunks(CHUNK).map(|c| Ok(v1::BackupChunk { data: c.to_vec() })).collect();
         Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
+    }
+
+    async fn update_service(&self, request: Request<v1::UpdateServiceRequest>) -> Answer<v1::Service> {
+        let request = admit!(self, request, update_service);
+        let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
+        let seen = Version(request.version);
+        self.changed(|state| changes::update(state, &request.r#ref, spec.clone(), seen, now())).await
+    }
+
+    async fn rollback_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::Service> {
+        let request = admit!(self, request, rollback_service);
+        self.changed(|state| changes::roll_back(state, &request.r#ref, now())).await
     }
 }
 

@@ -1,17 +1,18 @@
 //! What is refused, in which sentence; what is inspected.
 
-use super::{SpecError, check, inspect, removal};
+use super::{SpecError, changes, check, inspect, removal};
 use crate::{
     store::{Mutation, Snapshot},
     world::World,
 };
 use heddle_model::{
-    Annotations, NetworkId, TaskId,
+    Annotations, NetworkId, TaskId, Timestamp, Version,
     endpoint::{PortConfig, PublishMode},
     net::{Mtu, Pool, Port, Protocol},
     network::{Driver, Network, NetworkSpec},
     node::{Node, NodeDescription},
     service::{Mode, NetworkTarget, ServiceSpec},
+    update::{FailureAction, Order},
     workload::NetworkWish,
 };
 use std::collections::BTreeMap;
@@ -338,4 +339,82 @@ fn a_network_with_a_workload_stays_and_shows_it() {
     let gone = removal::network(&world.state, &taken);
     world.write(gone);
     assert!(world.state.connections.is_empty() && world.state.network_named("taken").is_none());
+}
+
+type Change<'a> = &'a dyn Fn(&mut ServiceSpec);
+
+#[test]
+fn what_a_service_cannot_become_is_refused_in_a_sentence() {
+    let mut world = world();
+    let id = world.run(2, |spec| spec.endpoint.ports = vec![port(8080, PublishMode::Ingress)]);
+    let other = world.service("other", 1, &NetworkId::from_random([0; 16]));
+    let (mut other, published) = (other, port(9090, PublishMode::Ingress));
+    (other.spec.task.networks, other.spec.endpoint.ports) = (vec![], vec![published.clone()]);
+    world.write(vec![Mutation::Create(other.into())]);
+    world.settle();
+    let service = world.state.services[&id].clone();
+    let change = |set: Change<'_>| {
+        let mut spec = service.spec.clone();
+        set(&mut spec);
+        check::change(&world.state, &service, spec).map_err(|e| e.to_string())
+    };
+    let refused: [(Change<'_>, &str); 6] = [
+        (
+            &|s| s.annotations.name = "wob".into(),
+            "a service keeps its name: it is \"web\" and cannot become \"wob\", make another one instead",
+        ),
+        (&|s| s.endpoint.ports.push(published.clone()), "port 9090/tcp is published by service \"other\" already"),
+        (&|s| s.endpoint.ports.push(port(8080, PublishMode::Ingress)), "port 8080/tcp is named twice"),
+        (&|s| s.rollback.failure_action = FailureAction::Rollback, "a rollback that fails cannot be rolled back"),
+        (&|s| s.task.networks.push(target("nowhere", &[])), "no network is called \"nowhere\" in the cluster"),
+        (
+            &|s| {
+                s.update.order = Order::StartFirst;
+                s.endpoint.ports.push(port(8081, PublishMode::Host));
+            },
+            "order start-first cannot be used with port 8081 in host mode: two tasks cannot have it on one host, use \
+             stop-first",
+        ),
+    ];
+    for (set, sentence) in refused {
+        let said = change(set).expect_err(sentence);
+        assert!(said.starts_with(sentence), "{said:?}, not {sentence:?}");
+    }
+    assert!(change(&|s| s.endpoint.ports.push(port(8081, PublishMode::Ingress))).is_ok());
+    let said = changes::roll_back(&world.state, "web", Timestamp(1)).err().unwrap().to_string();
+    assert_eq!(said, "service \"web\" has no spec before the one it has: it was never updated");
+    let spec = service.spec.clone();
+    let said = changes::update(&world.state, "web", spec, Version(1), Timestamp(1)).err().unwrap().to_string();
+    assert!(said.contains("was changed meanwhile"), "{said}");
+}
+
+#[test]
+fn what_a_service_has_it_keeps_when_it_is_changed() {
+    let mut world = world();
+    let dynamic = PortConfig { published: None, ..port(1, PublishMode::Ingress) };
+    let id = world.run(2, |spec| spec.endpoint.ports = vec![dynamic.clone()]);
+    let endpoint = |world: &World| world.state.services[&id].endpoint.clone().unwrap();
+    let before = endpoint(&world);
+    let change = |world: &mut World, set: Change<'_>| {
+        let mut service = world.state.services[&id].as_ref().clone();
+        let mut spec = service.spec.clone();
+        set(&mut spec);
+        let spec = check::change(&world.state, &service, spec).unwrap();
+        assert!(service.change(spec, Timestamp(1)));
+        world.write(vec![Mutation::Update(service.into())]);
+        world.settle();
+    };
+    change(&mut world, &|s| {
+        s.endpoint.ports.insert(0, PortConfig { target: Port::try_from(81).unwrap(), ..dynamic.clone() });
+        s.task.networks.insert(0, target("taken", &[]));
+    });
+    let after = endpoint(&world);
+    assert_eq!((after.ports.len(), after.virtual_ips.len()), (2, 2));
+    assert_eq!((&after.ports[1], &after.virtual_ips[1]), (&before.ports[0], &before.virtual_ips[0]));
+    assert_ne!(after.ports[0].published, after.ports[1].published);
+    change(&mut world, &|s| {
+        s.endpoint.ports.remove(0);
+        s.task.networks.remove(0);
+    });
+    assert_eq!(endpoint(&world), before);
 }

@@ -17,6 +17,6 @@ mod sessions;
 mod tests;
 
 pub use assignment::view;
-pub use logs::Logs;
-pub use service::{DispatcherService, SessionServer, managers, removed};
+pub use logs::{Logs, Share};
+pub use service::{DispatcherService, SessionServer, managers};
 pub use sessions::Sessions;

@@ -16,7 +16,7 @@ use heddle_model::{
     node::{NodeDescription, NodeState, NodeStatus},
     workload::NetworkWish,
 };
-use heddle_plumbing::caller::{Access, require_node};
+use heddle_plumbing::caller;
 use heddle_proto::v1::{
     self, agent_message::Message as FromAgent, dispatcher_client::DispatcherClient, dispatcher_server,
     manager_message::Message as ToAgent,
@@ -31,6 +31,8 @@ use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 /// Messages under way to one agent.
 const BUFFER: usize = 64;
+/// Messages of one agent that wait to be written. Beyond that its session ends, and the next one tells all anew.
+const REPORTS: usize = 256;
 /// A report is offered to raft again for this long, so often.
 const REPORT_LIMIT: Duration = Duration::from_secs(30);
 const REPORT_AGAIN: Duration = Duration::from_millis(100);
@@ -63,11 +65,6 @@ fn session(state: &crate::store::Snapshot, node: &NodeId, term: u64) -> Option<v
     Some(v1::SessionInfo { managers: managers(state), heartbeat_ms: heartbeat as u32, role, term })
 }
 
-/// What a node hears that the cluster does not know.
-pub fn removed() -> Status {
-    Status::not_found("this node is not in the cluster any more: run `heddle leave`, then join again")
-}
-
 /// The managers as agents dial them.
 pub fn managers(state: &crate::store::Snapshot) -> Vec<v1::ManagerAddr> {
     let manager = |n: &Arc<heddle_model::node::Node>| {
@@ -81,7 +78,7 @@ impl dispatcher_server::Dispatcher for DispatcherService {
     type SessionStream = Answers;
 
     async fn session(&self, request: Request<Streaming<v1::AgentMessage>>) -> Result<Response<Answers>, Status> {
-        let node = self.node_of(&request)?;
+        let node = caller::node(&request)?.node;
         if !self.store.is_leader() {
             let state = self.store.snapshot();
             let leader = self.store.leader().and_then(|id| state.nodes.get(&id).cloned());
@@ -99,21 +96,21 @@ impl dispatcher_server::Dispatcher for DispatcherService {
         &self,
         request: Request<Streaming<v1::LogBatch>>,
     ) -> Result<Response<v1::PublishLogsResponse>, Status> {
-        self.node_of(&request)?;
+        let node = caller::node(&request)?.node;
         let mut batches = request.into_inner();
         let mut id = String::new();
         while let Some(Ok(batch)) = batches.next().await {
             id.clone_from(&batch.id);
-            if !self.logs.publish(batch).await {
+            if !self.logs.publish(&node, batch).await {
                 break;
             }
         }
-        self.logs.finish(&id);
+        self.logs.finish(&id, &node);
         Ok(Response::new(v1::PublishLogsResponse {}))
     }
 
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
-        let node = self.node_of(&request)?;
+        let node = caller::node(&request)?.node;
         if let Some(mut leader) = self.leader(&node).await? {
             return leader.attach(request.into_inner()).await;
         }
@@ -137,7 +134,7 @@ impl dispatcher_server::Dispatcher for DispatcherService {
     }
 
     async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
-        let node = self.node_of(&request)?;
+        let node = caller::node(&request)?.node;
         if let Some(mut leader) = self.leader(&node).await? {
             return leader.detach(request.into_inner()).await;
         }
@@ -151,7 +148,7 @@ impl dispatcher_server::Dispatcher for DispatcherService {
     }
 
     async fn leave(&self, request: Request<v1::LeaveNodeRequest>) -> Result<Response<v1::LeaveNodeResponse>, Status> {
-        let node = self.node_of(&request)?;
+        let node = caller::node(&request)?.node;
         if let Some(mut leader) = self.leader(&node).await? {
             return leader.leave(request.into_inner()).await;
         }
@@ -166,18 +163,6 @@ impl dispatcher_server::Dispatcher for DispatcherService {
 }
 
 impl DispatcherService {
-    fn node_of<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
-        let identity = require_node(request, Access::Member)?;
-        let state = self.store.snapshot();
-        match &state.cluster {
-            Some(cluster) if cluster.id != identity.cluster => {
-                Err(Status::permission_denied("the certificate is of another cluster"))
-            }
-            Some(_) if !state.nodes.contains_key(&identity.node) && self.store.is_leader() => Err(removed()),
-            _ => Ok(identity.node),
-        }
-    }
-
     /// The way to the leader; None if this manager leads.
     async fn leader(&self, node: &NodeId) -> Result<Option<DispatcherClient<Channel>>, Status> {
         let Some(channel) = self.forward.leader().await? else { return Ok(None) };
@@ -226,10 +211,11 @@ impl SessionServer {
         send: mpsc::Sender<v1::ManagerMessage>,
     ) {
         let serial = self.sessions.begin(&node, send.clone());
-        let (reports, queue) = mpsc::unbounded_channel();
+        let (reports, queue) = mpsc::channel(REPORTS);
         tokio::spawn(write_reports(self.store.clone(), queue));
         let mut state = self.store.watch();
-        let mut told = Told { node: node.clone(), view: None, sent: Version(0), acked: Version(0), session: None };
+        let mut told =
+            Told { node: node.clone(), view: None, sent: Version(0), acked: Version(0), session: None, waits: None };
         loop {
             tokio::select! {
                 biased;
@@ -238,9 +224,9 @@ impl SessionServer {
                     if !self.sessions.seen(&node, serial) {
                         break;
                     }
-                    match received {
+                    let news = match received {
                         FromAgent::Hello(hello) => match self.hello(&node, hello) {
-                            Ok(mutations) => drop(reports.send(mutations)),
+                            Ok(mutations) => mutations,
                             Err(status) => {
                                 tracing::warn!(%node, %status, "cannot read a node's greeting");
                                 break;
@@ -248,18 +234,26 @@ impl SessionServer {
                         },
                         FromAgent::Heartbeat(_) => {
                             // It was late, and is no stranger for that: its session goes on.
-                            self.ready(&node).into_iter().for_each(|back| drop(reports.send(vec![back])));
+                            let back = self.ready(&node);
                             // Whoever leads no more may hear of no change any more.
-                            if self.store.is_leader() {
+                            if back.is_none() && self.store.is_leader() {
                                 continue;
                             }
+                            back.into_iter().collect()
                         }
                         FromAgent::Report(report) => {
                             self.sessions.reported(&node, serial, report.into());
                             continue;
                         }
-                        FromAgent::Ack(ack) => told.acked = Version(ack.revision),
-                        FromAgent::Status(update) => drop(reports.send(self.reported(&node, update))),
+                        FromAgent::Ack(ack) => {
+                            told.ack(Version(ack.revision));
+                            Vec::new()
+                        }
+                        FromAgent::Status(update) => self.reported(&node, update),
+                    };
+                    if !news.is_empty() && reports.try_send(news).is_err() {
+                        tracing::warn!(%node, "a node says more than can be written: its session ends");
+                        break;
                     }
                 }
                 changed = state.changed() => if changed.is_err() { break },
@@ -336,6 +330,8 @@ struct Told {
     sent: Version,
     acked: Version,
     session: Option<v1::SessionInfo>,
+    /// A revision that was sent and when, until it is acknowledged.
+    waits: Option<(Version, Instant)>,
 }
 
 impl Told {
@@ -363,7 +359,15 @@ impl Told {
         }
         self.view = Some(new);
         self.sent = state.version;
+        self.waits.get_or_insert((self.sent, Instant::now()));
         out.into_iter().map(message).collect()
+    }
+
+    fn ack(&mut self, revision: Version) {
+        self.acked = revision;
+        if let Some((_, sent)) = self.waits.take_if(|(waits, _)| *waits <= revision) {
+            metrics::histogram!("heddle_dispatcher_ack_latency_seconds").record(sent.elapsed());
+        }
     }
 
     /// What the agent has reached: when it has all that was sent, and nothing since concerned it, the newest.
@@ -374,12 +378,14 @@ impl Told {
 
 /// Commits reports in order, several at a time. A report that finds no quorum is kept and offered again; the agent sends
 /// all of its states anew on its next session.
-async fn write_reports(store: Store, mut queue: mpsc::UnboundedReceiver<Vec<Mutation>>) {
+async fn write_reports(store: Store, mut queue: mpsc::Receiver<Vec<Mutation>>) {
     while let Some(mut batch) = queue.recv().await {
         while let Ok(more) = queue.try_recv() {
             batch.extend(more);
         }
-        if batch.is_empty() {
+        // Its own earlier reports are in the store by now, so what is no news to it is none at all.
+        let state = store.snapshot();
+        if !batch.iter().any(|mutation| state.is_news(mutation)) {
             continue;
         }
         let until = Instant::now() + REPORT_LIMIT;

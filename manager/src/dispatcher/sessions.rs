@@ -104,6 +104,19 @@ impl Sessions {
         ready.map(|n| nodes.get(&n.id).map_or(Version(0), |e| e.acked)).min().unwrap_or(state.version)
     }
 
+    /// Agents that have a session.
+    pub fn open(&self) -> usize {
+        self.nodes().values().filter(|e| e.send.is_some()).count()
+    }
+
+    /// Revisions that each ready node's data plane has not reached yet.
+    pub fn behind(&self, state: &Snapshot) -> BTreeMap<NodeId, u64> {
+        let nodes = self.nodes();
+        let ready = state.nodes.values().filter(|n| n.status.state == NodeState::Ready);
+        let acked = |id| nodes.get(id).map_or(0, |e| e.acked.0);
+        ready.map(|n| (n.id.clone(), state.version.0.saturating_sub(acked(&n.id)))).collect()
+    }
+
     /// The way to a node's agent; None while it has no session.
     pub fn sender(&self, node: &NodeId) -> Option<mpsc::Sender<v1::ManagerMessage>> {
         self.nodes().get(node)?.send.clone()

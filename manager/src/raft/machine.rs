@@ -1,7 +1,10 @@
 //! Applies what raft has committed. The newest snapshot is published to everybody who watches.
 
 use super::{LogStore, TypeConfig, decode, encode};
-use crate::store::Snapshot;
+use crate::{
+    observe::{History, changes},
+    store::Snapshot,
+};
 use futures::{Stream, StreamExt};
 use heddle_model::{Object, Version};
 use openraft::{
@@ -22,6 +25,7 @@ pub struct Machine {
     applied: Option<LogIdOf<TypeConfig>>,
     membership: StoredMembershipOf<TypeConfig>,
     state: watch::Sender<Arc<Snapshot>>,
+    history: Arc<History>,
 }
 
 /// All objects, encoded.
@@ -45,8 +49,14 @@ impl Machine {
             applied = meta.last_log_id;
             membership = meta.last_membership;
         }
+        let history = Arc::new(History::new(state.version));
         let (state, watch) = watch::channel(Arc::new(state));
-        Ok((Self { log, applied, membership, state }, watch))
+        Ok((Self { log, applied, membership, state, history }, watch))
+    }
+
+    /// What it applies, transaction by transaction.
+    pub fn history(&self) -> Arc<History> {
+        self.history.clone()
     }
 }
 
@@ -87,6 +97,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let version = Version(entry.log_id.index);
             let applied = match &entry.payload {
                 EntryPayload::Normal(action) => state.apply(version, action).map(|next| {
+                    self.history.note(version, action.at, changes(&state, &next, &action.mutations));
                     state = Arc::new(next);
                     version
                 }),
@@ -100,6 +111,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         }
         // Published before anybody is answered: a writer reads its own write.
         self.state.send_replace(state);
+        self.history.reached(Version(self.applied.map_or(0, |id| id.index)));
         for (responder, applied) in answers {
             responder.send(applied);
         }
@@ -119,6 +131,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.log.write_snapshot(encode(meta)?, snapshot).await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        self.history.skip(state.version);
         self.state.send_replace(Arc::new(state));
         Ok(())
     }

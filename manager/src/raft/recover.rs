@@ -119,10 +119,10 @@ pub fn alone(
     term: u64,
 ) -> Result<Fresh, RecoverError> {
     let version = Version(state.version.0 + LEAP);
+    let state = state.apply(version, &Action { at, mutations })?;
     let cluster = state.cluster.as_deref().ok_or(RecoverError::Empty)?;
     let again = Cluster { begun: cluster.begun + 1, ..cluster.clone() };
-    let mutations = mutations.into_iter().chain([Mutation::Update(again.into())]).collect();
-    let state = state.apply(version, &Action { at, mutations })?;
+    let state = state.apply(version, &Action { at, mutations: vec![Mutation::Update(again.into())] })?;
     let addr = state.nodes.get(node).and_then(|n| n.manager.as_ref()).map(|m| m.addr.to_string());
     let own = raft_id(node);
     let members = BTreeMap::from([(own, BasicNode::new(addr.unwrap_or_default()))]);

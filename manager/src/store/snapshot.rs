@@ -2,8 +2,14 @@
 
 use super::{Action, Conflict, Mutation};
 use heddle_model::{
-    ConnectionId, Kind, Meta, NetworkId, NodeId, Object, ServiceId, TaskId, Timestamp, Version, cluster::Cluster,
-    connection::Connection, endpoint::Attachment, network::Network, node::Node, service::Service, task::Task,
+    ConnectionId, Kind, Meta, NetworkId, NodeId, Object, ServiceId, TaskId, Timestamp, Version,
+    cluster::Cluster,
+    connection::Connection,
+    endpoint::Attachment,
+    network::Network,
+    node::Node,
+    service::Service,
+    task::{Task, TaskState},
 };
 use imbl::{OrdMap, OrdSet};
 use std::{net::IpAddr, sync::Arc};
@@ -105,6 +111,23 @@ impl Snapshot {
         Ok(next)
     }
 
+    /// Whether a report would change something; whatever is no report would.
+    pub fn is_news(&self, mutation: &Mutation) -> bool {
+        match mutation {
+            Mutation::Create(_) | Mutation::Update(_) | Mutation::Remove { .. } => true,
+            Mutation::TaskStatus { id, status } => {
+                self.tasks.get(id).is_some_and(|t| t.status.state <= status.state && t.status != *status)
+            }
+            Mutation::NodeStatus { id, status } => self.nodes.get(id).is_some_and(|n| n.status != *status),
+            Mutation::NodeDescription { id, description } => {
+                self.nodes.get(id).is_some_and(|n| n.description != *description)
+            }
+            Mutation::NodeDataPath { id, addr } => {
+                self.nodes.contains_key(id) && !self.nodes.values().any(|n| n.data_path_addr == *addr)
+            }
+        }
+    }
+
     fn mutate(&mut self, version: Version, at: Timestamp, mutation: &Mutation) -> Result<(), Conflict> {
         match mutation {
             Mutation::Create(object) => {
@@ -128,28 +151,29 @@ impl Snapshot {
                 self.take(*kind, id);
             }
             Mutation::TaskStatus { id, status } => {
-                if let Some(task) = self.tasks.get(id).filter(|t| t.status.state <= status.state && t.status != *status)
-                {
+                if let Some(task) = self.tasks.get(id).filter(|_| self.is_news(mutation)) {
                     let mut task = Task::clone(task);
                     task.status = status.clone();
+                    if status.state == TaskState::Running {
+                        task.started.get_or_insert(at);
+                    }
                     self.restamp(task.into(), version, at);
                 }
             }
             Mutation::NodeStatus { id, status } => {
-                if let Some(node) = self.nodes.get(id).filter(|n| n.status != *status) {
+                if let Some(node) = self.nodes.get(id).filter(|_| self.is_news(mutation)) {
                     let node = Node { status: status.clone(), ..Node::clone(node) };
                     self.restamp(node.into(), version, at);
                 }
             }
             Mutation::NodeDescription { id, description } => {
-                if let Some(node) = self.nodes.get(id).filter(|n| n.description != *description) {
+                if let Some(node) = self.nodes.get(id).filter(|_| self.is_news(mutation)) {
                     let node = Node { description: description.clone(), ..Node::clone(node) };
                     self.restamp(node.into(), version, at);
                 }
             }
             Mutation::NodeDataPath { id, addr } => {
-                let others = self.nodes.values().any(|n| n.data_path_addr == *addr);
-                if let Some(node) = self.nodes.get(id).filter(|_| !others) {
+                if let Some(node) = self.nodes.get(id).filter(|_| self.is_news(mutation)) {
                     let node = Node { data_path_addr: *addr, ..Node::clone(node) };
                     self.restamp(node.into(), version, at);
                 }
@@ -165,12 +189,18 @@ impl Snapshot {
 
     fn stamp(&mut self, mut object: Object, meta: Meta) {
         if let Object::Service(service) = &mut object {
-            let old = self.services.get(&service.id);
-            let same = old.filter(|old| old.spec.task == service.spec.task);
-            service.spec_version = same.map_or(meta.version, |old| old.spec_version);
+            service.spec_version = self.spec_version(service).unwrap_or(meta.version);
         }
         *object.meta_mut() = meta;
         self.put(object);
+    }
+
+    /// Of the stored spec, or the one before it, if it makes the same tasks.
+    fn spec_version(&self, service: &Service) -> Option<Version> {
+        let old = self.services.get(&service.id)?;
+        let before = old.previous.iter().map(|p| (&p.spec, p.spec_version));
+        let mut known = std::iter::once((&old.spec, old.spec_version)).chain(before);
+        known.find(|(spec, _)| spec.makes_same_tasks(&service.spec)).map(|(_, version)| version)
     }
 
     fn expect(&self, kind: Kind, id: &str, expected: Option<Version>) -> Result<Meta, Conflict> {

@@ -6,7 +6,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     version::TLS13,
 };
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -24,6 +24,8 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 pub enum JoinError {
     #[error("the manager's root certificate is not valid")]
     Root,
+    #[error("the user's key or certificate is not valid PEM")]
+    User,
     #[error("TLS cannot be set up")]
     Tls(#[from] rustls::Error),
 }
@@ -44,6 +46,20 @@ pub fn dial_pinned(addr: SocketAddr, root_pem: &str) -> Result<Channel, JoinErro
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(channel(addr, config, JOIN_CONNECT_LIMIT))
+}
+
+/// For a person: with a certificate that is no node's.
+pub fn dial_user(addr: SocketAddr, key_pem: &str, cert_pem: &str, root_pem: &str) -> Result<Channel, JoinError> {
+    let root = CertificateDer::from_pem_slice(root_pem.as_bytes()).map_err(|_| JoinError::Root)?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| JoinError::User)?;
+    let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|_| JoinError::User)?;
+    let mut roots = RootCertStore::empty();
+    roots.add(root).map_err(|_| JoinError::Root)?;
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![cert], key)?;
+    Ok(channel(addr, config, CONNECT_LIMIT))
 }
 
 /// A channel on which nothing is verified: only for asking for the root certificate, whose digest is then compared.

@@ -1,6 +1,6 @@
 //! Incoming connections as tonic wants them: a stream of handshaken connections, each knowing its caller.
 
-use super::{Credentials, CredentialsError, identity_of};
+use super::{Credentials, CredentialsError, identity_of, user_of};
 use crate::caller::Caller;
 use futures::Stream;
 use std::{
@@ -90,7 +90,10 @@ async fn shake(acceptor: TlsAcceptor, tcp: TcpStream, to: mpsc::Sender<io::Resul
     match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(tcp)).await {
         Ok(Ok(stream)) => {
             let caller = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
-                Some(cert) => identity_of(cert).map_or(Caller::Anonymous, Caller::Node),
+                Some(cert) => {
+                    let person = || user_of(cert).map(Caller::User);
+                    identity_of(cert).map(Caller::Node).or_else(person).unwrap_or(Caller::Anonymous)
+                }
                 None => Caller::Anonymous,
             };
             let _ = to.send(Ok(Conn { stream, caller })).await;

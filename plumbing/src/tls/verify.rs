@@ -1,6 +1,6 @@
 //! What certificates say: common name = node, organisational unit = role, organisation = cluster.
 
-use crate::caller::NodeIdentity;
+use crate::caller::{NodeIdentity, UserIdentity};
 use heddle_model::{Timestamp, cluster::Role};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
@@ -9,6 +9,9 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 pub const MANAGER_NAME: &str = "heddle-manager";
 /// The same for a worker.
 pub const WORKER_NAME: &str = "heddle-worker";
+
+/// The same for a person.
+pub const USER_NAME: &str = "heddle-user";
 
 /// Clocks of hosts may differ by this much: certificates count from so long before they were issued.
 pub const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -43,6 +46,20 @@ pub fn identity_of(der: &[u8]) -> Option<NodeIdentity> {
         role,
         cluster: first(texts(subject.iter_organization()))?.parse().ok()?,
     })
+}
+
+/// The person in a DER certificate, whose common name is a name, a dot and an id; None if it is not one of a person.
+pub fn user_of(der: &[u8]) -> Option<UserIdentity> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    let subject = cert.subject();
+    let first = |mut values: Vec<String>| (values.len() == 1).then(|| values.remove(0));
+    if first(texts(subject.iter_organizational_unit()))? != USER_NAME {
+        return None;
+    }
+    let common_name = first(texts(X509Name::iter_common_name(subject)))?;
+    let (name, id) = common_name.split_once('.')?;
+    let cluster = first(texts(subject.iter_organization()))?.parse().ok()?;
+    Some(UserIdentity { name: name.to_owned(), id: id.to_owned(), cluster })
 }
 
 fn texts<'a>(attributes: impl Iterator<Item = &'a x509_parser::x509::AttributeTypeAndValue<'a>>) -> Vec<String> {

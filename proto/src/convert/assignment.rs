@@ -221,6 +221,8 @@ mod tests {
                     placement: Placement { constraints: vec!["node.role==worker".into()], max_replicas_per_node: 1 },
                     networks: vec![NetworkTarget { target: network.to_string(), aliases: vec!["w".into()] }],
                     stop_grace: Duration::from_secs(10),
+                    linger: Duration::from_millis(7),
+                    force_update: 2,
                 },
                 spec_version: Version(4),
                 node: Some(node.clone()),
@@ -232,6 +234,8 @@ mod tests {
                 }],
                 host_ports: ports.clone(),
                 desired: TaskState::Running,
+                stop: true,
+                started: Some(Timestamp(3)),
                 not_before: Timestamp(1),
                 status: TaskStatus {
                     state: TaskState::Failed,

@@ -3,6 +3,7 @@
 mod assignment;
 mod objects;
 mod tunnel;
+mod update;
 mod workload;
 
 use crate::v1;

@@ -17,6 +17,7 @@ use heddle_model::{
     },
     task::{Task, TaskState, TaskStatus},
     tunnel::Backend,
+    update::Previous,
 };
 use std::time::Duration;
 
@@ -379,6 +380,8 @@ impl From<TaskSpec> for v1::TaskSpec {
                 .map(|n| v1::NetworkTarget { target: n.target, aliases: n.aliases })
                 .collect(),
             stop_grace_ms: millis(s.stop_grace),
+            linger_ms: Some(millis(s.linger)),
+            force_update: s.force_update,
         }
     }
 }
@@ -406,6 +409,8 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
             },
             networks: s.networks.into_iter().map(|n| NetworkTarget { target: n.target, aliases: n.aliases }).collect(),
             stop_grace: Duration::from_millis(s.stop_grace_ms),
+            linger: s.linger_ms.map_or(TaskSpec::LINGER, Duration::from_millis),
+            force_update: s.force_update,
         })
     }
 }
@@ -421,6 +426,8 @@ impl From<ServiceSpec> for v1::ServiceSpec {
                 mode: v1::EndpointMode::from(s.endpoint.mode).into(),
                 ports: s.endpoint.ports.into_iter().map(Into::into).collect(),
             }),
+            update: Some(s.update.into()),
+            rollback: Some(s.rollback.into()),
         }
     }
 }
@@ -438,6 +445,8 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             mode: Mode::Replicated { replicas: mode.replicas },
             task: some("task", s.task)?.try_into()?,
             endpoint,
+            update: s.update.map(TryInto::try_into).transpose()?.unwrap_or_default(),
+            rollback: s.rollback.map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -453,6 +462,8 @@ impl From<Service> for v1::Service {
                 ports: e.ports.into_iter().map(Into::into).collect(),
                 virtual_ips: e.virtual_ips.into_iter().map(Into::into).collect(),
             }),
+            update: s.update.map(Into::into),
+            previous: s.previous.map(|p| (*p).into()),
         }
     }
 }
@@ -469,6 +480,8 @@ impl TryFrom<v1::Service> for Service {
             spec: some("spec", s.spec)?.try_into()?,
             spec_version: Version(s.spec_version),
             endpoint: s.endpoint.map(endpoint).transpose()?,
+            update: s.update.map(TryInto::try_into).transpose()?,
+            previous: s.previous.map(|p| Previous::try_from(p).map(Box::new)).transpose()?,
         })
     }
 }
@@ -536,6 +549,8 @@ impl From<Task> for v1::Task {
             desired: v1::TaskState::from(t.desired).into(),
             not_before_ms: t.not_before.0,
             status: Some(t.status.into()),
+            stop: t.stop,
+            started_ms: t.started.map(|at| at.0),
         }
     }
 }
@@ -558,6 +573,8 @@ impl TryFrom<v1::Task> for Task {
             desired,
             not_before: Timestamp(t.not_before_ms),
             status: some("status", t.status)?.try_into()?,
+            stop: t.stop,
+            started: t.started_ms.map(Timestamp),
         })
     }
 }

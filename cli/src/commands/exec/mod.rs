@@ -51,7 +51,7 @@ pub fn run(socket: &Path, args: ExecArgs) -> Result<u8> {
         bail!("the input device is not a TTY");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let target = runtime.block_on(target(&Client::new(socket, false), &args.workload))?;
+    let target = runtime.block_on(target(&Client::new(socket), &args.workload))?;
     drop(runtime);
     enter::enter(target.pid)?;
     let outcome = match args.tty {

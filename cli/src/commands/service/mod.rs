@@ -1,7 +1,9 @@
-//! service create, ls, ps, inspect, scale, rm, logs.
+//! service create, ls, ps, inspect, update, rollback, scale, rm, logs.
 
 mod create;
+mod settings;
 mod settle;
+mod update;
 
 use crate::{
     client::{Client, Control, said},
@@ -20,8 +22,9 @@ use heddle_model::{
 };
 use heddle_proto::v1;
 use serde_json::{Value, json};
-use settle::settle;
+use settle::{Goal, settle};
 use std::io::Write;
+use update::UpdateArgs;
 
 #[derive(Debug, Subcommand)]
 pub enum ServiceCommand {
@@ -53,6 +56,15 @@ pub enum ServiceCommand {
         services: Vec<(String, String)>,
         #[command(flatten)]
         wait: WaitArgs,
+    },
+    /// Change a service and wait until all its tasks are as it says now, replaced as its --update-... say
+    Update(Box<UpdateArgs>),
+    /// Go back to what a service was before its last update, and forth again
+    Rollback {
+        /// Id, name, or beginning of an id
+        service: String,
+        #[command(flatten)]
+        end: EndArgs,
     },
     /// Remove services
     Rm {
@@ -87,6 +99,17 @@ pub struct WaitArgs {
     timeout: u64,
 }
 
+/// An update ends by itself: it has a deadline.
+#[derive(Debug, Args)]
+pub struct EndArgs {
+    /// Do not wait until it is done
+    #[arg(short, long)]
+    detach: bool,
+    /// Seconds to wait [default: until it ends]
+    #[arg(long)]
+    timeout: Option<u64>,
+}
+
 pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
     let mut control = client.control()?;
     match command {
@@ -97,7 +120,7 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
             }
             let service = control.create_service(request).await.map_err(said)?.into_inner();
             if !args.wait.detach {
-                settle(&mut control, &args.name, &service.id, args.wait.timeout).await?;
+                settle(&mut control, &args.name, &service.id, Some(args.wait.timeout), Goal::Wanted).await?;
             }
             println!("{}", service.id);
         }
@@ -119,17 +142,32 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
                 let request = v1::ScaleServiceRequest { r#ref: name.clone(), replicas };
                 let service = control.scale_service(request).await.map_err(said)?.into_inner();
                 if !wait.detach {
-                    settle(&mut control, &name, &service.id, wait.timeout).await?;
+                    settle(&mut control, &name, &service.id, Some(wait.timeout), Goal::Wanted).await?;
                 }
                 println!("{name} scaled to {replicas}");
             }
+        }
+        ServiceCommand::Update(args) => {
+            let service = update::update(&mut control, &args).await?;
+            if !args.end.detach {
+                settle(&mut control, &args.service, &service.id, args.end.timeout, Goal::Updated).await?;
+            }
+            println!("{}", args.service);
+        }
+        ServiceCommand::Rollback { service: name, end } => {
+            let request = v1::RefRequest { r#ref: name.clone() };
+            let service = control.rollback_service(request).await.map_err(said)?.into_inner();
+            if !end.detach {
+                settle(&mut control, &name, &service.id, end.timeout, Goal::RolledBack).await?;
+            }
+            println!("{name}");
         }
         ServiceCommand::Rm { services, wait } => {
             for name in services {
                 let gone =
                     control.remove_service(v1::RefRequest { r#ref: name.clone() }).await.map_err(said)?.into_inner();
                 if !wait.detach {
-                    settle(&mut control, &name, &gone.id, wait.timeout).await?;
+                    settle(&mut control, &name, &gone.id, Some(wait.timeout), Goal::Wanted).await?;
                 }
                 println!("{name}");
             }
@@ -160,6 +198,8 @@ fn value(service: &Service) -> Value {
         "replicas": replicas,
         "spec": service.spec,
         "endpoint": service.endpoint,
+        "updateStatus": service.update,
+        "previousSpec": service.previous.as_ref().map(|p| &p.spec),
     })
 }
 

@@ -1,13 +1,42 @@
 //! Waiting until a service is as wanted, and showing how far it is.
 
 use crate::client::{Control, said};
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use futures::StreamExt;
-use heddle_proto::v1;
+use heddle_proto::v1::{self, UpdateState};
 use std::{io::IsTerminal, time::Duration};
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{Code, Streaming};
 
-/// What the progress says in one line, and whether that is what was asked for.
-fn describe(progress: &v1::ServiceProgress) -> (String, bool) {
+/// Another leader is there by then.
+const GONE_LIMIT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// As many replicas as wanted, or that nothing is left.
+    Wanted,
+    Updated,
+    RolledBack,
+}
+
+/// Where a service is, in one line, and whether that is the end.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    On(String),
+    Done,
+    Failed(String),
+}
+
+fn look(progress: &v1::ServiceProgress, goal: Goal) -> Seen {
+    match &progress.update {
+        Some(update) if goal != Goal::Wanted => updated(progress, update, goal),
+        _ => wanted(progress),
+    }
+}
+
+fn wanted(progress: &v1::ServiceProgress) -> Seen {
     let (done, wanted) = (progress.in_rotation, progress.desired);
     let removing = wanted == 0;
     let reached =
@@ -19,48 +48,171 @@ fn describe(progress: &v1::ServiceProgress) -> (String, bool) {
     if progress.stopping > 0 && !removing {
         text.push_str(&format!(", {} stopping", progress.stopping));
     }
-    (text, reached)
+    if reached { Seen::Done } else { Seen::On(text) }
+}
+
+fn updated(progress: &v1::ServiceProgress, update: &v1::UpdateStatus, goal: Goal) -> Seen {
+    let because = if update.message.is_empty() { String::new() } else { format!(": {}", update.message) };
+    let so_far = || format!("{} of {} are in rotation as wanted", progress.current, progress.desired);
+    match update.state() {
+        UpdateState::Updating if progress.reasons.is_empty() => Seen::On(format!("updating, {}", so_far())),
+        UpdateState::Updating => Seen::On(format!("updating, {}: {}", so_far(), progress.reasons.join("; "))),
+        UpdateState::RollbackStarted => Seen::On(format!("rolling back, {}{because}", so_far())),
+        UpdateState::Paused => Seen::Failed(format!("the update is paused{because}")),
+        UpdateState::RollbackPaused => Seen::Failed(format!("the rollback is paused{because}")),
+        UpdateState::RollbackCompleted if goal == Goal::Updated => {
+            Seen::Failed(format!("the update was rolled back{because}"))
+        }
+        UpdateState::Completed | UpdateState::RollbackCompleted if !update.failed.is_empty() => {
+            Seen::Failed(format!("it ended, but not well{because}"))
+        }
+        UpdateState::Completed | UpdateState::RollbackCompleted | UpdateState::Unspecified => wanted(progress),
+    }
+}
+
+/// What is printed meanwhile: one line that changes, or a line for every change where nobody looks.
+struct Show {
+    name: String,
+    bar: Option<indicatif::ProgressBar>,
+    last: String,
+}
+
+impl Show {
+    fn new(name: &str) -> Self {
+        let bar = std::io::stderr().is_terminal().then(indicatif::ProgressBar::new_spinner);
+        Self { name: name.to_owned(), bar, last: String::new() }
+    }
+
+    fn line(&mut self, text: String) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(format!("{}: {text}", self.name));
+                bar.tick();
+            }
+            None if self.last != text => eprintln!("{}: {text}", self.name),
+            None => {}
+        }
+        self.last = text;
+    }
+}
+
+impl Drop for Show {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The next progress of a service, whoever leads. None: the time is over.
+struct Watch<'a> {
+    control: &'a mut Control,
+    id: String,
+    until: Option<Instant>,
+    stream: Option<Streaming<v1::ServiceProgress>>,
+}
+
+impl Watch<'_> {
+    async fn next(&mut self) -> Result<Option<v1::ServiceProgress>> {
+        let mut lost: Option<Instant> = None;
+        loop {
+            let until = self.until.unwrap_or_else(far);
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            let error = match timeout_at(until, self.advance()).await {
+                Err(_) => return Ok(None),
+                Ok(Ok(Some(progress))) => return Ok(Some(progress)),
+                Ok(Ok(None)) => None,
+                Ok(Err(status)) if status.code() == Code::NotFound => return Err(said(status)),
+                Ok(Err(status)) => Some(status),
+            };
+            self.stream = None;
+            if lost.get_or_insert_with(Instant::now).elapsed() > GONE_LIMIT {
+                let away = || anyhow!("the manager went away while waiting: look with `heddle service ps`");
+                return Err(error.map_or_else(away, said));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn advance(&mut self) -> Result<Option<v1::ServiceProgress>, tonic::Status> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => {
+                let request = v1::RefRequest { r#ref: self.id.clone() };
+                none.insert(self.control.watch_service(request).await?.into_inner())
+            }
+        };
+        stream.next().await.transpose()
+    }
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(86_400)
 }
 
 /// Waits until the service is as wanted. On a time-out says what is missing.
-pub async fn settle(control: &mut Control, name: &str, id: &str, timeout: u64) -> Result<()> {
-    let request = v1::RefRequest { r#ref: id.to_owned() };
-    let mut stream = control.watch_service(request).await.map_err(said)?.into_inner();
-    let until = tokio::time::Instant::now() + Duration::from_secs(timeout);
-    let bar = std::io::stderr().is_terminal().then(indicatif::ProgressBar::new_spinner);
+pub async fn settle(control: &mut Control, name: &str, id: &str, timeout: Option<u64>, goal: Goal) -> Result<()> {
+    let until = timeout.map(|s| Instant::now() + Duration::from_secs(s));
+    let mut watch = Watch { control, id: id.to_owned(), until, stream: None };
+    let mut show = Show::new(name);
     let mut last = v1::ServiceProgress::default();
-    let mut shown = String::new();
-    loop {
-        match tokio::time::timeout_at(until, stream.next()).await {
-            Ok(Some(Ok(progress))) => last = progress,
-            Ok(Some(Err(status))) => return Err(said(status)),
-            Ok(None) if last.gone => return Ok(()),
-            Ok(None) => bail!("{name}: the manager went away while waiting: look with `heddle service ps {name}`"),
-            Err(_) => break,
+    while let Some(progress) = watch.next().await? {
+        match look(&progress, goal) {
+            Seen::Done => return Ok(()),
+            Seen::Failed(why) => bail!("{name}: {why}"),
+            Seen::On(text) => show.line(text),
         }
-        let (text, reached) = describe(&last);
-        if reached {
-            if let Some(bar) = bar {
-                bar.finish_and_clear();
-            }
-            return Ok(());
-        }
-        match &bar {
-            Some(bar) => {
-                bar.set_message(format!("{name}: {text}"));
-                bar.tick();
-            }
-            None if shown != text => eprintln!("{name}: {text}"),
-            None => {}
-        }
-        shown = text;
-    }
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
+        last = progress;
     }
     let mut why = last.reasons.clone();
     if !last.waiting_for.is_empty() {
         why.push(format!("waiting for {}", last.waiting_for.join(", ")));
     }
-    bail!("{name}: not done after {timeout} s: {}; {}", describe(&last).0, why.join("; "))
+    let Seen::On(so_far) = look(&last, goal) else { return Ok(()) };
+    bail!("{name}: not done after {} s: {so_far}; {}", timeout.unwrap_or_default(), why.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(state: UpdateState, failed: &[u64]) -> v1::ServiceProgress {
+        let update = v1::UpdateStatus {
+            state: state.into(),
+            message: "1 of 2 replicas failed: web.1: exit code 1".into(),
+            failed: failed.to_vec(),
+            ..v1::UpdateStatus::default()
+        };
+        v1::ServiceProgress { desired: 2, running: 2, in_rotation: 2, update: Some(update), ..Default::default() }
+    }
+
+    #[test]
+    fn an_update_that_did_not_come_through_is_a_failure() {
+        let why = "1 of 2 replicas failed: web.1: exit code 1";
+        for (state, goal, failed, want) in [
+            (UpdateState::Paused, Goal::Updated, &[1][..], Seen::Failed(format!("the update is paused: {why}"))),
+            (
+                UpdateState::RollbackCompleted,
+                Goal::Updated,
+                &[],
+                Seen::Failed(format!("the update was rolled back: {why}")),
+            ),
+            (
+                UpdateState::RollbackPaused,
+                Goal::RolledBack,
+                &[1],
+                Seen::Failed(format!("the rollback is paused: {why}")),
+            ),
+            (UpdateState::Completed, Goal::Updated, &[1], Seen::Failed(format!("it ended, but not well: {why}"))),
+            (UpdateState::RollbackCompleted, Goal::RolledBack, &[], Seen::Done),
+            (UpdateState::Completed, Goal::Updated, &[], Seen::Done),
+            (UpdateState::Paused, Goal::Wanted, &[1], Seen::Done),
+        ] {
+            assert_eq!(look(&progress(state, failed), goal), want, "{state:?} {goal:?}");
+        }
+        let on = look(&progress(UpdateState::Updating, &[]), Goal::Updated);
+        assert_eq!(on, Seen::On("updating, 0 of 2 are in rotation as wanted".into()));
+    }
 }

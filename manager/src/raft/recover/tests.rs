@@ -117,8 +117,12 @@ fn who_restores_takes_the_place_of_who_had_its_address() {
     let mut node = nodes[0].clone();
     node.id = NodeId::from_random([9; 16]);
     let mutations = in_place_of_others(&state, node.clone(), Timestamp(50));
-    let after = state.apply(Version(99), &Action { at: Timestamp(50), mutations }).unwrap();
+    let fresh = alone(&state, mutations, Timestamp(50), &node.id, FIRST_TERM).unwrap();
+    let (_, after) = machine::unpack(&fresh.meta, &fresh.data).unwrap();
     assert!(!after.nodes.contains_key(&nodes[0].id));
+    let cluster = after.cluster.as_ref().unwrap();
+    assert_eq!(cluster.begun, 1);
+    assert!(cluster.removed.contains_key(&nodes[0].id), "the certificate of before counts no more");
     let managers: Vec<_> = after.nodes.values().filter(|n| n.next_role() == Role::Manager).map(|n| &n.id).collect();
     assert_eq!(managers, [&node.id]);
     assert_eq!(after.nodes[&nodes[3].id], state.nodes[&nodes[3].id], "a worker stays what it is");

@@ -1,9 +1,14 @@
-//! The way from a command to the daemon of this host.
+//! The way from a command to the daemon of this host, or, for a user, to the cluster's port.
+
+pub mod user;
 
 use anyhow::{Result, anyhow, bail};
 use heddle_manager::control::STALE_HEADER;
 use heddle_plumbing::tls;
-use heddle_proto::v1::{self, control_client::ControlClient, host_client::HostClient, local_client::LocalClient};
+use heddle_proto::v1::{
+    self, control_client::ControlClient, host_client::HostClient, local_client::LocalClient,
+    observe_client::ObserveClient, users_client::UsersClient,
+};
 use std::{
     io,
     os::unix::net::UnixStream,
@@ -16,15 +21,20 @@ use tonic::{
     transport::Channel,
 };
 
+/// What a user hears of commands that are not for the cluster.
+pub const ABOUT_THE_HOST: &str = "this command is about the host that it runs on: run it there as root, without --as";
 const MAX_MESSAGE: usize = 64 << 20;
 
 pub struct Client {
     socket: PathBuf,
+    /// The files of the user who asks the cluster itself.
+    user: Option<PathBuf>,
     stale: bool,
 }
 
-/// The control service, asked as the command line says.
-pub type Control = ControlClient<InterceptedService<Channel, Freshness>>;
+/// The way to the cluster's services, which are asked as the command line says.
+type Asking = InterceptedService<Channel, Freshness>;
+pub type Control = ControlClient<Asking>;
 
 /// Marks requests that a manager may answer by itself.
 #[derive(Debug, Clone, Copy)]
@@ -59,8 +69,22 @@ pub fn said(status: tonic::Status) -> anyhow::Error {
 }
 
 impl Client {
-    pub fn new(socket: &Path, stale: bool) -> Self {
-        Self { socket: socket.to_owned(), stale }
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned(), user: None, stale: false }
+    }
+
+    /// As the user whose files are in a directory, if there is one.
+    pub fn with_user(self, user: Option<PathBuf>) -> Self {
+        Self { user, ..self }
+    }
+
+    /// Content with what one manager has itself, which may be old.
+    pub fn with_stale(self, stale: bool) -> Self {
+        Self { stale, ..self }
+    }
+
+    pub fn is_user(&self) -> bool {
+        self.user.is_some()
     }
 
     /// Says on the error output how old the answer to come is, if it need not be new.
@@ -72,7 +96,15 @@ impl Client {
         Ok(())
     }
 
+    fn cluster(&self) -> Result<Asking> {
+        let channel = self.user.as_deref().map_or_else(|| self.channel(), user::dial)?;
+        Ok(InterceptedService::new(channel, Freshness { stale: self.stale }))
+    }
+
     fn channel(&self) -> Result<Channel> {
+        if self.user.is_some() {
+            bail!(ABOUT_THE_HOST);
+        }
         let at = self.socket.display();
         match UnixStream::connect(&self.socket) {
             Ok(_) => Ok(tls::dial_unix(self.socket.clone())),
@@ -91,8 +123,15 @@ impl Client {
     }
 
     pub fn control(&self) -> Result<Control> {
-        let freshness = Freshness { stale: self.stale };
-        Ok(ControlClient::with_interceptor(self.channel()?, freshness).max_decoding_message_size(MAX_MESSAGE))
+        Ok(ControlClient::new(self.cluster()?).max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    pub fn observe(&self) -> Result<ObserveClient<Asking>> {
+        Ok(ObserveClient::new(self.cluster()?).max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    pub fn users(&self) -> Result<UsersClient<Asking>> {
+        Ok(UsersClient::new(self.cluster()?))
     }
 
     pub fn host(&self) -> Result<HostClient<Channel>> {

@@ -1,0 +1,16 @@
+//! Whether a program that was started is there for its clients yet.
+
+use crate::{host, worker::Job};
+use heddle_model::{assignment::NodeView, net::Protocol};
+
+/// It listens on each port that its service publishes by TCP; who publishes none is taken at its word.
+pub fn answers(view: Option<&NodeView>, job: &Job, pid: u32) -> bool {
+    let service = job.task().and_then(|task| view?.services.get(&task.service));
+    let ports = service.iter().flat_map(|s| &s.ports).filter(|p| p.protocol == Protocol::Tcp);
+    let mut wanted = ports.map(|p| (p.protocol, p.target)).peekable();
+    if wanted.peek().is_none() {
+        return true;
+    }
+    let open = host::listening_beside(pid);
+    wanted.all(|port| open.contains(&port))
+}

@@ -1,0 +1,222 @@
+//! The flags of `service update` as changes to a spec.
+
+use super::{
+    EndArgs,
+    settings::{Settings, network, port},
+};
+use crate::{
+    client::{Control, said},
+    commands::pair::key_value,
+};
+use anyhow::{Result, anyhow, bail};
+use clap::Args;
+use heddle_model::{
+    endpoint::PortConfig,
+    net::{Port, Protocol},
+    network::Network,
+    service::{NetworkTarget, Runtime, Service, ServiceSpec},
+};
+use heddle_proto::v1;
+use std::collections::BTreeMap;
+use tonic::Code;
+
+/// New readings of the service where others write it, too.
+const TRIES: usize = 20;
+
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// Id, name, or beginning of an id
+    pub service: String,
+    /// Publish another port: [PUBLISHED:]TARGET[/tcp|/udp], or as `service create --publish` takes it
+    #[arg(long, value_parser = port, value_name = "PORT")]
+    publish_add: Vec<PortConfig>,
+    /// Publish a port no more, by the port of the task: TARGET[/tcp|/udp]
+    #[arg(long, value_parser = target_port, value_name = "PORT")]
+    publish_rm: Vec<(Port, Protocol)>,
+    /// Join a network: NAME, or name=NAME,alias=ALIAS
+    #[arg(long, value_parser = network, value_name = "NETWORK")]
+    network_add: Vec<NetworkTarget>,
+    /// Leave a network
+    #[arg(long, value_name = "NETWORK")]
+    network_rm: Vec<String>,
+    /// Set a variable of the environment: KEY=VALUE
+    #[arg(long, value_parser = key_value, value_name = "KEY=VALUE")]
+    env_add: Vec<(String, String)>,
+    /// Take a variable away: KEY
+    #[arg(long, value_name = "KEY")]
+    env_rm: Vec<String>,
+    /// Restrict further where tasks may run, such as node.role==worker
+    #[arg(long, value_name = "CONSTRAINT")]
+    constraint_add: Vec<String>,
+    /// Take a restriction away
+    #[arg(long, value_name = "CONSTRAINT")]
+    constraint_rm: Vec<String>,
+    /// Set a label: KEY=VALUE
+    #[arg(long, value_parser = key_value, value_name = "KEY=VALUE")]
+    label_add: Vec<(String, String)>,
+    /// Take a label away: KEY
+    #[arg(long, value_name = "KEY")]
+    label_rm: Vec<String>,
+    /// Replace the tasks although nothing else changes
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    pub end: EndArgs,
+    /// The program and its arguments, instead of those before
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+fn target_port(text: &str) -> Result<(Port, Protocol), String> {
+    let wanted = port(text)?;
+    if wanted.published.is_some() || text.contains('=') {
+        return Err("use the port of the task: TARGET, TARGET/tcp or TARGET/udp".into());
+    }
+    Ok((wanted.target, wanted.protocol))
+}
+
+/// Reads the service, changes what is asked and writes it, again if somebody wrote in between.
+pub async fn update(control: &mut Control, args: &UpdateArgs) -> Result<v1::Service> {
+    let networks = control.list_networks(v1::ListNetworksRequest {}).await.map_err(said)?.into_inner().networks;
+    let networks = networks.into_iter().map(Network::try_from).collect::<Result<Vec<_>, _>>()?;
+    let names: BTreeMap<String, String> =
+        networks.into_iter().map(|n| (n.id.to_string(), n.spec.annotations.name)).collect();
+    for _ in 0..TRIES {
+        let request = v1::RefRequest { r#ref: args.service.clone() };
+        let service = Service::try_from(control.get_service(request).await.map_err(said)?.into_inner())?;
+        let request = v1::UpdateServiceRequest {
+            r#ref: service.id.to_string(),
+            version: service.meta.version.0,
+            spec: Some(edit(service.spec, args, &names)?.into()),
+        };
+        match control.update_service(request).await {
+            Ok(updated) => return Ok(updated.into_inner()),
+            Err(status) if status.code() == Code::Aborted => {}
+            Err(status) => return Err(said(status)),
+        }
+    }
+    bail!("service {}: it is changed by somebody else all the time, run the command again", args.service)
+}
+
+/// Takes what `is` says out of the list; refuses if there is nothing.
+fn take<T>(list: &mut Vec<T>, what: &str, named: &str, is: impl Fn(&T) -> bool) -> Result<()> {
+    let before = list.len();
+    list.retain(|item| !is(item));
+    if list.len() == before {
+        bail!("{what} {named:?}: the service has none, see `heddle service inspect`");
+    }
+    Ok(())
+}
+
+fn take_key(map: &mut BTreeMap<String, String>, what: &str, key: &str) -> Result<()> {
+    let gone = map.remove(key);
+    gone.map(drop).ok_or_else(|| anyhow!("{what} {key:?}: the service has none, see `heddle service inspect`"))
+}
+
+/// `names` are the cluster's networks by id.
+fn edit(mut spec: ServiceSpec, args: &UpdateArgs, names: &BTreeMap<String, String>) -> Result<ServiceSpec> {
+    args.settings.apply(&mut spec);
+    for key in &args.label_rm {
+        take_key(&mut spec.annotations.labels, "--label-rm", key)?;
+    }
+    spec.annotations.labels.extend(args.label_add.iter().cloned());
+    for (port, protocol) in &args.publish_rm {
+        let named = format!("{port}/{protocol}");
+        let is = |p: &PortConfig| (p.target, p.protocol) == (*port, *protocol);
+        take(&mut spec.endpoint.ports, "--publish-rm", &named, is)?;
+    }
+    spec.endpoint.ports.extend(args.publish_add.iter().cloned());
+    let task = &mut spec.task;
+    for name in &args.network_rm {
+        let is = |t: &NetworkTarget| t.target == *name || names.get(&t.target) == Some(name);
+        take(&mut task.networks, "--network-rm", name, is)?;
+    }
+    task.networks.extend(args.network_add.iter().cloned());
+    for constraint in &args.constraint_rm {
+        let plain = |c: &str| c.split_whitespace().collect::<String>();
+        let is = |c: &String| plain(c) == plain(constraint);
+        take(&mut task.placement.constraints, "--constraint-rm", constraint, is)?;
+    }
+    task.placement.constraints.extend(args.constraint_add.iter().cloned());
+    let Runtime::Process(process) = &mut task.runtime;
+    for key in &args.env_rm {
+        take_key(&mut process.env, "--env-rm", key)?;
+    }
+    process.env.extend(args.env_add.iter().cloned());
+    if !args.command.is_empty() {
+        process.command.clone_from(&args.command);
+    }
+    task.force_update += u64::from(args.force);
+    Ok(spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::service::create::{self, CreateArgs};
+
+    #[derive(Debug, clap::Parser)]
+    enum Line {
+        Create(Box<CreateArgs>),
+        Update(Box<UpdateArgs>),
+    }
+
+    fn line(args: &[&str]) -> Line {
+        let args = std::iter::once("service").chain(args.iter().copied());
+        <Line as clap::Parser>::try_parse_from(args).unwrap()
+    }
+
+    fn created() -> ServiceSpec {
+        let network = ["--network", "front", "-p", "8080:80", "-e", "A=1", "-l", "x=y", "--constraint", "node.id==a"];
+        let head = ["create", "--process", "--name", "web", "--replicas", "2", "--update-order", "start-first"];
+        let Line::Create(args) = line(&[&head[..], &network, &["--", "true"]].concat()) else { unreachable!() };
+        create::spec(&args).unwrap()
+    }
+
+    fn changed(more: &[&str]) -> Result<ServiceSpec> {
+        let Line::Update(args) = line(&[&["update", "web"], more].concat()) else { unreachable!() };
+        edit(created(), &args, &BTreeMap::from([("front".to_owned(), "called".to_owned())]))
+    }
+
+    #[test]
+    fn what_is_not_named_stays() {
+        assert_eq!(changed(&[]).unwrap(), created());
+        let spec = changed(&["--replicas", "3", "--rollback-delay", "5s", "--update-deadline", "0s"]).unwrap();
+        let Runtime::Process(process) = &spec.task.runtime;
+        assert_eq!(spec.mode, heddle_model::service::Mode::Replicated { replicas: 3 });
+        assert_eq!((process.command.as_slice(), process.env["A"].as_str()), (&["true".to_owned()][..], "1"));
+        assert_eq!(spec.update.order, heddle_model::update::Order::StartFirst);
+        assert_eq!((spec.rollback.delay.as_secs(), spec.update.deadline.as_secs()), (5, 0));
+        assert_eq!(changed(&["--force"]).unwrap().task.force_update, 1);
+    }
+
+    #[test]
+    fn lists_grow_and_shrink() {
+        let gone = ["--env-rm", "A", "--label-rm", "x", "--publish-rm", "80", "--network-rm", "called"];
+        let more = ["--constraint-rm", "node.id == a", "--env-add", "B=2", "--publish-add", "9090:90"];
+        let spec = changed(&[&gone[..], &more, &["--network-add", "back", "--", "false", "x"]].concat()).unwrap();
+        let Runtime::Process(process) = &spec.task.runtime;
+        assert_eq!(process.env, BTreeMap::from([("B".to_owned(), "2".to_owned())]));
+        assert_eq!(process.command, ["false", "x"]);
+        assert_eq!(spec.endpoint.ports.iter().map(|p| p.target.get()).collect::<Vec<_>>(), [90]);
+        assert_eq!(spec.task.networks.iter().map(|t| t.target.as_str()).collect::<Vec<_>>(), ["back"]);
+        assert!(spec.annotations.labels.is_empty() && spec.task.placement.constraints.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_there_cannot_be_taken_away() {
+        let rest = "the service has none, see `heddle service inspect`";
+        for (flag, value, named) in [
+            ("--env-rm", "Z", "\"Z\""),
+            ("--label-rm", "z", "\"z\""),
+            ("--publish-rm", "81/udp", "\"81/udp\""),
+            ("--network-rm", "back", "\"back\""),
+            ("--constraint-rm", "node.id==b", "\"node.id==b\""),
+        ] {
+            let said = changed(&[flag, value]).unwrap_err().to_string();
+            assert_eq!(said, format!("{flag} {named}: {rest}"));
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Services that change while clients ask through every host, on new connections and on those that they keep: nobody may
+//! be left without an answer. And updates that fail.
+#![allow(clippy::unwrap_used)]
+
+use heddle_cluster_tests::{HOSTS, Lab, skipped, wait};
+use serde_json::Value;
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+/// No load goes on for longer.
+const LIMIT: Duration = Duration::from_secs(60);
+/// What one client asks before it begins anew.
+const BATCH: &str = "100";
+/// So many are asked in all, at least.
+const ENOUGH: u32 = 3000;
+
+/// Asks through each host while something is done, and on until that was often enough. No request may fail.
+fn answered(lab: &Lab, what: &str, act: impl FnOnce()) {
+    let (done, total) = (AtomicBool::new(false), AtomicU32::new(0));
+    let began = Instant::now();
+    let client = |target: String, kept: bool| {
+        let mut failed = String::new();
+        let on = || !done.load(Ordering::Relaxed) || total.load(Ordering::Relaxed) < ENOUGH;
+        while on() && failed.is_empty() && began.elapsed() < LIMIT {
+            let every = if kept { "10" } else { "3" };
+            let mut args = vec!["heddle", "whoami", "--ask", &target, "--count", BATCH, "--every", every];
+            args.extend(kept.then_some("--keep-alive"));
+            let output = lab.exec("client", &args);
+            total.fetch_add(counted(&String::from_utf8_lossy(&output.stdout)), Ordering::Relaxed);
+            failed += &String::from_utf8_lossy(&output.stderr);
+        }
+        failed
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (1..=3)
+            // Of one family they would share ports: a backend tells clients apart by their addresses and ports alone.
+            .flat_map(|n| [(format!("10.77.0.{n}:8080"), false), (format!("[fd77::{n}]:8080"), true)])
+            .map(|(target, kept)| scope.spawn(move || client(target, kept)))
+            .collect();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+        done.store(true, Ordering::Relaxed);
+        let failures: String = clients.into_iter().map(|c| c.join().unwrap()).collect();
+        let total = total.load(Ordering::Relaxed);
+        println!("{what:<40} {total:>6} requests in {:>4.1?}", began.elapsed());
+        result.unwrap_or_else(|e| std::panic::resume_unwind(e));
+        assert_eq!(failures, "", "{what}");
+        assert!(total >= ENOUGH, "{what}: only {total} requests");
+    });
+}
+
+/// From the lines `COUNT x TASK on NODE sees CLIENT`.
+fn counted(said: &str) -> u32 {
+    said.lines().filter_map(|l| l.split_once(" x ")?.0.trim().parse::<u32>().ok()).sum()
+}
+
+fn update<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["service", "update", "--update-monitor", "1s", "--rollback-monitor", "1s", "web"], more].concat()
+}
+
+/// Runs on every host that has been told, and nothing else does.
+fn tasks(lab: &Lab, ask: &str, count: usize) -> Vec<Value> {
+    wait("so many run", || match lab.running(ask, "web")? {
+        all if all.len() == count => Ok(all),
+        all => Err(format!("{} run", all.len())),
+    })
+}
+
+fn ids(tasks: &[Value]) -> Vec<String> {
+    let mut ids: Vec<String> = tasks.iter().map(|t| t["id"].to_string()).collect();
+    ids.sort();
+    ids
+}
+
+fn service(lab: &Lab, ask: &str) -> Result<Value, String> {
+    Ok(lab.try_json(ask, &["service", "inspect", "web"])?[0].clone())
+}
+
+#[test]
+fn whatever_changes_every_request_is_answered() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::up("t-update", 3, 3);
+    lab.create_web("web", 6, &["-p", "8080:80", "--env", "A=1"]);
+    let before = ids(&tasks(&lab, "node1", 6));
+    for (order, more) in [("stop-first", "A=2"), ("start-first", "A=3")] {
+        answered(&lab, &format!("update, {order}"), || {
+            let set = ["--update-order", order, "--update-parallelism", "2", "--env-add", more];
+            lab.heddle("node2", &update(&set));
+        });
+        assert!(ids(&tasks(&lab, "node1", 6)).iter().all(|t| !before.contains(t)));
+    }
+    let seen = service(&lab, "node1").unwrap();
+    assert_eq!(seen["updateStatus"]["state"], "completed", "{seen}");
+    answered(&lab, "rollback", || drop(lab.heddle("node3", &["service", "rollback", "web"])));
+    let seen = service(&lab, "node1").unwrap();
+    assert_eq!(seen["updateStatus"]["state"], "rollback_completed", "{seen}");
+    assert_eq!(seen["spec"]["task"]["runtime"]["Process"]["env"]["A"], "2", "{seen}");
+    answered(&lab, "scale to 3 and to 6", || {
+        lab.heddle("node1", &["service", "scale", "web=3"]);
+        lab.heddle("node1", &["service", "scale", "web=6"]);
+    });
+    answered(&lab, "a node is drained", || {
+        lab.heddle("node1", &["node", "update", "--availability", "drain", "node3"]);
+        wait("it is empty", || match lab.running("node1", "web")? {
+            all if all.len() == 6 && all.iter().all(|t| t["hostname"] != "node3") => Ok(()),
+            all => Err(format!("{all:?}")),
+        });
+    });
+    lab.heddle("node1", &["node", "update", "--availability", "active", "node3"]);
+    answered(&lab, "the leader changes while updating", || {
+        let leader = lab.leader("node1").unwrap();
+        let other = HOSTS.into_iter().find(|h| *h != leader).unwrap();
+        let before = ids(&tasks(&lab, other, 6));
+        lab.heddle(other, &update(&["--env-add", "A=4", "--detach"]));
+        wait("some are replaced", || match ids(&lab.running(other, "web")?) {
+            now if now.iter().any(|t| !before.contains(t)) => Ok(()),
+            _ => Err("none".into()),
+        });
+        lab.do_lab(&["kill", &leader, "--daemon"]);
+        lab.do_lab(&["start", &leader]);
+        wait("another goes on with it", || match service(&lab, other)? {
+            seen if seen["updateStatus"]["state"] == "completed" => Ok(()),
+            seen => Err(seen["updateStatus"].to_string()),
+        });
+        assert!(ids(&tasks(&lab, other, 6)).iter().all(|t| !before.contains(t)));
+    });
+    answered(&lab, "a bad update is rolled back", || bad_updates_are_rolled_back(&lab));
+    bad_updates_end_as_they_should(&lab);
+}
+
+/// A program that ends at once, start-first: nobody who serves is touched.
+fn bad_updates_are_rolled_back(lab: &Lab) {
+    let before = ids(&tasks(lab, "node1", 6));
+    let rules = ["--update-order", "start-first", "--update-failure-action", "rollback", "--update-parallelism", "1"];
+    let said = lab.refused("node1", &update(&[&rules[..], &["--", "sh", "-c", "exit 3"]].concat()));
+    assert!(said.contains("the update was rolled back: 1 of 6 replicas failed: web."), "{said}");
+    assert!(said.contains(": exit code 3"), "{said}");
+    assert_eq!(ids(&tasks(lab, "node1", 6)), before);
+}
+
+fn bad_updates_end_as_they_should(lab: &Lab) {
+    lab.heddle("node1", &["service", "scale", "web=3"]);
+    let before = ids(&tasks(lab, "node1", 3));
+    let bad = |set: &[&str]| lab.refused("node1", &update(&[set, &["--", "sh", "-c", "exit 3"]].concat()));
+    let state = || service(lab, "node1").unwrap()["updateStatus"]["state"].clone();
+
+    let one = ["--update-parallelism", "1", "--update-order", "start-first"];
+    let said = bad(&[&one[..], &["--update-failure-action", "pause"]].concat());
+    assert!(said.contains("web: the update is paused: 1 of 3 replicas failed: web."), "{said}");
+    assert_eq!((state(), ids(&tasks(lab, "node1", 3))), ("paused".into(), before.clone()));
+
+    let said = bad(&[&one[..], &["--update-failure-action", "continue"]].concat());
+    assert!(said.contains("web: it ended, but not well: 3 of 3 replicas failed: web."), "{said}");
+    assert_eq!((state(), ids(&tasks(lab, "node1", 3))), ("completed".into(), before));
+
+    lab.heddle("node1", &update(&["--", "heddle", "whoami", "--port", "80"]));
+    let nowhere = ["--constraint-add", "node.hostname==nowhere", "--update-deadline", "2s"];
+    let said = lab.refused("node1", &update(&[&nowhere[..], &["--update-failure-action", "pause"]].concat()));
+    assert!(said.contains("not in service after 2s: no suitable node: 3 do not match the constraints"), "{said}");
+    lab.heddle("node1", &["service", "rollback", "web"]);
+    assert_eq!((state(), tasks(lab, "node1", 3).len()), ("rollback_completed".into(), 3));
+}

@@ -1,0 +1,69 @@
+//! What may be changed of services, and what a change comes to.
+
+use super::{ControlError, SpecError, check, find};
+use crate::store::{Conflict, Mutation, Snapshot, WriteError};
+use heddle_model::{
+    Kind, ServiceId, Timestamp, Version,
+    service::{Mode, Service, ServiceSpec},
+};
+use std::sync::Arc;
+
+/// The service that is meant, and what is to be written.
+pub struct Changed {
+    pub id: ServiceId,
+    pub mutations: Vec<Mutation>,
+}
+
+fn written(service: Service) -> Changed {
+    Changed { id: service.id.clone(), mutations: vec![Mutation::Update(service.into())] }
+}
+
+/// A new spec, made from the service as it was at this version.
+pub fn update(
+    state: &Snapshot,
+    reference: &str,
+    spec: ServiceSpec,
+    seen: Version,
+    now: Timestamp,
+) -> Result<Changed, ControlError> {
+    let service = find::service(state, reference)?;
+    let stored = service.meta.version;
+    if stored != seen {
+        let conflict = Conflict::Stale { kind: Kind::Service, id: service.id.to_string(), expected: seen, stored };
+        return Err(WriteError::from(conflict).into());
+    }
+    let spec = check::change(state, &service, spec)?;
+    let mut service = Arc::unwrap_or_clone(service);
+    match service.change(spec, now) {
+        true => Ok(written(service)),
+        false => Ok(Changed { id: service.id, mutations: Vec::new() }),
+    }
+}
+
+/// Back to the spec before, which must still be possible.
+pub fn roll_back(state: &Snapshot, reference: &str, now: Timestamp) -> Result<Changed, ControlError> {
+    let service = find::service(state, reference)?;
+    let Some(previous) = &service.previous else {
+        return Err(SpecError::NoPrevious(service.spec.annotations.name.clone()).into());
+    };
+    check::change(state, &service, previous.spec.clone())?;
+    let mut service = Arc::unwrap_or_clone(service);
+    service.roll_back(now, String::new());
+    Ok(written(service))
+}
+
+/// Another number of replicas. It is no update: what goes on goes on, and a rollback does not undo it.
+pub fn scale(state: &Snapshot, reference: &str, replicas: u64) -> Result<Changed, ControlError> {
+    let service = find::service(state, reference)?;
+    check::room(state, Some(&service.id), &service.spec, replicas)?;
+    let mut service = Arc::unwrap_or_clone(service);
+    let mode = Mode::Replicated { replicas };
+    if service.spec.mode == mode {
+        return Ok(Changed { id: service.id, mutations: Vec::new() });
+    }
+    if let Some(previous) = &mut service.previous {
+        previous.spec.mode = mode.clone();
+    }
+    service.spec.mode = mode;
+    Ok(written(service))
+}

@@ -15,6 +15,9 @@ pub struct Cli {
     /// Socket of the daemon on this host
     #[arg(long, global = true, env = "HEDDLE_SOCKET", default_value = "/run/heddle/heddle.sock")]
     pub socket: PathBuf,
+    /// Answer from what this manager has itself, which may be old: for commands that only look, also without a leader
+    #[arg(long, global = true)]
+    pub stale: bool,
     /// Ask the cluster through its port as a user, with the files that `cluster user add` made in this directory
     #[arg(long = "as", global = true, env = "HEDDLE_AS", value_name = "DIR")]
     pub user: Option<PathBuf>,
@@ -123,6 +126,10 @@ pub struct DaemonArgs {
     /// Log as JSON, one object a line
     #[arg(long)]
     pub log_json: bool,
+    /// Where others reach this host from now on, in place of what `init` or `join` was told: IP[:PORT] or INTERFACE[:PORT].
+    /// Tunnels that end at the former address follow
+    #[arg(long, env = "HEDDLE_ADVERTISE_ADDR", default_value = "", hide_default_value = true)]
+    pub advertise_addr: String,
     /// Where this host's tunnels end from now on, in place of what `init` or `join` was told: IP or INTERFACE
     #[arg(long, env = "HEDDLE_DATA_PATH_ADDR", default_value = "", hide_default_value = true)]
     pub data_path_addr: String,
@@ -141,6 +148,10 @@ pub enum ClusterCommand {
     /// People who may ask the cluster through its port
     #[command(subcommand)]
     User(commands::user::UserCommand),
+    /// Write all that the cluster is made of to a file, which is a secret: it has the key of the certificate authority
+    Backup(commands::backup::BackupArgs),
+    /// Make a cluster again from a backup, with this host, which is in none, as its only manager
+    Restore(commands::backup::RestoreArgs),
 }
 
 #[derive(Debug, Args)]

@@ -49,13 +49,16 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                     tokio::runtime::Builder::new_current_thread()
                 }
             };
-            let client = Client::new(&cli.socket).with_user(cli.user);
+            let client = Client::new(&cli.socket).with_user(cli.user).with_stale(cli.stale);
             builder.enable_all().build()?.block_on(dispatch(command, &client, cli.socket.clone()))
         }
     }
 }
 
 async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<ExitCode> {
+    if !matches!(command, Command::Daemon(_)) {
+        client.tell_staleness().await?;
+    }
     match command {
         Command::Run(args) => match commands::run::run(client, *args).await {
             Ok(code) => return Ok(code.into()),
@@ -70,8 +73,18 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
                 anyhow::bail!("the daemon makes namespaces and links: run it as root");
             }
             let (lb_backend, wireguard) = (args.lb_backend, args.wireguard.into());
-            let (state_dir, data_path_addr, metrics_addr) = (args.state_dir, args.data_path_addr, args.metrics_addr);
-            node::run(node::Config { state_dir, socket, lb_backend, wireguard, data_path_addr, metrics_addr }).await
+            let (state_dir, metrics_addr) = (args.state_dir, args.metrics_addr);
+            let (advertise_addr, data_path_addr) = (args.advertise_addr, args.data_path_addr);
+            node::run(node::Config {
+                state_dir,
+                socket,
+                lb_backend,
+                wireguard,
+                advertise_addr,
+                data_path_addr,
+                metrics_addr,
+            })
+            .await
         }
         Command::Init(args) => commands::cluster::init(client, args).await,
         Command::JoinToken(args) => commands::cluster::join_token(client, args).await,
@@ -80,6 +93,8 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Info(args) => commands::cluster::info(client, args.format).await,
         Command::Cluster(ClusterCommand::Status(args)) => commands::status::run(client, args.format).await,
         Command::Cluster(ClusterCommand::User(command)) => commands::user::run(client, command).await,
+        Command::Cluster(ClusterCommand::Backup(args)) => commands::backup::back_up(client, &args).await,
+        Command::Cluster(ClusterCommand::Restore(args)) => commands::backup::restore(client, args).await,
         Command::Events(args) => commands::events::run(client, args).await,
         Command::Node(command) => commands::node::run(client, command).await,
         Command::Ps(args) => commands::ps::run(client, args).await,

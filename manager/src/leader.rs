@@ -106,7 +106,14 @@ async fn watch_nodes(store: &Store, sessions: &Sessions, leads_since: Instant) -
     if lost.is_empty() {
         return Ok(());
     }
-    store.write(lost).await.map(|_| ())
+    store.write(lost.clone()).await?;
+    for lost in lost {
+        if let Mutation::NodeStatus { id, .. } = lost {
+            let host = state.nodes.get(&id).map_or("", |n| &n.description.hostname);
+            tracing::info!(node = %id, host, "node is down");
+        }
+    }
+    Ok(())
 }
 
 fn lost(state: &Snapshot, sessions: &Sessions, leads_since: Instant) -> Vec<Mutation> {
@@ -122,7 +129,6 @@ fn lost(state: &Snapshot, sessions: &Sessions, leads_since: Instant) -> Vec<Muta
     reported
         .filter(|n| silent(&n.id))
         .map(|n| {
-            tracing::info!(node = %n.id, host = n.description.hostname, "node is down");
             let message = format!("no heartbeat for {} ms", limit.as_millis());
             let status = NodeStatus { state: NodeState::Down, message, since: now() };
             Mutation::NodeStatus { id: n.id.clone(), status }

@@ -10,10 +10,14 @@
 //! ca         root, tokens, certificates
 //! ambient    the time of day and random numbers
 //! observe    how it is and what becomes of it, for those who look on
+//! address    a manager that is elsewhere than it was
+//! quorum     what is said without one       recovery, backup   a cluster that begins anew from what is left
 //! ```
 
+pub mod address;
 pub mod allocator;
 pub mod ambient;
+pub mod backup;
 pub mod ca;
 pub mod control;
 pub mod dispatcher;
@@ -23,8 +27,11 @@ pub mod membership;
 pub mod observe;
 pub mod orchestrator;
 pub mod plan;
+pub mod quorum;
 pub mod raft;
+mod recovery;
 pub mod scheduler;
+mod standing;
 pub mod store;
 pub mod tunnel;
 #[cfg(test)]

@@ -1,12 +1,18 @@
 //! A manager put together: raft, the store on top of it, the leader's loop and the gRPC services.
 
 use crate::{
-    ambient, ca,
+    address, ambient, ca,
     control::{CaService, ControlService, Forward, UsersService},
     dispatcher::{DispatcherService, Logs, Sessions},
     leader, membership,
     observe::{self, History, ObserveService},
-    raft::{LogStore, MAX_MESSAGE, Machine, Network, Raft, RaftService, raft_id},
+    raft::{
+        LogStore, MAX_MESSAGE, Machine, Network, Peers, Raft, RaftService,
+        damage::{self, OpenError},
+        raft_id,
+        recover::{self, RecoverError},
+    },
+    standing,
     store::{Mutation, Store, WriteError},
 };
 use heddle_model::{Annotations, Meta, NetworkId, cluster::Cluster, net::Pool, network, node::Node};
@@ -20,7 +26,17 @@ use heddle_proto::v1::{
 };
 use ipnet::IpNet;
 use openraft::{BasicNode, Config, async_runtime::WatchReceiver};
-use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::server::Router};
 use tower::layer::util::{Identity, Stack};
@@ -32,6 +48,8 @@ const SNAPSHOT_EVERY: u64 = 5000;
 /// Whoever asks whether a manager is of use does not wait for an election.
 const QUORUM_LIMIT: Duration = Duration::from_secs(1);
 const FIRST_LEADER: Duration = Duration::from_secs(10);
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError {
@@ -51,6 +69,12 @@ pub enum ManagerError {
     Certificate(#[from] ca::CaError),
     #[error("no manager of the cluster lets this one in: {0}")]
     Refused(String),
+    #[error("the cluster began anew without this manager: it becomes a worker as soon as it reaches the others")]
+    Outvoted,
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
 }
 
 /// How managers agree: an election is over within a second or so.
@@ -78,19 +102,49 @@ pub struct Manager {
     logs: Arc<Logs>,
     history: Arc<History>,
     attaching: Arc<tokio::sync::Mutex<()>>,
+    peers: Peers,
+    /// True: the others have to let this one go before it counts for anything.
+    lapsed: Arc<AtomicBool>,
+    /// Cancelled when the cluster has begun anew without this manager, which takes no part any more.
+    pub outvoted: CancellationToken,
     cancel: CancellationToken,
 }
 
 impl Manager {
-    /// Opens the state in `dir` and takes part in raft, if it was part of it before.
-    pub async fn start(dir: &Path, credentials: &Credentials) -> Result<Self, ManagerError> {
+    /// Opens the state in `dir`, and takes part in raft as it did before. `others`: another manager is known, from which
+    /// what is lost can be got.
+    pub async fn start(dir: &Path, credentials: &Credentials, others: bool) -> Result<Self, ManagerError> {
         let state_error = |source| ManagerError::State { dir: dir.display().to_string(), source };
-        std::fs::create_dir_all(dir).map_err(state_error)?;
-        let log = LogStore::open(&dir.join("raft.redb")).map_err(state_error)?;
+        let (log, lapsed) = damage::open(dir, others).await?;
+        if !lapsed && let Ok((state, _)) = recover::newest(&log.stored().map_err(state_error)?) {
+            // Before anybody can give it a vote.
+            if let Err(outvoted) = standing::check(&state, credentials).await {
+                damage::aside(dir, "former").map_err(state_error)?;
+                return Err(outvoted);
+            }
+        }
+        Self::run(dir, log, credentials, lapsed).await
+    }
+
+    /// Begins with nothing, to become the first of a cluster.
+    pub async fn first(dir: &Path, credentials: &Credentials) -> Result<Self, ManagerError> {
+        let state_error = |source| ManagerError::State { dir: dir.display().to_string(), source };
+        let log = damage::open_empty(dir).await.map_err(state_error)?;
+        Self::run(dir, log, credentials, false).await
+    }
+
+    pub(crate) async fn run(
+        dir: &Path,
+        log: LogStore,
+        credentials: &Credentials,
+        lapsed: bool,
+    ) -> Result<Self, ManagerError> {
+        let state_error = |source| ManagerError::State { dir: dir.display().to_string(), source };
         let (machine, state) = Machine::open(log.clone()).map_err(state_error)?;
         let config = raft_config(&credentials.identity().cluster.to_string());
         let config = Arc::new(config.validate().map_err(|e| ManagerError::Raft(e.to_string()))?);
-        let network = Network { credentials: credentials.clone() };
+        let peers = Peers::default();
+        let network = Network { credentials: credentials.clone(), peers: peers.clone() };
         let history = machine.history();
         let id = raft_id(&credentials.identity().node);
         let raft = Raft::new(id, config, network, log, machine).await.map_err(|e| ManagerError::Raft(e.to_string()))?;
@@ -98,6 +152,8 @@ impl Manager {
         let sessions = Arc::new(Sessions::default());
         let cancel = CancellationToken::new();
         tokio::spawn(leader::run(store.clone(), sessions.clone(), cancel.clone()));
+        let outvoted = CancellationToken::new();
+        tokio::spawn(standing::watch(store.clone(), credentials.clone(), cancel.clone(), outvoted.clone()));
         Ok(Self {
             store,
             credentials: credentials.clone(),
@@ -105,6 +161,9 @@ impl Manager {
             logs: Arc::default(),
             history,
             attaching: Arc::default(),
+            peers,
+            lapsed: Arc::new(lapsed.into()),
+            outvoted,
             cancel,
         })
     }
@@ -117,13 +176,11 @@ impl Manager {
         ingress_subnets: Vec<IpNet>,
     ) -> Result<(), ManagerError> {
         let raft = self.store.raft();
+        let own = raft_id(&node.id);
         let addr = node.manager.as_ref().map(|m| m.addr.to_string()).unwrap_or_default();
-        let members = BTreeMap::from([(raft_id(&node.id), BasicNode::new(addr))]);
+        let members = BTreeMap::from([(own, BasicNode::new(addr))]);
         raft.initialize(members).await.map_err(|e| ManagerError::Raft(e.to_string()))?;
-        let wait = raft.wait(Some(FIRST_LEADER));
-        wait.current_leader(raft_id(&node.id), "the first leader")
-            .await
-            .map_err(|e| ManagerError::Raft(e.to_string()))?;
+        self.leads().await?;
         let ingress = network::Network {
             id: NetworkId::from_random(ambient::random()),
             meta: Meta::default(),
@@ -140,15 +197,51 @@ impl Manager {
         Ok(())
     }
 
+    /// Waits until it leads, as the only voter soon does.
+    pub(crate) async fn leads(&self) -> Result<(), ManagerError> {
+        let led = async {
+            while !self.store.is_leader() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        let late = |_| ManagerError::Raft("the only manager does not lead".into());
+        tokio::time::timeout(FIRST_LEADER, led).await.map_err(late)
+    }
+
+    /// Tells the others where this manager is, if they do not know.
+    pub fn announce(&self, addr: SocketAddr) {
+        let (store, credentials) = (self.store.clone(), self.credentials.clone());
+        tokio::spawn(address::announce(store, credentials, addr, self.cancel.clone()));
+    }
+
     /// Asks the managers at `addrs`, one of which leads, to let this one in.
     pub async fn join(&self, own_addr: SocketAddr, addrs: &[SocketAddr]) -> Result<(), ManagerError> {
         let node = self.credentials.identity().node;
+        if self.lapsed.load(Ordering::Acquire) {
+            self.let_go(addrs).await?;
+            self.lapsed.store(false, Ordering::Release);
+        }
         let request =
             v1::RaftJoinRequest { node: node.to_string(), raft_id: raft_id(&node), addr: own_addr.to_string() };
         let mut last = String::from("no address was given");
         for addr in addrs {
             let mut client = RaftClient::new(tls::dial(*addr, &self.credentials)?);
             match client.join(request.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(status) => last = format!("{addr}: {}", status.message()),
+            }
+        }
+        Err(ManagerError::Refused(last))
+    }
+
+    /// Whoever had this number in raft before, and made promises that this one does not know of, counts no more.
+    async fn let_go(&self, addrs: &[SocketAddr]) -> Result<(), ManagerError> {
+        let raft_id = raft_id(&self.credentials.identity().node);
+        let mut last = String::from("no address was given");
+        for addr in addrs {
+            let mut request = tonic::Request::new(v1::RaftLeaveRequest { raft_id });
+            request.set_timeout(CALL_LIMIT);
+            match RaftClient::new(tls::dial(*addr, &self.credentials)?).leave(request).await {
                 Ok(_) => return Ok(()),
                 Err(status) => last = format!("{addr}: {}", status.message()),
             }
@@ -196,7 +289,7 @@ impl Manager {
         Ok((cert, cluster.root_ca.cert_pem.clone()))
     }
 
-    fn forward(&self) -> Forward {
+    pub(crate) fn forward(&self) -> Forward {
         Forward { store: self.store.clone(), credentials: self.credentials.clone() }
     }
 
@@ -229,9 +322,13 @@ impl Manager {
     }
 
     fn routes(&self) -> Routes {
-        let raft = RaftServer::new(RaftService { raft: self.store.raft().clone(), forward: self.forward() })
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
+        let raft = RaftService {
+            raft: self.store.raft().clone(),
+            lapsed: self.lapsed.clone(),
+            peers: self.peers.clone(),
+            forward: self.forward(),
+        };
+        let raft = RaftServer::new(raft).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         let dispatcher = DispatcherServer::new(DispatcherService {
             store: self.store.clone(),
             sessions: self.sessions.clone(),

@@ -10,7 +10,10 @@ use heddle_model::{
     node::{Node, NodeState},
 };
 use openraft::{BasicNode, ChangeMembers, async_runtime::WatchReceiver};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// A change that finds no majority within this time is tried again.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -21,15 +24,22 @@ enum Step {
     /// It is to go itself: somebody else leads from then on.
     HandOver,
     Dismiss(u64),
+    /// Its node says another address.
+    Move(u64, String),
     /// No member any more: its next certificate is a worker's.
     Demoted(NodeId),
 }
 
-fn next(state: &Snapshot, members: &BTreeSet<u64>, own: u64) -> Option<Step> {
+fn next(state: &Snapshot, members: &BTreeMap<u64, String>, own: u64) -> Option<Step> {
     state.cluster.as_ref()?;
     let stays = |id: &u64| state.nodes.values().any(|n| raft_id(&n.id) == *id && n.spec.role == Role::Manager);
-    if let Some(id) = members.iter().find(|id| !stays(id)) {
+    if let Some(id) = members.keys().find(|id| !stays(id)) {
         return Some(if *id == own { Step::HandOver } else { Step::Dismiss(*id) });
+    }
+    let at = |n: &Node| n.manager.as_ref().map(|m| (m.raft_id, m.addr.to_string()));
+    let told = state.nodes.values().filter_map(|n| at(n));
+    if let Some((id, addr)) = told.into_iter().find(|(id, addr)| members.get(id).is_some_and(|known| known != addr)) {
+        return Some(Step::Move(id, addr));
     }
     let former = |n: &&std::sync::Arc<Node>| n.role == Role::Manager && n.spec.role == Role::Worker;
     state.nodes.values().find(former).map(|n| Step::Demoted(n.id.clone()))
@@ -39,7 +49,7 @@ fn next(state: &Snapshot, members: &BTreeSet<u64>, own: u64) -> Option<Step> {
 pub async fn settle(store: &Store) {
     let raft = store.raft();
     let metrics = raft.metrics().borrow_watched().clone();
-    let members: BTreeSet<u64> = metrics.membership_config.nodes().map(|(id, _)| *id).collect();
+    let members = metrics.membership_config.nodes().map(|(id, node)| (*id, node.addr.clone())).collect();
     // A new leader may not have applied yet what its log says of members' nodes.
     let config = *metrics.membership_config.log_id();
     if config.map(|id| id.index) > metrics.last_applied.map(|id| id.index) {
@@ -50,6 +60,10 @@ pub async fn settle(store: &Store) {
         match &step {
             Step::HandOver => hand_over(store).await,
             Step::Dismiss(id) => dismiss(raft, *id).await,
+            Step::Move(id, addr) => {
+                let moved = ChangeMembers::SetNodes(BTreeMap::from([(*id, BasicNode::new(addr))]));
+                raft.change_membership(moved, true).await.map(drop).map_err(|e| e.to_string())
+            }
             Step::Demoted(id) => {
                 let demote = |state: &Snapshot| {
                     let node = state.nodes.get(id).filter(|n| n.spec.role == Role::Worker);
@@ -67,6 +81,16 @@ pub async fn settle(store: &Store) {
         Ok(Ok(())) => tracing::info!(?step, "managers changed"),
         Ok(Err(error)) => tracing::warn!(?step, %error, "managers do not change yet"),
         Err(_) => tracing::warn!(?step, "managers do not change yet: no majority answers"),
+    }
+}
+
+/// Waits until a node that was removed is no member any more either; for no longer than that may take.
+pub async fn gone(store: &Store, node: &NodeId) {
+    let id = raft_id(node);
+    let wait = store.raft().wait(Some(LIMIT));
+    let left = wait.metrics(|m| m.membership_config.nodes().all(|(member, _)| *member != id), "it is no member");
+    if let Err(error) = left.await {
+        tracing::warn!(%node, %error, "a node that was removed is a member of raft still");
     }
 }
 
@@ -112,6 +136,7 @@ pub async fn dismiss(raft: &Raft, id: u64) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::world::World;
+    use heddle_model::node::ManagerStatus;
 
     #[test]
     fn who_is_to_go_goes_and_the_leader_last() {
@@ -119,7 +144,12 @@ mod tests {
         let mut nodes: Vec<Node> = (1..=3).map(|n| world.node(n)).collect();
         nodes.iter_mut().for_each(|n| (n.role, n.spec.role) = (Role::Manager, Role::Manager));
         let ids: Vec<u64> = nodes.iter().map(|n| raft_id(&n.id)).collect();
-        let members = BTreeSet::from_iter(ids.clone());
+        let at = |n: u8| format!("192.0.2.{n}:2377");
+        let members = BTreeMap::from_iter(ids.iter().copied().zip((1..=3).map(at)));
+        for node in &mut nodes {
+            let raft_id = raft_id(&node.id);
+            node.manager = Some(ManagerStatus { raft_id, addr: members[&raft_id].parse().unwrap() });
+        }
         world.write(nodes.iter().cloned().map(|n| Mutation::Create(n.into())).collect());
         assert_eq!(next(&world.state, &members, ids[0]), None);
 
@@ -131,8 +161,12 @@ mod tests {
         wish(&mut world, 1);
         assert_eq!(next(&world.state, &members, ids[0]), Some(Step::Dismiss(ids[1])));
         assert_eq!(next(&world.state, &members, ids[1]), Some(Step::HandOver));
-        let left = BTreeSet::from([ids[0], ids[2]]);
+        let mut left = members.clone();
+        left.remove(&ids[1]);
         assert_eq!(next(&world.state, &left, ids[0]), Some(Step::Demoted(nodes[1].id.clone())));
+
+        let moved = BTreeMap::from([(ids[0], members[&ids[0]].clone()), (ids[2], at(9))]);
+        assert_eq!(next(&world.state, &moved, ids[0]), Some(Step::Move(ids[2], members[&ids[2]].clone())));
 
         // One that nobody knows any more goes, too.
         let id = nodes[2].id.to_string();

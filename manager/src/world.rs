@@ -65,6 +65,7 @@ impl World {
             join_tokens: JoinTokens { worker: secret(), manager: secret() },
             ingress_seed: 7,
             epochs: Default::default(),
+            begun: 0,
             removed: BTreeMap::new(),
             users: BTreeMap::new(),
         };

@@ -101,6 +101,9 @@ pub struct Cluster {
     /// Seeds the ingress hash alike on every host, so that a flow keeps its backend when it enters elsewhere.
     pub ingress_seed: u32,
     pub epochs: Epochs,
+    /// How often it began anew, from one manager or from a backup. Managers of before count no more.
+    #[serde(default)]
+    pub begun: u32,
     /// Nodes that were removed, and until when a certificate of theirs may seem to count.
     #[serde(default)]
     pub removed: BTreeMap<NodeId, Timestamp>,

@@ -138,8 +138,8 @@ async fn write(store: &Store, which: usize, value: u64) -> Tried {
     };
     match store.update(plan).await {
         Ok(_) => Tried::Done(value),
-        Err(WriteError::NotLeader | WriteError::Conflict(_)) => Tried::Not,
-        Err(WriteError::Unknown | WriteError::NoQuorum { .. } | WriteError::Stopped(_)) => Tried::Unknown,
+        Err(WriteError::NotLeader | WriteError::Conflict(_) | WriteError::NoQuorum(_)) => Tried::Not,
+        Err(WriteError::Unknown | WriteError::Unconfirmed(_) | WriteError::Stopped(_)) => Tried::Unknown,
     }
 }
 

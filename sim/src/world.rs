@@ -116,6 +116,7 @@ impl World {
             join_tokens: JoinTokens { worker: secret(), manager: secret() },
             ingress_seed: 7,
             epochs: Default::default(),
+            begun: 0,
             removed: Default::default(),
             users: Default::default(),
         }

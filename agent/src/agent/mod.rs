@@ -169,6 +169,11 @@ impl Agent {
         Ok(Self { status, leader, host, store, ports, keys, dir: config.dir, balancer, underlay, commands, task })
     }
 
+    /// The managers as they were last told, in this run or before.
+    pub fn managers(&self) -> Vec<SocketAddr> {
+        Memory::open(&self.dir.join("cluster")).managers
+    }
+
     /// Looks now at what the data plane needs and has.
     pub async fn diagnose(&self) -> Vec<Finding> {
         self.underlay.diagnose().await

@@ -3,17 +3,23 @@
 pub mod user;
 
 use anyhow::{Result, anyhow, bail};
+use heddle_manager::control::STALE_HEADER;
 use heddle_plumbing::tls;
 use heddle_proto::v1::{
-    control_client::ControlClient, host_client::HostClient, local_client::LocalClient, observe_client::ObserveClient,
-    users_client::UsersClient,
+    self, control_client::ControlClient, host_client::HostClient, local_client::LocalClient,
+    observe_client::ObserveClient, users_client::UsersClient,
 };
 use std::{
     io,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
 };
-use tonic::transport::Channel;
+use tonic::{
+    Request,
+    metadata::MetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
 /// What a user hears of commands that are not for the cluster.
 pub const ABOUT_THE_HOST: &str = "this command is about the host that it runs on: run it there as root, without --as";
@@ -23,6 +29,35 @@ pub struct Client {
     socket: PathBuf,
     /// The files of the user who asks the cluster itself.
     user: Option<PathBuf>,
+    stale: bool,
+}
+
+/// The way to the cluster's services, which are asked as the command line says.
+type Asking = InterceptedService<Channel, Freshness>;
+pub type Control = ControlClient<Asking>;
+
+/// Marks requests that a manager may answer by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Freshness {
+    stale: bool,
+}
+
+impl Interceptor for Freshness {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
+        if self.stale {
+            request.metadata_mut().insert(STALE_HEADER, MetadataValue::from_static("1"));
+        }
+        Ok(request)
+    }
+}
+
+/// How old the state is that answers, in one line.
+fn staleness(replica: &v1::Replica) -> String {
+    let leader = match replica.leader.as_str() {
+        "" => "no leader".to_owned(),
+        name => format!("leader {name}"),
+    };
+    format!("stale: as of revision {}, {:.1} s ago, {leader}", replica.revision, replica.heard_ms_ago as f64 / 1000.0)
 }
 
 /// The one sentence of a refusal.
@@ -35,7 +70,7 @@ pub fn said(status: tonic::Status) -> anyhow::Error {
 
 impl Client {
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), user: None }
+        Self { socket: socket.to_owned(), user: None, stale: false }
     }
 
     /// As the user whose files are in a directory, if there is one.
@@ -43,12 +78,27 @@ impl Client {
         Self { user, ..self }
     }
 
+    /// Content with what one manager has itself, which may be old.
+    pub fn with_stale(self, stale: bool) -> Self {
+        Self { stale, ..self }
+    }
+
     pub fn is_user(&self) -> bool {
         self.user.is_some()
     }
 
-    fn cluster(&self) -> Result<Channel> {
-        self.user.as_deref().map_or_else(|| self.channel(), user::dial)
+    /// Says on the error output how old the answer to come is, if it need not be new.
+    pub async fn tell_staleness(&self) -> Result<()> {
+        if self.stale {
+            let replica = self.control()?.get_replica(v1::GetReplicaRequest {}).await.map_err(said)?;
+            eprintln!("{}", staleness(&replica.into_inner()));
+        }
+        Ok(())
+    }
+
+    fn cluster(&self) -> Result<Asking> {
+        let channel = self.user.as_deref().map_or_else(|| self.channel(), user::dial)?;
+        Ok(InterceptedService::new(channel, Freshness { stale: self.stale }))
     }
 
     fn channel(&self) -> Result<Channel> {
@@ -72,19 +122,32 @@ impl Client {
         Ok(LocalClient::new(self.channel()?))
     }
 
-    pub fn control(&self) -> Result<ControlClient<Channel>> {
+    pub fn control(&self) -> Result<Control> {
         Ok(ControlClient::new(self.cluster()?).max_decoding_message_size(MAX_MESSAGE))
     }
 
-    pub fn observe(&self) -> Result<ObserveClient<Channel>> {
+    pub fn observe(&self) -> Result<ObserveClient<Asking>> {
         Ok(ObserveClient::new(self.cluster()?).max_decoding_message_size(MAX_MESSAGE))
     }
 
-    pub fn users(&self) -> Result<UsersClient<Channel>> {
+    pub fn users(&self) -> Result<UsersClient<Asking>> {
         Ok(UsersClient::new(self.cluster()?))
     }
 
     pub fn host(&self) -> Result<HostClient<Channel>> {
         Ok(HostClient::new(self.channel()?).max_decoding_message_size(MAX_MESSAGE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staleness_is_one_line() {
+        let replica = v1::Replica { revision: 42, heard_ms_ago: 12_340, leader: String::new() };
+        assert_eq!(staleness(&replica), "stale: as of revision 42, 12.3 s ago, no leader");
+        let replica = v1::Replica { heard_ms_ago: 40, leader: "node1".into(), ..replica };
+        assert_eq!(staleness(&replica), "stale: as of revision 42, 0.0 s ago, leader node1");
     }
 }

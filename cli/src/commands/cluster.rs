@@ -12,6 +12,20 @@ use heddle_proto::v1;
 use serde_json::json;
 use std::time::Duration;
 
+/// What a cluster that goes on has already.
+const OF_A_NEW_ONE: [&str; 10] = [
+    "advertise_addr",
+    "listen_addr",
+    "data_path_addr",
+    "data_path_port",
+    "default_addr_pool",
+    "default_addr_pool_mask_length",
+    "default_addr_pool_v6",
+    "ingress_subnet",
+    "dispatcher_heartbeat",
+    "cert_expiry",
+];
+
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// Where others reach this host: IP[:PORT] or INTERFACE[:PORT] [default: the only address there is, port 2377]
@@ -44,9 +58,29 @@ pub struct InitArgs {
     /// How long certificates of nodes count; they are renewed by themselves after a half to four fifths of it
     #[arg(long, default_value = "2160h", value_parser = moment::duration)]
     cert_expiry: Duration,
+    /// Instead of a new cluster: go on with this manager alone, with all that it knows, when a majority is lost for good.
+    /// The other managers must not run then; they come back as workers
+    #[arg(long, conflicts_with_all = OF_A_NEW_ONE)]
+    force_new_cluster: bool,
+}
+
+async fn force_new_cluster(client: &Client) -> Result<()> {
+    let made = client.local()?.force_new_cluster(v1::ForceNewClusterRequest {}).await.map_err(said)?.into_inner();
+    println!("The cluster goes on with this host ({}) as its only manager.", made.node);
+    if !made.former_managers.is_empty() {
+        println!("No managers any more, and workers when they are back: {}", made.former_managers.join(", "));
+    }
+    if made.unsure > 0 {
+        println!("Kept, though a majority may not have had it: the last {} of the writes.", made.unsure);
+    }
+    println!("Make managers again with `heddle node promote`.");
+    Ok(())
 }
 
 pub async fn init(client: &Client, args: InitArgs) -> Result<()> {
+    if args.force_new_cluster {
+        return force_new_cluster(client).await;
+    }
     let request = v1::InitRequest {
         advertise_addr: args.advertise_addr,
         listen_addr: args.listen_addr,
@@ -184,4 +218,19 @@ pub async fn info(client: &Client, format: Format) -> Result<()> {
         println!("Warning:        {warning}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::args::Cli;
+    use clap::Parser;
+
+    #[test]
+    fn a_cluster_that_goes_on_gets_no_new_settings() {
+        let parse = |more: &[&str]| Cli::try_parse_from([&["heddle", "init", "--force-new-cluster"], more].concat());
+        assert!(parse(&[]).is_ok() && parse(&["--socket", "/run/s"]).is_ok());
+        for more in [["--advertise-addr", "eth0"], ["--cert-expiry", "10s"], ["--data-path-port", "4789"]] {
+            assert!(parse(&more).is_err(), "{more:?}");
+        }
+    }
 }

@@ -243,6 +243,13 @@ impl control_server::Control for Fake {
     async fn rotate_tunnel(&self, _: Request<v1::RotateTunnelRequest>) -> Answer<v1::TunnelEpochs> {
         Err(Status::unimplemented("rotate_tunnel"))
     }
+    async fn get_replica(&self, _: Request<v1::GetReplicaRequest>) -> Answer<v1::Replica> {
+        Err(Status::unimplemented("get_replica"))
+    }
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<v1::BackupChunk, Status>> + Send>>;
+    async fn backup(&self, _: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
+        Err(Status::unimplemented("backup"))
+    }
     async fn update_service(&self, _: Request<v1::UpdateServiceRequest>) -> Answer<v1::Service> {
         Err(Status::unimplemented("update_service"))
     }

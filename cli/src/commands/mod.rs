@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! run, ps, logs, exec, start, stop, wait, rm, inspect   workloads of this host
-//! network   service   node   cluster   tunnel           what the rest is about
+//! network   service   node   cluster   user   tunnel    what the rest is about
 //! status, events                                        how the cluster is and what becomes of it
+//! backup                                                the cluster as a file, and back
 //! pair, filter, moment, each                            how flags are read, and several objects served
 //! ```
 
+pub mod backup;
 pub mod cluster;
 mod each;
 pub mod events;

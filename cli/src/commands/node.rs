@@ -1,7 +1,7 @@
 //! node ls, inspect, update, promote, demote, rm.
 
 use crate::{
-    client::{Client, said},
+    client::{Client, Control, said},
     commands::{cluster::role, pair},
     output::{self, Format},
 };
@@ -11,13 +11,9 @@ use heddle_model::{
     cluster::Role,
     node::{Availability, Node, NodeReport, NodeState},
 };
-use heddle_proto::{
-    convert::ConvertError,
-    v1::{self, control_client::ControlClient},
-};
+use heddle_proto::{convert::ConvertError, v1};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use tonic::transport::Channel;
 
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
@@ -72,7 +68,7 @@ pub enum NodeCommand {
         /// Ids, host names, or beginnings of ids
         #[arg(required = true)]
         nodes: Vec<String>,
-        /// Cast out a node that is there, too
+        /// Cast out a node that is there, too, or a manager that is down and does not come back
         #[arg(short, long)]
         force: bool,
     },
@@ -99,7 +95,7 @@ impl From<Use> for v1::Availability {
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Asks for a role, and waits until the node has it.
-async fn become_role(control: &mut ControlClient<Channel>, reference: &str, role: Role) -> Result<()> {
+async fn become_role(control: &mut Control, reference: &str, role: Role) -> Result<()> {
     let request = v1::UpdateNodeRequest {
         r#ref: reference.to_owned(),
         role: Some(v1::Role::from(role).into()),
@@ -109,12 +105,7 @@ async fn become_role(control: &mut ControlClient<Channel>, reference: &str, role
     wait_for_role(control, node, reference, role).await
 }
 
-async fn wait_for_role(
-    control: &mut ControlClient<Channel>,
-    mut node: v1::Node,
-    reference: &str,
-    role: Role,
-) -> Result<()> {
+async fn wait_for_role(control: &mut Control, mut node: v1::Node, reference: &str, role: Role) -> Result<()> {
     let until = Instant::now() + LIMIT;
     while node.role() != v1::Role::from(role) {
         if Instant::now() > until {

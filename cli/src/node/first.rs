@@ -92,6 +92,7 @@ pub fn cluster(
         join_tokens,
         ingress_seed: rand::random(),
         epochs: Epochs { since: now(), ..Epochs::default() },
+        begun: 0,
         removed: BTreeMap::new(),
         users: BTreeMap::new(),
     };

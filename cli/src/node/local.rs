@@ -4,7 +4,7 @@ use super::member::Daemon;
 use heddle_agent::{agent::TunnelPicture, underlay::Finding};
 use heddle_proto::v1::{self, local_server};
 use std::sync::Arc;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 pub struct LocalService {
     pub daemon: Arc<Daemon>,
@@ -72,6 +72,28 @@ impl local_server::Local for LocalService {
             tasks_running: status.running,
             certificate_ends_ms: member.credentials.life().ends.0,
         }))
+    }
+
+    async fn force_new_cluster(
+        &self,
+        _: Request<v1::ForceNewClusterRequest>,
+    ) -> Result<Response<v1::ForceNewClusterResponse>, Status> {
+        let daemon = self.daemon.clone();
+        run(async move { daemon.force_new_cluster().await }).await
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<v1::RestoreChunk>>,
+    ) -> Result<Response<v1::RestoreResponse>, Status> {
+        let mut chunks = request.into_inner();
+        let (mut wish, mut file) = (v1::RestoreRequest::default(), Vec::new());
+        while let Some(chunk) = chunks.message().await? {
+            wish = chunk.request.unwrap_or(wish);
+            file.extend(chunk.data);
+        }
+        let daemon = self.daemon.clone();
+        run(async move { daemon.restore(wish, &file).await }).await
     }
 
     async fn diagnose(&self, _: Request<v1::DiagnoseRequest>) -> Result<Response<v1::DiagnoseResponse>, Status> {

@@ -1,7 +1,7 @@
 //! The running halves of a daemon whose host is in a cluster, and how it comes into one and out of it.
 
 use super::{
-    Config, addr, first, remote,
+    Config, addr, first, place, remote,
     renewal::Renewal,
     state::{NodeState, Paths},
 };
@@ -10,11 +10,14 @@ use heddle_agent::{
     agent::{Agent, ClusterConfig, Config as AgentConfig},
     balancer::choose,
 };
-use heddle_manager::{ca, manager::Manager};
+use heddle_manager::{
+    ca,
+    manager::{Manager, ManagerError},
+};
 use heddle_model::{ClusterId, NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     sync::{Mutex, Notify},
@@ -29,8 +32,8 @@ pub struct Member {
     pub credentials: Credentials,
     pub manager: Option<Manager>,
     /// Serves the cluster's port, on a manager.
-    port: Option<AbortHandle>,
-    renewal: AbortHandle,
+    pub port: Option<AbortHandle>,
+    pub renewal: AbortHandle,
 }
 
 impl Drop for Member {
@@ -41,7 +44,9 @@ impl Drop for Member {
 }
 
 pub struct Daemon {
-    paths: Paths,
+    pub paths: Paths,
+    /// Where others reach this host unless `init` or `join` says so; empty: the only address there is.
+    pub advertise_addr: String,
     /// Where the data path is unless `init` or `join` says so; empty: where others reach this host.
     data_path_addr: String,
     /// There in a cluster and out of one.
@@ -49,12 +54,12 @@ pub struct Daemon {
     /// Held while the host enters or leaves.
     pub member: Mutex<Option<Member>>,
     /// Rung when the certificate says another role than before.
-    roles: Arc<Notify>,
+    pub roles: Arc<Notify>,
 }
 
 impl Daemon {
     pub async fn open(config: &Config) -> Result<Self> {
-        let Config { state_dir: root, lb_backend, wireguard, data_path_addr, .. } = config.clone();
+        let Config { state_dir: root, lb_backend, wireguard, advertise_addr, data_path_addr, .. } = config.clone();
         std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let paths = Paths { root };
         let shim = std::env::current_exe().context("cannot find this program")?;
@@ -69,9 +74,23 @@ impl Daemon {
             None => None,
             Some(state) => {
                 let credentials = Credentials::load(&paths.certificates())?;
-                let state = moved(&paths, state, credentials.identity().role, &data_path_addr)?;
-                let manager = match credentials.identity().role {
-                    Role::Manager => Some(Manager::start(&paths.raft(), &credentials).await?),
+                let role = credentials.identity().role;
+                let moved = place::moved(&state, role, &advertise_addr, &data_path_addr)?;
+                if moved != state {
+                    tracing::info!(advertise = %moved.advertise, data_path = %moved.data_path, "this host moves");
+                    paths.save(&moved)?;
+                }
+                let state = moved;
+                let manager = match role {
+                    Role::Manager => {
+                        let others = !others(&agent, &state).is_empty();
+                        match Manager::start(&paths.raft(), &credentials, others).await {
+                            Ok(manager) => Some(manager),
+                            // Its certificate says a worker soon.
+                            Err(ManagerError::Outvoted) => None,
+                            Err(e) => return Err(e.into()),
+                        }
+                    }
                     Role::Worker => {
                         paths.forget_raft()?;
                         None
@@ -80,7 +99,7 @@ impl Daemon {
                 Some(start(&agent, &paths, state, credentials, manager, false, &roles).await?)
             }
         };
-        Ok(Self { paths, data_path_addr, agent, member: Mutex::new(member), roles })
+        Ok(Self { paths, advertise_addr, data_path_addr, agent, member: Mutex::new(member), roles })
     }
 
     /// Makes this node what its certificate says, whenever that changes.
@@ -90,7 +109,17 @@ impl Daemon {
                 tracing::warn!("this node is not what its certificate says yet: {error:#}");
                 tokio::time::sleep(RETRY).await;
             }
-            self.roles.notified().await;
+            let manager = self.member.lock().await.as_ref().and_then(|m| m.manager.clone());
+            let outvoted = async {
+                match manager {
+                    Some(manager) => manager.outvoted.cancelled().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.roles.notified() => {}
+                () = outvoted => {}
+            }
         }
     }
 
@@ -98,9 +127,14 @@ impl Daemon {
         let mut slot = self.member.lock().await;
         let Some(member) = slot.as_mut() else { return Ok(()) };
         let role = member.credentials.identity().role;
+        if let Some(manager) = member.manager.take_if(|m| m.outvoted.is_cancelled()) {
+            member.port.take().iter().for_each(AbortHandle::abort);
+            manager.shutdown().await;
+        }
         match (role, member.manager.take()) {
             (Role::Manager, None) => {
-                let manager = Manager::start(&self.paths.raft(), &member.credentials).await?;
+                let manager = Manager::start(&self.paths.raft(), &member.credentials, true).await?;
+                manager.announce(member.state.advertise);
                 match serve(&member.state, &member.credentials, &manager).await {
                     Ok(port) => member.port = Some(port),
                     Err(e) => {
@@ -115,7 +149,8 @@ impl Daemon {
                 manager.shutdown().await;
                 self.paths.forget_raft()?;
             }
-            (_, same) => {
+            (Role::Worker, None) => return self.paths.forget_raft(),
+            (Role::Manager, same) => {
                 member.manager = same;
                 return self.admitted(member).await;
             }
@@ -130,12 +165,8 @@ impl Daemon {
     /// A manager that is no member of raft yet becomes one.
     async fn admitted(&self, member: &Member) -> Result<()> {
         let Some(manager) = member.manager.as_ref().filter(|m| !m.is_member()) else { return Ok(()) };
-        let own = member.state.advertise;
-        let known = self.agent.status.borrow().managers.clone();
-        let mut others: Vec<SocketAddr> = known.iter().filter_map(|m| m.parse().ok()).collect();
-        others.extend(&member.state.managers);
-        others.retain(|m| *m != own);
-        Ok(manager.join(own, &others).await?)
+        let others: Vec<_> = others(&self.agent, &member.state).into_iter().collect();
+        Ok(manager.join(member.state.advertise, &others).await?)
     }
 
     pub async fn stop(&self) {
@@ -158,20 +189,23 @@ impl Daemon {
         }
     }
 
-    fn data_path<'a>(&'a self, asked: &'a str) -> &'a str {
-        if asked.is_empty() { &self.data_path_addr } else { asked }
+    /// This host's addresses, as it is asked for them or as the daemon was started.
+    pub fn place(&self, advertise: &str, listen: &str, data_path: &str) -> Result<NodeState> {
+        let or = |asked: &str, otherwise: &str| if asked.is_empty() { otherwise.to_owned() } else { asked.to_owned() };
+        let advertise = addr::advertise(&or(advertise, &self.advertise_addr))?;
+        Ok(NodeState {
+            advertise,
+            listen: addr::listen(listen, advertise)?,
+            data_path: addr::data_path(&or(data_path, &self.data_path_addr), advertise)?,
+            managers: vec![advertise],
+        })
     }
 
     pub async fn init(&self, request: v1::InitRequest) -> Result<v1::InitResponse> {
         let mut member = self.member.lock().await;
         not_in_cluster(&member)?;
-        let advertise = addr::advertise(&request.advertise_addr)?;
-        let state = NodeState {
-            advertise,
-            listen: addr::listen(&request.listen_addr, advertise)?,
-            data_path: addr::data_path(self.data_path(&request.data_path_addr), advertise)?,
-            managers: vec![advertise],
-        };
+        let state = self.place(&request.advertise_addr, &request.listen_addr, &request.data_path_addr)?;
+        let advertise = state.advertise;
         let (id, node) = (ClusterId::from_random(rand::random()), NodeId::from_random(rand::random()));
         let root = ca::new_root(&id)?;
         let (cluster, ingress) = first::cluster(id, root, &request)?;
@@ -188,7 +222,7 @@ impl Daemon {
         };
         let made = async {
             credentials.save(&self.paths.certificates())?;
-            let manager = Manager::start(&self.paths.raft(), &credentials).await?;
+            let manager = Manager::first(&self.paths.raft(), &credentials).await?;
             manager.bootstrap(cluster, object, ingress).await?;
             let started =
                 start(&self.agent, &self.paths, state.clone(), credentials, Some(manager), true, &self.roles).await?;
@@ -196,7 +230,10 @@ impl Daemon {
             anyhow::Ok(started)
         };
         match made.await {
-            Ok(started) => *member = Some(started),
+            Ok(started) => {
+                *member = Some(started);
+                self.roles.notify_one();
+            }
             Err(e) => {
                 self.agent.leave().await;
                 self.paths.clear()?;
@@ -216,20 +253,15 @@ impl Daemon {
             .iter()
             .map(|m| addr::remote(m).ok_or_else(|| anyhow!("manager {m:?} is not an address: use IP or IP:PORT")))
             .collect::<Result<_>>()?;
-        let advertise = addr::advertise(&request.advertise_addr)?;
-        let mut state = NodeState {
-            advertise,
-            listen: addr::listen(&request.listen_addr, advertise)?,
-            data_path: addr::data_path(self.data_path(&request.data_path_addr), advertise)?,
-            managers: managers.clone(),
-        };
+        let mut state = self.place(&request.advertise_addr, &request.listen_addr, &request.data_path_addr)?;
+        let advertise = state.advertise;
         let (credentials, issued) = remote::issue(&managers, &token, request.token.trim(), &state).await?;
         state.managers = issued.managers.iter().filter_map(|m| m.addr.parse().ok()).collect();
         let role = credentials.identity().role;
         let made = async {
             credentials.save(&self.paths.certificates())?;
             let manager = match role {
-                Role::Manager => Some(Manager::start(&self.paths.raft(), &credentials).await?),
+                Role::Manager => Some(Manager::start(&self.paths.raft(), &credentials, true).await?),
                 Role::Worker => None,
             };
             let started =
@@ -242,7 +274,10 @@ impl Daemon {
             anyhow::Ok(started)
         };
         match made.await {
-            Ok(started) => *member = Some(started),
+            Ok(started) => {
+                *member = Some(started);
+                self.roles.notify_one();
+            }
             Err(e) => {
                 let _ = remote::leave_cluster(&state.managers, &credentials).await;
                 self.agent.leave().await;
@@ -295,25 +330,14 @@ impl Daemon {
     }
 }
 
-/// The data path is where the operator says now, and with it a worker, which has no other address. The managers hear of it
-/// when the agent greets them.
-fn moved(paths: &Paths, mut state: NodeState, role: Role, to: &str) -> Result<NodeState> {
-    let before = state.data_path;
-    if !to.is_empty() {
-        state.data_path = addr::data_path(to, state.advertise)?;
-    }
-    if state.data_path == before {
-        return Ok(state);
-    }
-    tracing::info!(from = %before, to = %state.data_path, "the data path moves");
-    if role == Role::Worker && state.advertise.ip() == before {
-        state.advertise.set_ip(state.data_path);
-    }
-    paths.save(&state)?;
-    Ok(state)
+/// Managers that are known beside this node's own.
+fn others(agent: &Agent, state: &NodeState) -> BTreeSet<SocketAddr> {
+    let told = agent.managers();
+    let known = if told.is_empty() { &state.managers } else { &told };
+    known.iter().copied().filter(|m| *m != state.advertise).collect()
 }
 
-fn not_in_cluster(member: &Option<Member>) -> Result<()> {
+pub fn not_in_cluster(member: &Option<Member>) -> Result<()> {
     match member {
         Some(m) => {
             bail!("this host is in cluster {} already: run `heddle leave` first", m.credentials.identity().cluster)
@@ -323,7 +347,7 @@ fn not_in_cluster(member: &Option<Member>) -> Result<()> {
 }
 
 /// Opens the port and starts the halves.
-async fn start(
+pub async fn start(
     agent: &Agent,
     paths: &Paths,
     state: NodeState,
@@ -336,9 +360,12 @@ async fn start(
         Some(manager) => Some(serve(&state, &credentials, manager).await?),
         None => None,
     };
+    manager.iter().for_each(|m| m.announce(state.advertise));
+    let own = manager.as_ref().map(|_| state.advertise);
+    let known = state.managers.iter().copied().chain(own).collect();
     let config = ClusterConfig {
         credentials: credentials.clone(),
-        managers: state.managers.clone(),
+        managers: known,
         data_path_addr: state.data_path,
         manager_addr: manager.as_ref().map(|_| state.advertise.ip()),
         fresh,
@@ -349,14 +376,14 @@ async fn start(
 }
 
 /// Serves the cluster's port.
-async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manager) -> Result<AbortHandle> {
+pub async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manager) -> Result<AbortHandle> {
     let listener = listen(&state.listen).await?;
     let incoming = tls::incoming(listener, credentials)?;
     let server = manager.server().serve_with_incoming(incoming);
     Ok(tokio::spawn(async move { drop(server.await) }).abort_handle())
 }
 
-fn renew(
+pub fn renew(
     agent: &Agent,
     paths: &Paths,
     state: &NodeState,

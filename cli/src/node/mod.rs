@@ -8,6 +8,8 @@
 //!                                                             remote  joining and leaving, as managers hear it
 //!                                                             renewal the certificate, before it ends
 //! tcp, if asked     ── /metrics, /healthz, /readyz            http    numbers          ready   what has to hold
+//!                                                             recovery a cluster that begins anew
+//!                                                             place   addresses, after a start with others
 //! ```
 
 mod addr;
@@ -16,7 +18,9 @@ mod first;
 mod http;
 mod local;
 mod member;
+mod place;
 mod ready;
+mod recovery;
 mod remote;
 mod renewal;
 mod state;
@@ -49,6 +53,8 @@ pub struct Config {
     pub lb_backend: LbBackend,
     /// What encrypts between hosts.
     pub wireguard: Choice,
+    /// Where others reach this host from now on; empty: where they did.
+    pub advertise_addr: String,
     /// Where the data path is from now on; empty: where it was.
     pub data_path_addr: String,
     /// Where numbers and readiness are told over HTTP; None: nowhere.

@@ -12,11 +12,11 @@ use crate::{
 use heddle_model::{
     Annotations, Meta, NodeId,
     cluster::Role,
-    node::{Availability, ManagerStatus, Node, NodeDescription, NodeSpec, NodeStatus},
+    node::{Availability, ManagerStatus, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
 };
 use heddle_plumbing::caller::{Caller, caller};
 use heddle_proto::v1::{self, node_ca_client::NodeCaClient, node_ca_server};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tonic::{Request, Response, Status};
 
 pub struct CaService {
@@ -56,6 +56,22 @@ impl CaService {
                 Err(Status::permission_denied("a node's certificate is needed"))
             }
         }
+    }
+}
+
+/// Why no other node may have this address; None: it may. A worker that is down may have been wiped, and be who joins now.
+fn clash(node: &Node, addr: IpAddr) -> Option<String> {
+    let (host, id) = (&node.description.hostname, &node.id);
+    match (node.status.state, node.next_role()) {
+        _ if node.data_path_addr != addr => None,
+        (NodeState::Down, Role::Worker) => None,
+        (NodeState::Down, Role::Manager) => Some(format!(
+            "address {addr} is manager {host} ({id}), which is down: if it was wiped, run `heddle node rm --force {id}` on \
+             another manager first"
+        )),
+        (NodeState::Ready | NodeState::Unknown, _) => Some(format!(
+            "address {addr} is node {host} ({id}) already: `heddle leave` there first, or join with another --data-path-addr"
+        )),
     }
 }
 
@@ -132,12 +148,9 @@ impl node_ca_server::NodeCa for CaService {
             manager,
             ingress: None,
         };
-        let clash = state.nodes.values().find(|n| n.data_path_addr == node.data_path_addr);
-        if let Some(other) = clash {
-            return Err(Status::already_exists(format!(
-                "address {} is node {} ({}) already: `heddle leave` there first, or join with another --data-path-addr",
-                node.data_path_addr, other.description.hostname, other.id
-            )));
+        let clash = state.nodes.values().find_map(|n| clash(n, node.data_path_addr));
+        if let Some(text) = clash {
+            return Err(Status::already_exists(text));
         }
         store
             .write(vec![Mutation::Create(node.into())])
@@ -168,5 +181,24 @@ impl node_ca_server::NodeCa for CaService {
         let cert_pem = ca::issue(&cluster.root_ca, &cluster.id, &id, role, &wish.csr_pem, life).map_err(refused)?;
         tracing::info!(node = %id, %role, "certificate renewed");
         Ok(Response::new(v1::RenewResponse { cert_pem, root_pem: cluster.root_ca.cert_pem.clone() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::World;
+
+    #[test]
+    fn who_was_wiped_has_its_address_again() {
+        let mut node = World::new().node(7);
+        let addr = node.data_path_addr;
+        let said = |node: &Node| clash(node, addr).unwrap_or_default();
+        assert!(said(&node).contains("is node h7") && said(&node).contains("`heddle leave` there first"));
+        assert_eq!(clash(&node, [192, 0, 2, 8].into()), None);
+        node.status.state = NodeState::Down;
+        assert_eq!(clash(&node, addr), None);
+        node.spec.role = Role::Manager;
+        assert!(said(&node).contains(&format!("run `heddle node rm --force {}` on another manager first", node.id)));
     }
 }

@@ -1,7 +1,8 @@
 //! The way from a follower to the leader.
 
 use crate::{
-    raft::MAX_MESSAGE,
+    quorum,
+    raft::{MAX_MESSAGE, contact::LOST},
     store::{Snapshot, Store},
 };
 use heddle_model::cluster::Role;
@@ -16,8 +17,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tonic::{Status, transport::Channel};
 
-/// An election is over within this time, if there is a quorum.
-const ELECTION_LIMIT: Duration = Duration::from_secs(4);
+/// After the leader was last heard of, the next one is elected within this time, if there is a quorum.
+const ELECTION_LIMIT: Duration = Duration::from_millis(2500);
 const REACH_LIMIT: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -100,15 +101,26 @@ impl Forward {
     pub async fn confirm(&self) -> Result<(), Status> {
         match self.leader().await? {
             Some(leader) => ControlClient::new(leader).get_cluster(v1::GetClusterRequest {}).await.map(drop),
-            None => {
-                let read = self.store.raft().ensure_linearizable(openraft::ReadPolicy::ReadIndex).await;
-                read.map(drop).map_err(|_| Status::unavailable(self.store.no_quorum().to_string()))
-            }
+            None => self.newest().await.map(drop),
+        }
+    }
+
+    /// The newest state: this manager still leads, and has applied all that was committed before the call.
+    pub async fn newest(&self) -> Result<Arc<Snapshot>, Status> {
+        let raft = self.store.raft();
+        let none = || Status::unavailable(self.store.no_quorum().to_string());
+        if self.store.contact().ago(raft) > LOST {
+            return Err(none());
+        }
+        match tokio::time::timeout(LOST, raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex)).await {
+            Ok(Ok(_)) => Ok(self.store.snapshot()),
+            _ => Err(none()),
         }
     }
 
     async fn leader_addr(&self) -> Result<Option<SocketAddr>, Status> {
-        let until = tokio::time::Instant::now() + ELECTION_LIMIT;
+        let since = self.store.contact().ago(self.store.raft());
+        let until = tokio::time::Instant::now() + ELECTION_LIMIT.saturating_sub(since);
         loop {
             if self.store.is_leader() {
                 return Ok(None);
@@ -123,7 +135,7 @@ impl Forward {
                 }
             }
             if tokio::time::Instant::now() > until {
-                return Err(Status::unavailable(self.store.no_quorum().to_string()));
+                return Err(Status::unavailable(quorum::look(&self.store).await.to_string()));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

@@ -5,6 +5,7 @@
 //! check     whether a spec can be accepted                         progress  how far a service is from what is wanted
 //! ca        certificates for joiners                                inspect   a network with all that is on it
 //! removal   what goes when something is removed                     nodes     what may be changed of nodes
+//! stale     reads that this manager answers by itself
 //! users     people with certificates                               changes   what may be changed of services
 //! ```
 
@@ -18,6 +19,7 @@ mod nodes;
 mod progress;
 pub(crate) mod removal;
 mod service;
+pub(crate) mod stale;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -30,6 +32,7 @@ pub use find::FindError;
 pub use forward::Forward;
 pub use nodes::NodeError;
 pub use service::ControlService;
+pub use stale::HEADER as STALE_HEADER;
 pub use users::UsersService;
 
 use crate::store::WriteError;

@@ -110,7 +110,10 @@ fn may_be_demoted(state: &Snapshot, node: &Node) -> Result<(), NodeError> {
 pub fn remove(state: &Snapshot, reference: &str, force: bool) -> Result<(NodeId, Vec<Mutation>), NodeError> {
     let node = find::node(state, reference)?;
     if node.next_role() == Role::Manager {
-        return Err(NodeError::IsManager { name: name(&node) });
+        if !force || node.status.state == NodeState::Ready {
+            return Err(NodeError::IsManager { name: name(&node) });
+        }
+        may_be_demoted(state, &node)?;
     }
     if node.status.state == NodeState::Ready && !force {
         return Err(NodeError::NotDown { name: name(&node) });
@@ -169,7 +172,9 @@ mod tests {
     fn who_is_there_or_a_manager_is_not_removed() {
         let mut world = world(&[3]);
         let said = |name: &str, force| remove(&world.state, name, force).unwrap_err().to_string();
-        assert_eq!(said("h3", true), "node h3 is a manager: demote it first");
+        assert_eq!(said("h2", true), "node h2 is a manager: demote it first");
+        assert_eq!(said("h3", false), "node h3 is a manager: demote it first");
+        assert_eq!(remove(&world.state, "h3", true).unwrap().1.len(), 1, "it will not be back");
         assert_eq!(said("h4", false), "node h4 is not down: run `heddle leave` there, or use --force to cast it out");
         assert!(said("h9", true).contains("h9"));
         let (id, mutations) = remove(&world.state, "h4", true).unwrap();

@@ -3,11 +3,12 @@
 use super::{
     ControlError, changes, check, find,
     forward::{Forward, LARGEST},
-    inspect, nodes, progress, removal,
+    inspect, nodes, progress, removal, stale,
 };
 use crate::{
-    ambient, ca,
+    ambient, backup, ca,
     dispatcher::{Logs, Sessions, Share},
+    membership,
     store::{Mutation, Snapshot, Store, now},
     tunnel,
 };
@@ -29,6 +30,9 @@ use tonic::{Request, Response, Status, transport::Channel};
 /// A node that has not answered a log request by then has nothing to say.
 const LOG_LIMIT: Duration = Duration::from_secs(5);
 
+/// Bytes of a backup in one message.
+const CHUNK: usize = 1 << 20;
+
 /// Hosts that follow change keys in seconds.
 const ROTATION_LIMIT: Duration = Duration::from_secs(30);
 
@@ -45,18 +49,37 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// On a follower, answers with what the leader says.
 macro_rules! admit {
     ($self:ident, $request:ident, $method:ident) => {{
+        stale::refuse(&$request)?;
         if let Some(mut leader) = $self.leader().await? {
             return leader.$method(on_behalf($request)).await;
         }
         $request.into_inner()
     }};
     ($self:ident, $request:ident, stream $method:ident) => {{
+        stale::refuse(&$request)?;
         if let Some(mut leader) = $self.leader().await? {
             let stream = leader.$method(on_behalf($request)).await?.into_inner();
             return Ok(Response::new(Box::pin(stream)));
         }
         $request.into_inner()
     }};
+}
+
+/// The same for what only looks: the request, and the state that answers it, which is the newest unless that is not asked for.
+macro_rules! look {
+    ($self:ident, $request:ident, $method:ident) => {{
+        match stale::asked(&$request) {
+            true => ($request.into_inner(), $self.store().snapshot()),
+            false => {
+                let request = admit!($self, $request, $method);
+                (request, $self.state().await?)
+            }
+        }
+    }};
+}
+
+fn known(state: &Snapshot) -> Result<Arc<Cluster>, Status> {
+    state.cluster.clone().ok_or_else(|| Status::unavailable("this manager is still starting"))
 }
 
 fn some<T>(field: &str, value: Option<T>) -> Result<T, Status> {
@@ -73,17 +96,12 @@ impl ControlService {
         Ok(channel.map(|c| ControlClient::new(c).max_decoding_message_size(LARGEST)))
     }
 
-    /// The newest state: this manager still leads, and has applied all that was committed before the call.
     async fn state(&self) -> Result<Arc<Snapshot>, Status> {
-        let read = self.store().raft().ensure_linearizable(openraft::ReadPolicy::ReadIndex);
-        match tokio::time::timeout(LOG_LIMIT, read).await {
-            Ok(Ok(_)) => Ok(self.store().snapshot()),
-            _ => Err(Status::unavailable(self.store().no_quorum().to_string())),
-        }
+        self.forward.newest().await
     }
 
     async fn cluster(&self) -> Result<Arc<Cluster>, Status> {
-        self.state().await?.cluster.clone().ok_or_else(|| Status::unavailable("this manager is still starting"))
+        known(&*self.state().await?)
     }
 
     fn with_report(&self, node: Arc<Node>) -> v1::Node {
@@ -121,17 +139,17 @@ impl ControlService {
 impl control_server::Control for ControlService {
     type WatchServiceStream = Streamed<v1::ServiceProgress>;
     type ServiceLogsStream = Streamed<v1::LogLine>;
+    type BackupStream = Streamed<v1::BackupChunk>;
 
     async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
-        admit!(self, request, list_nodes);
-        let state = self.state().await?;
+        let (_, state) = look!(self, request, list_nodes);
         let nodes = state.nodes.values().map(|n| self.with_report(n.clone())).collect();
         Ok(Response::new(v1::ListNodesResponse { nodes }))
     }
 
     async fn get_node(&self, request: Request<v1::RefRequest>) -> Answer<v1::Node> {
-        let request = admit!(self, request, get_node);
-        let node = find::node(&*self.state().await?, &request.r#ref).map_err(ControlError::from)?;
+        let (request, state) = look!(self, request, get_node);
+        let node = find::node(&state, &request.r#ref).map_err(ControlError::from)?;
         Ok(Response::new(self.with_report(node)))
     }
 
@@ -154,13 +172,16 @@ impl control_server::Control for ControlService {
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Answer<v1::RemoveResponse> {
         let request = admit!(self, request, remove_node);
-        let mut id = String::new();
+        let mut removed = None;
         self.write(|state| {
             let (node, mutations) = nodes::remove(state, &request.r#ref, request.force)?;
-            id = node.to_string();
+            removed = Some(node);
             Ok(mutations)
         })
         .await?;
+        let Some(node) = removed else { return Err(Status::not_found("the node left meanwhile")) };
+        membership::gone(self.store(), &node).await;
+        let id = node.to_string();
         tracing::info!(node = id, "node removed");
         Ok(Response::new(v1::RemoveResponse { id }))
     }
@@ -180,15 +201,13 @@ impl control_server::Control for ControlService {
     }
 
     async fn list_networks(&self, request: Request<v1::ListNetworksRequest>) -> Answer<v1::ListNetworksResponse> {
-        admit!(self, request, list_networks);
-        let state = self.state().await?;
+        let (_, state) = look!(self, request, list_networks);
         let networks = state.networks.values().map(|n| (**n).clone().into()).collect();
         Ok(Response::new(v1::ListNetworksResponse { networks }))
     }
 
     async fn inspect_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::InspectNetworkResponse> {
-        let request = admit!(self, request, inspect_network);
-        let state = self.state().await?;
+        let (request, state) = look!(self, request, inspect_network);
         let network = find::network(&state, &request.r#ref).map_err(ControlError::from)?;
         Ok(Response::new(inspect::network(&state, &network)))
     }
@@ -229,8 +248,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn list_services(&self, request: Request<v1::ListServicesRequest>) -> Answer<v1::ListServicesResponse> {
-        admit!(self, request, list_services);
-        let state = self.state().await?;
+        let (_, state) = look!(self, request, list_services);
         let summary = |service: &Arc<Service>| {
             let Mode::Replicated { replicas: desired } = service.spec.mode;
             let running = state.tasks_of_service(&service.id).filter(|t| t.in_service()).count() as u64;
@@ -241,8 +259,8 @@ impl control_server::Control for ControlService {
     }
 
     async fn get_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::Service> {
-        let request = admit!(self, request, get_service);
-        let service = find::service(&*self.state().await?, &request.r#ref).map_err(ControlError::from)?;
+        let (request, state) = look!(self, request, get_service);
+        let service = find::service(&state, &request.r#ref).map_err(ControlError::from)?;
         Ok(Response::new(Arc::unwrap_or_clone(service).into()))
     }
 
@@ -264,8 +282,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Answer<v1::ListTasksResponse> {
-        let request = admit!(self, request, list_tasks);
-        let state = self.state().await?;
+        let (request, state) = look!(self, request, list_tasks);
         let services: Vec<ServiceId> = request
             .services
             .iter()
@@ -389,9 +406,8 @@ impl control_server::Control for ControlService {
     }
 
     async fn get_cluster(&self, request: Request<v1::GetClusterRequest>) -> Answer<v1::ClusterInfo> {
-        admit!(self, request, get_cluster);
-        let cluster = self.cluster().await?;
-        let state = self.store().snapshot();
+        let (_, state) = look!(self, request, get_cluster);
+        let cluster = known(&state)?;
         let managers = state.nodes.values().filter(|n| n.manager.is_some());
         Ok(Response::new(v1::ClusterInfo {
             id: cluster.id.to_string(),
@@ -433,6 +449,24 @@ impl control_server::Control for ControlService {
             }
         }
         Ok(Response::new(epochs.into()))
+    }
+
+    async fn get_replica(&self, _: Request<v1::GetReplicaRequest>) -> Answer<v1::Replica> {
+        Ok(Response::new(stale::replica(self.store())))
+    }
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
+        let state = match stale::asked(&request) {
+            true => self.store().snapshot(),
+            false => {
+                admit!(self, request, stream backup);
+                self.state().await?
+            }
+        };
+        known(&state)?;
+        let file = backup::write(&state, now()).map_err(|e| Status::internal(e.to_string()))?;
+        let chunks: Vec<_> = file.chunks(CHUNK).map(|c| Ok(v1::BackupChunk { data: c.to_vec() })).collect();
+        Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
     }
 
     async fn update_service(&self, request: Request<v1::UpdateServiceRequest>) -> Answer<v1::Service> {

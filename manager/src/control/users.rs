@@ -1,6 +1,6 @@
 //! People who may ask the cluster through its port: who they are, and their certificates.
 
-use super::Forward;
+use super::{Forward, stale};
 use crate::{
     ambient, ca, dispatcher,
     store::{Mutation, Snapshot, WriteError, now},
@@ -74,6 +74,7 @@ pub struct UsersService {
 #[tonic::async_trait]
 impl users_server::Users for UsersService {
     async fn add_user(&self, request: Request<v1::AddUserRequest>) -> Result<Response<v1::AddUserResponse>, Status> {
+        stale::refuse(&request)?;
         if let Some(leader) = self.forward.leader().await? {
             return UsersClient::new(leader).add_user(on_behalf(request)).await;
         }
@@ -97,11 +98,16 @@ impl users_server::Users for UsersService {
         &self,
         request: Request<v1::ListUsersRequest>,
     ) -> Result<Response<v1::ListUsersResponse>, Status> {
-        if let Some(leader) = self.forward.leader().await? {
-            return UsersClient::new(leader).list_users(on_behalf(request)).await;
-        }
-        self.forward.confirm().await?;
-        let cluster = self.forward.store.snapshot().cluster.clone().ok_or(UserError::Starting)?;
+        let state = match stale::asked(&request) {
+            true => self.forward.store.snapshot(),
+            false => {
+                if let Some(leader) = self.forward.leader().await? {
+                    return UsersClient::new(leader).list_users(on_behalf(request)).await;
+                }
+                self.forward.newest().await?
+            }
+        };
+        let cluster = state.cluster.clone().ok_or(UserError::Starting)?;
         let told = |(name, user): (&String, &User)| {
             let Timestamp(added_at_ms) = user.added;
             v1::User { name: name.clone(), added_at_ms, ends_ms: user.ends.0 }
@@ -113,6 +119,7 @@ impl users_server::Users for UsersService {
         &self,
         request: Request<v1::RemoveUserRequest>,
     ) -> Result<Response<v1::RemoveUserResponse>, Status> {
+        stale::refuse(&request)?;
         if let Some(leader) = self.forward.leader().await? {
             return UsersClient::new(leader).remove_user(on_behalf(request)).await;
         }

@@ -36,6 +36,13 @@ fn here(task: &Task) -> bool {
     task.on_node() && task.status.state >= TaskState::Assigned
 }
 
+/// It is down, and its host joined again as another node: two peers at one address would be one too many.
+fn replaced(state: &Snapshot, node: &Node) -> bool {
+    let after = |n: &Node| (n.meta.created_at, &n.id) > (node.meta.created_at, &node.id);
+    let down = node.status.state == NodeState::Down;
+    down && state.nodes.values().any(|n| n.data_path_addr == node.data_path_addr && after(n))
+}
+
 /// None: there is no such node, or no cluster yet.
 pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
     let cluster = state.cluster.as_ref()?;
@@ -69,7 +76,7 @@ pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
         };
         view.networks.insert(network.id.clone(), network);
     }
-    for peer in state.nodes.values() {
+    for peer in state.nodes.values().filter(|n| !replaced(state, n)) {
         let peer = PeerView {
             node: peer.id.clone(),
             hostname: peer.description.hostname.clone(),

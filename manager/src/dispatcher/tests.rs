@@ -302,3 +302,19 @@ fn what_a_node_complains_of_ends_with_its_session() {
     sessions.reported(&node, second, NodeReport::default());
     assert!(sessions.report_of(&node).is_empty());
 }
+
+#[test]
+fn a_host_that_joined_anew_is_one_peer() {
+    let mut stage = stage();
+    let old = heddle_model::node::Node::clone(&stage.world.state.nodes[&stage.nodes[1]]);
+    let id = NodeId::from_random([77; 16]);
+    stage.world.write(vec![Mutation::Create(heddle_model::node::Node { id: id.clone(), ..old.clone() }.into())]);
+    let peers = |stage: &Stage| -> Vec<NodeId> {
+        assignment::view(&stage.world.state, &stage.nodes[0]).unwrap().peers.into_keys().collect()
+    };
+    assert!(peers(&stage).contains(&old.id), "nothing says yet that it is gone");
+    let status = NodeStatus { state: NodeState::Down, ..NodeStatus::default() };
+    stage.world.write(vec![Mutation::NodeStatus { id: old.id.clone(), status }]);
+    let now = peers(&stage);
+    assert!(now.contains(&id) && !now.contains(&old.id), "{now:?}");
+}

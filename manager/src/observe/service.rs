@@ -5,7 +5,11 @@ use super::{
     history::{Batch, Expired, History},
     status::{self, Members, REACH},
 };
-use crate::{control::Forward, dispatcher::Sessions, store::Store};
+use crate::{
+    control::{Forward, stale},
+    dispatcher::Sessions,
+    store::Store,
+};
 use futures::{Stream, StreamExt};
 use heddle_model::Version;
 use heddle_plumbing::access::on_behalf;
@@ -162,6 +166,9 @@ impl observe_server::Observe for ObserveService {
     type WatchEventsStream = Streamed<v1::Events>;
 
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::ClusterStatus>, Status> {
+        if stale::asked(&request) {
+            return Ok(Response::new(self.by_itself(alone(self.store()).await)));
+        }
         let leaders = tokio::time::timeout(LEADER_LIMIT, self.leaders(request)).await;
         match leaders.ok().flatten() {
             Some(status) => Ok(Response::new(status)),

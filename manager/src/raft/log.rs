@@ -3,13 +3,17 @@
 //! Entries are kept in memory too, since replication reads the newest again and again. Every write goes through one writer
 //! that takes all that waits into one transaction and one fsync; a caller is told after that fsync.
 
-use super::{TypeConfig, decode, encode};
+use super::{
+    TypeConfig, decode, encode, frame,
+    recover::{Fresh, Stored},
+};
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
     type_config::alias::{EntryOf, LogIdOf, VoteOf},
 };
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
 use std::{
     collections::BTreeMap,
     fmt::Debug,
@@ -52,6 +56,8 @@ enum Op {
     Put(&'static str, Vec<u8>),
     /// The stored raft snapshot: its meta and its data.
     Snapshot(Vec<u8>, Vec<u8>),
+    /// Forget every entry, and put these in their place, all at once.
+    Replace(Vec<(&'static str, Vec<u8>)>),
 }
 
 enum Done {
@@ -68,14 +74,24 @@ pub struct LogStore {
     database: Arc<Database>,
 }
 
+/// Damage is told from other failures by its kind: `InvalidData`.
 fn failed(e: impl Into<redb::Error>) -> io::Error {
-    io::Error::other(e.into())
+    let e = e.into();
+    let kind = match &e {
+        redb::Error::Corrupted(_) => io::ErrorKind::InvalidData,
+        redb::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => io::ErrorKind::InvalidData,
+        redb::Error::Io(e) => e.kind(),
+        redb::Error::DatabaseAlreadyOpen => io::ErrorKind::ResourceBusy,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, e)
 }
 
 impl LogStore {
     /// Opens the database, or makes it, and reads the log into memory. A thread writes.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let (log, mut writer) = Self::over(Database::create(path).map_err(failed)?)?;
+        let checked = Builder::new().set_check_integrity_on_open(true).create(path);
+        let (log, mut writer) = Self::over(checked.map_err(failed)?)?;
         std::thread::Builder::new().name("raft-log".into()).spawn(move || while writer.blocking_step() {})?;
         Ok(log)
     }
@@ -93,8 +109,40 @@ impl LogStore {
     pub(super) fn read_snapshot(&self) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
         let read = self.database.begin_read().map_err(failed)?;
         let meta = read.open_table(META).map_err(failed)?;
-        let get = |key| Ok::<_, io::Error>(meta.get(key).map_err(failed)?.map(|v| v.value().to_vec()));
+        let get = |key| match meta.get(key).map_err(failed)? {
+            Some(row) => frame::open(row.value()).map(|payload| Some(payload.into_owned())),
+            None => Ok(None),
+        };
         Ok(get(SNAPSHOT_META)?.zip(get(SNAPSHOT_DATA)?))
+    }
+
+    /// All that is stored.
+    pub(crate) fn stored(&self) -> io::Result<Stored> {
+        let snapshot = self.read_snapshot()?.map(|(meta, data)| super::machine::unpack(&decode(&meta)?, &data));
+        let memory = self.memory();
+        Ok(Stored {
+            vote: memory.vote,
+            committed: memory.committed,
+            purged: memory.purged,
+            snapshot: snapshot.transpose()?,
+            entries: memory.entries.values().cloned().collect(),
+        })
+    }
+
+    /// Replaces all that is stored by a snapshot and a vote, whole or not at all.
+    pub(crate) async fn replace(&self, fresh: Fresh) -> io::Result<()> {
+        let purged = fresh.meta.last_log_id;
+        let rows = vec![
+            (VOTE, encode(&fresh.vote)?),
+            (COMMITTED, encode(&purged)?),
+            (PURGED, encode(&purged)?),
+            (SNAPSHOT_META, encode(&fresh.meta)?),
+            (SNAPSHOT_DATA, fresh.data),
+        ];
+        self.write(Op::Replace(rows)).await?;
+        let (vote, entries) = (Some(fresh.vote), BTreeMap::new());
+        *self.memory_mut() = Memory { entries, vote, committed: purged, purged };
+        Ok(())
     }
 
     /// Replaces the stored raft snapshot, whole or not at all.
@@ -121,6 +169,10 @@ impl LogStore {
     }
 }
 
+fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    decode(&frame::open(bytes)?)
+}
+
 fn load(database: &Database) -> io::Result<Memory> {
     let tx = database.begin_write().map_err(failed)?;
     let mut memory = Memory::default();
@@ -128,17 +180,17 @@ fn load(database: &Database) -> io::Result<Memory> {
         let log = tx.open_table(LOG).map_err(failed)?;
         for row in log.iter().map_err(failed)? {
             let (index, bytes) = row.map_err(failed)?;
-            memory.entries.insert(index.value(), decode(bytes.value())?);
+            memory.entries.insert(index.value(), unseal(bytes.value())?);
         }
         let meta = tx.open_table(META).map_err(failed)?;
         if let Some(bytes) = meta.get(VOTE).map_err(failed)? {
-            memory.vote = decode(bytes.value())?;
+            memory.vote = unseal(bytes.value())?;
         }
         if let Some(bytes) = meta.get(COMMITTED).map_err(failed)? {
-            memory.committed = decode(bytes.value())?;
+            memory.committed = unseal(bytes.value())?;
         }
         if let Some(bytes) = meta.get(PURGED).map_err(failed)? {
-            memory.purged = decode(bytes.value())?;
+            memory.purged = unseal(bytes.value())?;
         }
     }
     tx.commit().map_err(failed)?;
@@ -195,7 +247,7 @@ fn write_batch(database: &Database, batch: &[Op]) -> io::Result<()> {
             match op {
                 Op::Append(entries) => {
                     for (index, bytes) in entries {
-                        log.insert(index, bytes.as_slice()).map_err(failed)?;
+                        log.insert(index, frame::seal(bytes).as_slice()).map_err(failed)?;
                     }
                 }
                 Op::Truncate(last) => {
@@ -203,14 +255,20 @@ fn write_batch(database: &Database, batch: &[Op]) -> io::Result<()> {
                 }
                 Op::Purge(last, id) => {
                     log.retain_in(..=*last, |_, _| false).map_err(failed)?;
-                    meta.insert(PURGED, id.as_slice()).map_err(failed)?;
+                    meta.insert(PURGED, frame::seal(id).as_slice()).map_err(failed)?;
                 }
                 Op::Put(key, bytes) => {
-                    meta.insert(*key, bytes.as_slice()).map_err(failed)?;
+                    meta.insert(*key, frame::seal(bytes).as_slice()).map_err(failed)?;
+                }
+                Op::Replace(rows) => {
+                    log.retain(|_, _| false).map_err(failed)?;
+                    for (key, bytes) in rows {
+                        meta.insert(*key, frame::seal(bytes).as_slice()).map_err(failed)?;
+                    }
                 }
                 Op::Snapshot(about, data) => {
-                    meta.insert(SNAPSHOT_META, about.as_slice()).map_err(failed)?;
-                    meta.insert(SNAPSHOT_DATA, data.as_slice()).map_err(failed)?;
+                    meta.insert(SNAPSHOT_META, frame::seal(about).as_slice()).map_err(failed)?;
+                    meta.insert(SNAPSHOT_DATA, frame::seal(data).as_slice()).map_err(failed)?;
                 }
             }
         }

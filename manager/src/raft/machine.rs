@@ -28,9 +28,15 @@ pub struct Machine {
     history: Arc<History>,
 }
 
-fn unpack(meta: &Meta, data: &[u8]) -> io::Result<Snapshot> {
+/// All objects, encoded.
+pub(super) fn pack(state: &Snapshot) -> io::Result<RaftSnapshot> {
+    encode(&state.objects().collect::<Vec<_>>())
+}
+
+pub(super) fn unpack(meta: &Meta, data: &[u8]) -> io::Result<(Meta, Snapshot)> {
     let objects: Vec<Object> = decode(data)?;
-    Ok(Snapshot::from_objects(Version(meta.last_log_id.map_or(0, |l| l.index)), objects))
+    let version = Version(meta.last_log_id.map_or(0, |l| l.index));
+    Ok((meta.clone(), Snapshot::from_objects(version, objects)))
 }
 
 impl Machine {
@@ -38,8 +44,8 @@ impl Machine {
     pub fn open(log: LogStore) -> io::Result<(Self, watch::Receiver<Arc<Snapshot>>)> {
         let (mut applied, mut membership, mut state) = (None, Default::default(), Snapshot::default());
         if let Some((meta, data)) = log.read_snapshot()? {
-            let meta: Meta = decode(&meta)?;
-            state = unpack(&meta, &data)?;
+            let (meta, stored) = unpack(&decode(&meta)?, &data)?;
+            state = stored;
             applied = meta.last_log_id;
             membership = meta.last_membership;
         }
@@ -65,7 +71,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = RaftSnapshot;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, RaftSnapshot>> {
-        let data = encode(&self.state.objects().collect::<Vec<_>>())?;
+        let data = pack(&self.state)?;
         self.log.write_snapshot(encode(&self.meta)?, data.clone()).await?;
         Ok(openraft::storage::Snapshot { meta: self.meta.clone(), snapshot: data })
     }
@@ -121,7 +127,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: RaftSnapshot) -> io::Result<()> {
-        let state = unpack(meta, &snapshot)?;
+        let (_, state) = unpack(meta, &snapshot)?;
         self.log.write_snapshot(encode(meta)?, snapshot).await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();

@@ -3,18 +3,27 @@
 //! ```text
 //! log      votes, entries, snapshots in redb behind one ordered writer: durable before they count
 //! machine  applies committed actions to the Snapshot and publishes it
-//! network  calls to the other managers          service  calls from them; joining and leaving
+//! network  calls to the other managers          service  calls from them; joining, leaving and moving
+//! peers    where they are, as they say          contact  when a majority was last heard of
+//! frame    checksums of what is stored          damage   what is made of a disk that has lost something
+//! recover  what one manager alone goes on with
 //! ```
 
+pub mod contact;
+pub mod damage;
+mod frame;
 mod log;
 mod machine;
 mod network;
+mod peers;
+pub mod recover;
 mod runtime;
 mod service;
 
 pub use log::{LogStore, Writer};
 pub use machine::{Machine, RaftSnapshot};
 pub use network::{MAX_MESSAGE, Network};
+pub use peers::Peers;
 pub use runtime::Runtime;
 pub use service::RaftService;
 

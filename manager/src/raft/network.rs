@@ -1,6 +1,6 @@
 //! Calls to the other managers.
 
-use super::{RaftSnapshot, TypeConfig, decode, encode};
+use super::{Peers, RaftSnapshot, TypeConfig, decode, encode};
 use futures::future::Either;
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1::{RaftMessage, SnapshotChunk, raft_client::RaftClient};
@@ -26,25 +26,32 @@ const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Network {
     pub credentials: Credentials,
+    pub peers: Peers,
 }
 
 /// A link to one manager. The channel connects when it is used and again when it broke.
 pub struct Peer {
+    id: u64,
+    addr: String,
+    credentials: Credentials,
+    peers: Peers,
     client: Result<RaftClient<Channel>, String>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
-    async fn new_client(&mut self, _: u64, node: &BasicNode) -> Peer {
-        let client = node.addr.parse().map_err(|_| format!("{:?} is not an address", node.addr));
-        let client = client.and_then(|addr| tls::dial(addr, &self.credentials).map_err(|e| e.to_string()));
-        Peer {
-            client: client.map(|channel| {
-                RaftClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
-            }),
-        }
+    async fn new_client(&mut self, id: u64, node: &BasicNode) -> Peer {
+        let addr = self.peers.addr(id).map_or_else(|| node.addr.clone(), |a| a.to_string());
+        let (credentials, peers) = (self.credentials.clone(), self.peers.clone());
+        Peer { id, client: dial(&addr, &credentials), addr, credentials, peers }
     }
+}
+
+fn dial(addr: &str, credentials: &Credentials) -> Result<RaftClient<Channel>, String> {
+    let parsed = addr.parse().map_err(|_| format!("{addr:?} is not an address"))?;
+    let channel = tls::dial(parsed, credentials).map_err(|e| e.to_string())?;
+    Ok(RaftClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
 }
 
 type Outcome<T> = Result<T, RPCError<TypeConfig>>;
@@ -65,6 +72,10 @@ fn unpack<T: DeserializeOwned>(answer: Result<tonic::Response<RaftMessage>, toni
 
 impl Peer {
     fn client(&mut self) -> Outcome<&mut RaftClient<Channel>> {
+        if let Some(addr) = self.peers.addr(self.id).map(|a| a.to_string()).filter(|a| *a != self.addr) {
+            self.client = dial(&addr, &self.credentials);
+            self.addr = addr;
+        }
         self.client.as_mut().map_err(unreachable)
     }
 }

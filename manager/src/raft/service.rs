@@ -1,27 +1,49 @@
 //! Calls from the other managers, and who is a member.
 
-use super::{Raft, RaftSnapshot, TypeConfig, decode, encode, raft_id};
+use super::{Peers, Raft, RaftSnapshot, TypeConfig, decode, encode, machine::unpack, raft_id};
 use crate::{
+    address,
     control::Forward,
     membership::{admit, dismiss},
 };
 use futures::StreamExt;
 use heddle_model::{cluster::Role, node::Node};
-use heddle_plumbing::access::on_behalf;
-use heddle_proto::v1::{
-    RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMessage, SnapshotChunk,
-    raft_client::RaftClient, raft_server,
+use heddle_plumbing::{
+    access::{Access, on_behalf},
+    caller,
 };
-use openraft::type_config::alias::{SnapshotMetaOf, VoteOf};
+use heddle_proto::v1::{
+    RaftJoinRequest, RaftJoinResponse, RaftLeaveRequest, RaftLeaveResponse, RaftMessage, RaftMovedRequest,
+    RaftMovedResponse, RaftStandingRequest, RaftStandingResponse, SnapshotChunk, raft_client::RaftClient, raft_server,
+};
+use openraft::{
+    raft::AppendEntriesResponse,
+    type_config::alias::{SnapshotMetaOf, VoteOf},
+};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{collections::BTreeSet, fmt::Display, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt::Display,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tonic::{Request, Response, Status, Streaming};
 
 /// A learner that does not catch up within this time is not let in.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(20);
+const DISMISS_LIMIT: Duration = Duration::from_secs(5);
+const NO_MAJORITY: &str = "no majority of the managers answers without this one: start the others, or, if they are lost for good, \
+                           run `heddle init --force-new-cluster` on one that is whole";
 
 pub struct RaftService {
     pub raft: Raft,
+    /// True: what this manager has promised the others is lost, so it promises nothing until they have let it go.
+    pub lapsed: Arc<AtomicBool>,
+    pub peers: Peers,
     /// Membership is the leader's to change.
     pub forward: Forward,
 }
@@ -40,8 +62,18 @@ fn raft_id_of(node: &str) -> Option<u64> {
     node.parse().ok().map(|id| raft_id(&id))
 }
 
-fn read<T: DeserializeOwned>(request: Request<RaftMessage>) -> Result<T, Status> {
-    decode(&request.into_inner().payload).map_err(garbled)
+impl RaftService {
+    fn read<T: DeserializeOwned>(&self, request: Request<RaftMessage>) -> Result<T, Status> {
+        self.counts()?;
+        decode(&request.into_inner().payload).map_err(garbled)
+    }
+
+    fn counts(&self) -> Result<(), Status> {
+        match self.lapsed.load(Ordering::Acquire) {
+            true => Err(Status::unavailable("this manager lost its state and comes back when the others let it go")),
+            false => Ok(()),
+        }
+    }
 }
 
 fn answer<T: Serialize>(value: Result<T, impl Display>) -> Answer {
@@ -52,22 +84,27 @@ fn answer<T: Serialize>(value: Result<T, impl Display>) -> Answer {
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {
     async fn append_entries(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.append_entries(read(request)?).await)
+        let answered = self.raft.append_entries(self.read(request)?).await;
+        if matches!(answered, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
+            self.forward.store.contact().heard();
+        }
+        answer(answered)
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.vote(read(request)?).await)
+        answer(self.raft.vote(self.read(request)?).await)
     }
 
     async fn pre_vote(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.pre_vote(read(request)?).await)
+        answer(self.raft.pre_vote(self.read(request)?).await)
     }
 
     async fn transfer_leader(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.raft.handle_transfer_leader(read(request)?).await)
+        answer(self.raft.handle_transfer_leader(self.read(request)?).await)
     }
 
     async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Answer {
+        self.counts()?;
         let mut chunks = request.into_inner();
         let first = chunks.next().await.ok_or_else(|| Status::invalid_argument("an empty snapshot"))??;
         let (vote, meta): (VoteOf<TypeConfig>, SnapshotMetaOf<TypeConfig>) = decode(&first.meta).map_err(garbled)?;
@@ -75,8 +112,14 @@ impl raft_server::Raft for RaftService {
         while let Some(chunk) = chunks.next().await {
             data.extend(chunk?.data);
         }
+        // Raft stops for good at one that it cannot install.
+        unpack(&meta, &data).map_err(garbled)?;
         let snapshot = openraft::storage::Snapshot { meta, snapshot: data };
-        answer(self.raft.install_full_snapshot(vote, snapshot).await)
+        let answered = self.raft.install_full_snapshot(vote, snapshot).await;
+        if answered.is_ok() {
+            self.forward.store.contact().heard();
+        }
+        answer(answered)
     }
 
     async fn join(&self, request: Request<RaftJoinRequest>) -> Result<Response<RaftJoinResponse>, Status> {
@@ -108,7 +151,31 @@ impl raft_server::Raft for RaftService {
         if voters.len() == 1 && voters.contains(&id) {
             return Err(Status::failed_precondition("the last manager cannot leave: use --force to end the cluster"));
         }
-        dismiss(&self.raft, id).await.map_err(failed)?;
+        match tokio::time::timeout(DISMISS_LIMIT, dismiss(&self.raft, id)).await {
+            Ok(dismissed) => dismissed.map_err(failed)?,
+            Err(_) => return Err(failed(NO_MAJORITY)),
+        }
         Ok(Response::new(RaftLeaveResponse {}))
+    }
+
+    async fn standing(&self, request: Request<RaftStandingRequest>) -> Result<Response<RaftStandingResponse>, Status> {
+        // The table admits anyone: who asks may be a manager of before, whose certificate counts no more.
+        if !Access::Manager.admits(&caller::caller(&request)) {
+            return Err(Status::permission_denied("a manager's certificate is needed"));
+        }
+        let begun = self.forward.store.snapshot().cluster.as_ref().map_or(0, |c| c.begun);
+        Ok(Response::new(RaftStandingResponse { begun }))
+    }
+
+    async fn moved(&self, request: Request<RaftMovedRequest>) -> Result<Response<RaftMovedResponse>, Status> {
+        let caller = caller::node(&request)?;
+        let addr = request.into_inner().addr;
+        let addr =
+            addr.parse().map_err(|_| Status::invalid_argument(format!("field addr: {addr:?} is not an address")))?;
+        self.peers.moved(raft_id(&caller.node), addr);
+        if self.forward.store.is_leader() {
+            address::keep(&self.forward.store, &caller.node, addr).await.map_err(failed)?;
+        }
+        Ok(Response::new(RaftMovedResponse {}))
     }
 }

@@ -1,7 +1,15 @@
 //! Reading and writing the cluster's state.
 
 use super::{Action, Conflict, Mutation, Snapshot};
-use crate::{ambient::now, raft::Raft};
+use crate::{
+    ambient::now,
+    quorum::NoQuorum,
+    raft::{
+        Raft,
+        contact::{Contact, LOST},
+    },
+};
+use futures::future::Either;
 use heddle_model::{NodeId, Version};
 use openraft::{
     Instant as _,
@@ -13,8 +21,7 @@ use tokio::sync::watch;
 
 /// A write that is not committed within this time found no quorum.
 const COMMIT_LIMIT: Duration = Duration::from_secs(5);
-/// A leader that no majority has answered for this long may have been followed by another.
-const QUORUM_LIMIT: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// New plans after a conflict.
 const TRIES: usize = 20;
 
@@ -26,8 +33,10 @@ pub enum WriteError {
     NotLeader,
     #[error("the leader changed while writing: look whether it took effect before you run it again")]
     Unknown,
-    #[error("no quorum: {reachable} of {voters} managers can be reached and {} are needed", voters / 2 + 1)]
-    NoQuorum { reachable: usize, voters: usize },
+    #[error(transparent)]
+    NoQuorum(#[from] NoQuorum),
+    #[error("{0}; whether it took effect is not known: look before you run it again")]
+    Unconfirmed(NoQuorum),
     #[error("raft has stopped: {0}")]
     Stopped(String),
 }
@@ -37,11 +46,12 @@ pub enum WriteError {
 pub struct Store {
     raft: Raft,
     state: watch::Receiver<Arc<Snapshot>>,
+    contact: Contact,
 }
 
 impl Store {
     pub fn new(raft: Raft, state: watch::Receiver<Arc<Snapshot>>) -> Self {
-        Self { raft, state }
+        Self { raft, state, contact: Contact::default() }
     }
 
     pub fn raft(&self) -> &Raft {
@@ -71,13 +81,17 @@ impl Store {
         state.nodes.values().find(leads).map(|n| n.id.clone())
     }
 
+    pub fn contact(&self) -> &Contact {
+        &self.contact
+    }
+
     /// Whether this manager speaks for the cluster: it leads, a majority has answered it lately, and its state has all that
     /// was committed before it led.
     pub fn is_leader(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let alone = metrics.membership_config.voter_ids().count() == 1;
-        let heard = alone || metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < QUORUM_LIMIT);
+        let heard = alone || metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < LOST);
         let term = metrics.last_applied.map(|applied| applied.leader_id.term);
         metrics.state.is_leader() && heard && term == Some(metrics.current_term)
     }
@@ -89,25 +103,39 @@ impl Store {
 
     /// Commits one transaction.
     pub async fn write(&self, mutations: Vec<Mutation>) -> Result<Version, WriteError> {
+        if self.contact.ago(&self.raft) > LOST {
+            return Err(self.no_quorum().into());
+        }
         let write = self.raft.client_write(Action { at: now(), mutations });
-        match tokio::time::timeout(COMMIT_LIMIT, write).await {
-            Ok(Ok(answer)) => Ok(answer.data?),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(WriteError::NotLeader),
-            Ok(Err(RaftError::APIError(_))) => Err(WriteError::Unknown),
-            Ok(Err(RaftError::Fatal(e))) => Err(WriteError::Stopped(e.to_string())),
-            Err(_) => Err(self.no_quorum()),
+        let lost = async {
+            while self.contact.ago(&self.raft) <= LOST {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        let (write, lost) = (std::pin::pin!(write), std::pin::pin!(lost));
+        let write = futures::future::select(write, lost);
+        let written = match tokio::time::timeout(COMMIT_LIMIT, write).await {
+            Ok(Either::Left((written, _))) => Some(written),
+            Ok(Either::Right(_)) | Err(_) => None,
+        };
+        match written {
+            Some(Ok(answer)) => Ok(answer.data?),
+            Some(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(WriteError::NotLeader),
+            Some(Err(RaftError::APIError(_))) => Err(WriteError::Unknown),
+            Some(Err(RaftError::Fatal(e))) => Err(WriteError::Stopped(e.to_string())),
+            None => Err(WriteError::Unconfirmed(self.no_quorum())),
         }
     }
 
-    /// What to say when nothing can be committed.
-    pub fn no_quorum(&self) -> WriteError {
+    /// What to say when nothing can be committed, by what this manager heard of the others while it led.
+    pub fn no_quorum(&self) -> NoQuorum {
         let metrics = self.raft.metrics().borrow_watched().clone();
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-        let recent = |id: &u64| {
-            let beat = metrics.heartbeat.as_ref().and_then(|h| h.get(id).cloned().flatten());
-            *id == metrics.id || beat.is_some_and(|at| at.elapsed() < Duration::from_secs(2))
+        let recent = |id: u64| {
+            let beat = metrics.heartbeat.as_ref().and_then(|h| h.get(&id).cloned().flatten());
+            // Who answered last, a moment before the majority was lost, is gone, too.
+            beat.is_some_and(|at| at.elapsed() < LOST / 2)
         };
-        WriteError::NoQuorum { reachable: voters.iter().filter(|id| recent(id)).count(), voters: voters.len() }
+        NoQuorum::new(self, recent)
     }
 
     /// Plans on the newest state and commits; plans anew when somebody wrote in between. An empty plan writes nothing.

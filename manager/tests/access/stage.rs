@@ -39,6 +39,7 @@ fn cluster(id: ClusterId) -> Cluster {
         join_tokens: ca::new_tokens(rand::random()),
         ingress_seed: 1,
         epochs: Default::default(),
+        begun: 0,
         removed: BTreeMap::new(),
         users: BTreeMap::new(),
     }
@@ -67,7 +68,7 @@ impl Stage {
         let addr = listener.local_addr().unwrap();
         let (cluster, id) = (cluster(ClusterId::from_random(rand::random())), NodeId::from_random(rand::random()));
         let credentials = certificate(&cluster, &id, Role::Manager);
-        let manager = Manager::start(dir.path(), &credentials).await.unwrap();
+        let manager = Manager::first(dir.path(), &credentials).await.unwrap();
         let mut own = node(&id, Role::Manager, 1);
         own.manager = Some(ManagerStatus { raft_id: raft_id(&id), addr });
         manager.bootstrap(cluster, own, Vec::new()).await.unwrap();

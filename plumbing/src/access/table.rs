@@ -35,6 +35,9 @@ const SERVICES: [(&str, &[Method]); 8] = [
             ("RotateTunnel", Operator, Changes),
             ("UpdateService", Operator, Changes),
             ("RollbackService", Operator, Changes),
+            ("GetReplica", Operator, Reads),
+            // It changes nothing, but whoever has a backup has the root's key: that is written down.
+            ("Backup", Administrator, Changes),
         ],
     ),
     ("heddle.v1.Observe", &[("GetStatus", Operator, Reads), ("WatchEvents", Operator, Reads)]),
@@ -69,6 +72,9 @@ const SERVICES: [(&str, &[Method]); 8] = [
             ("InstallSnapshot", Manager, Reads),
             ("Join", Manager, Changes),
             ("Leave", Manager, Changes),
+            ("Moved", Manager, Changes),
+            // Managers of before a new beginning, whose certificates count no more: the service checks that it is a manager's.
+            ("Standing", Anyone, Reads),
         ],
     ),
     // Root of this host.
@@ -81,6 +87,8 @@ const SERVICES: [(&str, &[Method]); 8] = [
             ("Info", Local, Reads),
             ("Diagnose", Local, Reads),
             ("ListTunnelPeers", Local, Reads),
+            ("ForceNewCluster", Local, Changes),
+            ("Restore", Local, Changes),
         ],
     ),
     (

@@ -2,7 +2,7 @@
 
 use super::pools::{self, pools};
 use crate::{
-    client::{Client, said},
+    client::{Client, Control, said},
     commands::pair::{key, key_value},
 };
 use anyhow::{Result, bail};
@@ -12,9 +12,8 @@ use heddle_model::{
     net::Mtu,
     network::{Driver, Network, NetworkSpec, Scope},
 };
-use heddle_proto::v1::{self, control_client::ControlClient};
+use heddle_proto::v1;
 use std::{net::IpAddr, time::Duration};
-use tonic::transport::Channel;
 
 /// docker's name for what `--mtu` sets.
 const MTU: &str = "com.docker.network.driver.mtu";
@@ -161,7 +160,7 @@ pub async fn run(client: &Client, args: CreateArgs) -> Result<()> {
     Ok(())
 }
 
-async fn create_in_cluster(mut control: ControlClient<Channel>, request: v1::CreateNetworkRequest) -> Result<String> {
+async fn create_in_cluster(mut control: Control, request: v1::CreateNetworkRequest) -> Result<String> {
     let made = Network::try_from(control.create_network(request).await.map_err(said)?.into_inner())?;
     // It is a network once it has its subnets.
     for _ in 0..100 {

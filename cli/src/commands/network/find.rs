@@ -1,8 +1,9 @@
 //! Networks of this host and of the cluster by name or id, this host's first.
 
 use super::cluster;
+use crate::client::Control;
 use heddle_model::network::{DEFAULT, GATEWAY, HOST, NONE};
-use heddle_proto::v1::{self, control_client::ControlClient, host_client::HostClient};
+use heddle_proto::v1::{self, host_client::HostClient};
 use serde_json::Value;
 use tonic::{Code, Status, transport::Channel};
 
@@ -39,11 +40,7 @@ pub fn is_unused(document: &Value) -> bool {
     empty("Containers") && empty("Services")
 }
 
-pub async fn find(
-    host: &mut HostClient<Channel>,
-    control: &mut ControlClient<Channel>,
-    r#ref: &str,
-) -> Result<Found, Status> {
+pub async fn find(host: &mut HostClient<Channel>, control: &mut Control, r#ref: &str) -> Result<Found, Status> {
     let request = |r#ref: &str| v1::RefRequest { r#ref: r#ref.to_owned() };
     let local = match host.inspect_network(request(r#ref)).await {
         Ok(answer) => Ok(serde_json::from_str::<Value>(&answer.into_inner().json).map_err(wrong)?),
@@ -76,7 +73,7 @@ pub async fn find(
 /// All of them by name, and why those of the cluster may be missing.
 pub async fn all(
     host: &mut HostClient<Channel>,
-    control: &mut ControlClient<Channel>,
+    control: &mut Control,
 ) -> Result<(Vec<Value>, Option<Status>), Status> {
     let answer = host.list_networks(v1::ListHostNetworksRequest {}).await?.into_inner();
     let mut documents =

@@ -2,12 +2,12 @@
 
 use super::find::{self, Found};
 use crate::{
-    client::{Client, said},
+    client::{Client, Control, said},
     commands::each::each,
 };
 use anyhow::Result;
 use clap::Args;
-use heddle_proto::v1::{self, control_client::ControlClient, host_client::HostClient};
+use heddle_proto::v1::{self, host_client::HostClient};
 use tonic::{Code, Status, transport::Channel};
 
 #[derive(Debug, Args)]
@@ -20,11 +20,7 @@ pub struct RmArgs {
 }
 
 /// By whoever decides over it.
-pub async fn remove(
-    host: &mut HostClient<Channel>,
-    control: &mut ControlClient<Channel>,
-    found: &Found,
-) -> Result<(), Status> {
+pub async fn remove(host: &mut HostClient<Channel>, control: &mut Control, found: &Found) -> Result<(), Status> {
     let request = v1::RefRequest { r#ref: found.id().to_owned() };
     match found.of_cluster {
         true => control.remove_network(request).await?,

@@ -6,7 +6,7 @@ mod settle;
 mod update;
 
 use crate::{
-    client::{Client, said},
+    client::{Client, Control, said},
     commands::pair::key_value,
     output::{self, Format},
 };
@@ -20,11 +20,10 @@ use heddle_model::{
     service::{Mode, Runtime, Service},
     task::{Task, TaskState},
 };
-use heddle_proto::v1::{self, control_client::ControlClient};
+use heddle_proto::v1;
 use serde_json::{Value, json};
 use settle::{Goal, settle};
 use std::io::Write;
-use tonic::transport::Channel;
 use update::UpdateArgs;
 
 #[derive(Debug, Subcommand)]
@@ -204,7 +203,7 @@ fn value(service: &Service) -> Value {
     })
 }
 
-async fn list(control: &mut ControlClient<Channel>, format: Format, quiet: bool) -> Result<()> {
+async fn list(control: &mut Control, format: Format, quiet: bool) -> Result<()> {
     let answer = control.list_services(v1::ListServicesRequest {}).await.map_err(said)?.into_inner();
     let mut all = Vec::new();
     for summary in answer.services {
@@ -237,7 +236,7 @@ async fn list(control: &mut ControlClient<Channel>, format: Format, quiet: bool)
     Ok(())
 }
 
-async fn tasks(control: &mut ControlClient<Channel>, services: Vec<String>, format: Format) -> Result<()> {
+async fn tasks(control: &mut Control, services: Vec<String>, format: Format) -> Result<()> {
     let nodes = control.list_nodes(v1::ListNodesRequest {}).await.map_err(said)?.into_inner().nodes;
     let nodes: Vec<Node> = nodes.into_iter().map(Node::try_from).collect::<Result<_, _>>()?;
     let request = v1::ListTasksRequest { services, nodes: Vec::new() };
@@ -276,13 +275,7 @@ async fn tasks(control: &mut ControlClient<Channel>, services: Vec<String>, form
     Ok(())
 }
 
-async fn logs(
-    control: &mut ControlClient<Channel>,
-    r#ref: String,
-    follow: bool,
-    tail: Option<u64>,
-    raw: bool,
-) -> Result<()> {
+async fn logs(control: &mut Control, r#ref: String, follow: bool, tail: Option<u64>, raw: bool) -> Result<()> {
     let request = v1::ServiceLogsRequest { r#ref, follow, tail, since_ms: 0 };
     let mut lines = control.service_logs(request).await.map_err(said)?.into_inner();
     while let Some(line) = lines.next().await {

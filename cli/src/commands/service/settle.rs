@@ -1,12 +1,12 @@
 //! Waiting until a service is as wanted, and showing how far it is.
 
-use crate::client::said;
+use crate::client::{Control, said};
 use anyhow::{Result, anyhow, bail};
 use futures::StreamExt;
-use heddle_proto::v1::{self, UpdateState, control_client::ControlClient};
+use heddle_proto::v1::{self, UpdateState};
 use std::{io::IsTerminal, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::{Code, Streaming, transport::Channel};
+use tonic::{Code, Streaming};
 
 /// Another leader is there by then.
 const GONE_LIMIT: Duration = Duration::from_secs(20);
@@ -106,7 +106,7 @@ impl Drop for Show {
 
 /// The next progress of a service, whoever leads. None: the time is over.
 struct Watch<'a> {
-    control: &'a mut ControlClient<Channel>,
+    control: &'a mut Control,
     id: String,
     until: Option<Instant>,
     stream: Option<Streaming<v1::ServiceProgress>>,
@@ -153,13 +153,7 @@ fn far() -> Instant {
 }
 
 /// Waits until the service is as wanted. On a time-out says what is missing.
-pub async fn settle(
-    control: &mut ControlClient<Channel>,
-    name: &str,
-    id: &str,
-    timeout: Option<u64>,
-    goal: Goal,
-) -> Result<()> {
+pub async fn settle(control: &mut Control, name: &str, id: &str, timeout: Option<u64>, goal: Goal) -> Result<()> {
     let until = timeout.map(|s| Instant::now() + Duration::from_secs(s));
     let mut watch = Watch { control, id: id.to_owned(), until, stream: None };
     let mut show = Show::new(name);

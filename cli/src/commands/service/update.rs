@@ -4,7 +4,10 @@ use super::{
     EndArgs,
     settings::{Settings, network, port},
 };
-use crate::{client::said, commands::pair::key_value};
+use crate::{
+    client::{Control, said},
+    commands::pair::key_value,
+};
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use heddle_model::{
@@ -13,9 +16,9 @@ use heddle_model::{
     network::Network,
     service::{NetworkTarget, Runtime, Service, ServiceSpec},
 };
-use heddle_proto::v1::{self, control_client::ControlClient};
+use heddle_proto::v1;
 use std::collections::BTreeMap;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 /// New readings of the service where others write it, too.
 const TRIES: usize = 20;
@@ -75,7 +78,7 @@ fn target_port(text: &str) -> Result<(Port, Protocol), String> {
 }
 
 /// Reads the service, changes what is asked and writes it, again if somebody wrote in between.
-pub async fn update(control: &mut ControlClient<Channel>, args: &UpdateArgs) -> Result<v1::Service> {
+pub async fn update(control: &mut Control, args: &UpdateArgs) -> Result<v1::Service> {
     let networks = control.list_networks(v1::ListNetworksRequest {}).await.map_err(said)?.into_inner().networks;
     let networks = networks.into_iter().map(Network::try_from).collect::<Result<Vec<_>, _>>()?;
     let names: BTreeMap<String, String> =

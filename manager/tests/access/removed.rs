@@ -3,7 +3,10 @@
 
 use crate::stage::{Stage, call};
 use heddle_manager::store::Mutation;
-use heddle_model::{Kind, cluster::Cluster, cluster::Role};
+use heddle_model::{
+    Kind, NodeId,
+    cluster::{Cluster, Role},
+};
 use heddle_proto::v1::{self, control_client::ControlClient, dispatcher_client::DispatcherClient};
 use tonic::{Code, Request};
 
@@ -25,6 +28,20 @@ async fn its_certificate_counts_no_more() {
             (Code::NotFound, true),
             "{path}"
         );
+    }
+}
+
+/// Managers that were lost while the cluster began anew have to hear of it, though their certificates count no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_a_manager_is_told_how_often_the_cluster_began() {
+    let stage = Stage::set().await;
+    let [unknown, worker] =
+        [(Role::Manager, 5), (Role::Worker, 6)].map(|(role, n)| stage.certificate(&NodeId::from_random([n; 16]), role));
+    let standing = "/heddle.v1.Raft/Standing";
+    assert!(call(&stage.dial(&unknown), "/heddle.v1.Raft/Moved").await.is_err());
+    assert!(call(&stage.dial(&unknown), standing).await.is_ok());
+    for other in [stage.dial(&worker), stage.dial_bare()] {
+        assert_eq!(call(&other, standing).await.unwrap_err().code(), Code::PermissionDenied);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A person's certificate opens what operators may call, for as long as that person is a user.
 
 use crate::stage::{Stage, call};
+use heddle_manager::control::STALE_HEADER;
 use heddle_plumbing::tls;
 use heddle_proto::v1::{self, users_client::UsersClient};
 use tonic::{Code, Request, transport::Channel};
@@ -24,8 +25,9 @@ async fn who_was_removed_is_refused_although_the_name_is_given_again() {
     let list = "/heddle.v1.Control/ListNodes";
     let first = add(&stage, "alice").await;
     assert!(call(&first, list).await.is_ok());
-    for path in ["/heddle.v1.Control/GetJoinToken", "/heddle.v1.Users/AddUser", "/heddle.v1.Dispatcher/Leave"] {
-        assert_eq!(call(&first, path).await.unwrap_err().code(), Code::PermissionDenied, "{path}");
+    let denied = ["Control/GetJoinToken", "Control/Backup", "Users/AddUser", "Dispatcher/Leave"];
+    for path in denied.map(|method| format!("/heddle.v1.{method}")) {
+        assert_eq!(call(&first, &path).await.unwrap_err().code(), Code::PermissionDenied, "{path}");
     }
     remove(&stage, "alice").await;
     let said = call(&first, list).await.unwrap_err();
@@ -46,6 +48,9 @@ async fn bad_names_keys_and_lives_make_no_user() {
         let said = users.add_user(Request::new(wish)).await.unwrap_err();
         assert_eq!(said.code(), Code::InvalidArgument, "{name:?}: {said}");
     }
+    let mut stale = Request::new(v1::AddUserRequest { name: "bob".into(), csr_pem: csr.clone(), life_s: 60 });
+    stale.metadata_mut().insert(STALE_HEADER, "1".parse().unwrap());
+    assert!(users.add_user(stale).await.unwrap_err().message().starts_with("--stale is for commands that look"));
     assert_eq!(users.list_users(v1::ListUsersRequest {}).await.unwrap().into_inner().users, []);
     let unknown = users.remove_user(v1::RemoveUserRequest { name: "bob".into() }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);

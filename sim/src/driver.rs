@@ -244,8 +244,9 @@ impl Run {
 
 /// Makes the cluster.
 async fn begin(net: Net, world: Arc<World>) {
-    let members: BTreeMap<u64, BasicNode> =
-        faults::first().map(|at| (raft_id(&world.node(at)), BasicNode::new(at.to_string()))).collect();
+    let members: BTreeMap<u64, BasicNode> = faults::first()
+        .map(|at| (raft_id(&world.node(at)), BasicNode::new(world.manager_status(at).addr.to_string())))
+        .collect();
     let initialize = move |guest: Arc<Guest>| async move {
         drop(guest.raft.initialize(members).await);
     };
@@ -286,7 +287,7 @@ where
 async fn replace(net: Net, world: Arc<World>, out: At, with: At) {
     let status = world.manager_status(with);
     let (joins, leaves) = (world.node(with), world.node(out));
-    let (id, node) = (raft_id(&joins), joins.clone());
+    let (id, node, addr) = (raft_id(&joins), joins.clone(), status.addr.to_string());
     let promoted = on_leader(&net, move |store| {
         let (joins, status) = (joins.clone(), status.clone());
         async move {
@@ -308,12 +309,12 @@ async fn replace(net: Net, world: Arc<World>, out: At, with: At) {
         return;
     }
     on_leader(&net, move |store| {
-        let (node, leaves) = (node.clone(), leaves.clone());
+        let (node, leaves, addr) = (node.clone(), leaves.clone(), addr.clone());
         async move {
             // Whoever was told to go meanwhile is not let in.
             let stays = store.snapshot().nodes.get(&node).is_some_and(|n| n.spec.role == Role::Manager);
             if stays {
-                membership::admit(store.raft(), id, &with.to_string()).await.ok()?;
+                membership::admit(store.raft(), id, &addr).await.ok()?;
             }
             let demote = |state: &Snapshot| {
                 let managers = state.nodes.values().filter(|n| n.spec.role == Role::Manager).count();

@@ -3,6 +3,7 @@
 use crate::{
     host::Guest,
     net::{At, Net},
+    world,
 };
 use futures::future::{Either, select};
 use heddle_manager::raft::{Raft, RaftSnapshot, TypeConfig};
@@ -31,9 +32,8 @@ pub struct Peer {
 impl RaftNetworkFactory<TypeConfig> for Peers {
     type Network = Peer;
 
-    /// A manager's address is its number here.
     async fn new_client(&mut self, _: u64, node: &BasicNode) -> Peer {
-        Peer { ends: (self.at, node.addr.parse().unwrap_or(At::MAX)), net: self.net.clone() }
+        Peer { ends: (self.at, world::host_at(&node.addr).unwrap_or(At::MAX)), net: self.net.clone() }
     }
 }
 

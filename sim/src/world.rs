@@ -176,6 +176,14 @@ impl Default for World {
     }
 }
 
+/// The host that a manager's address is of.
+pub fn host_at(addr: &str) -> Option<At> {
+    match addr.parse::<SocketAddr>().ok()?.ip() {
+        IpAddr::V4(ip) => usize::from(ip.octets()[3]).checked_sub(1),
+        IpAddr::V6(_) => None,
+    }
+}
+
 pub fn register(n: usize) -> String {
     format!("register-{n}")
 }

@@ -58,8 +58,11 @@ fn stands(state: &Snapshot, access: Access, identity: &NodeIdentity, newest: boo
         return Err(Status::permission_denied("the certificate is of another cluster"));
     }
     match state.nodes.get(&identity.node) {
-        // As a node it goes on until it has the certificate of its new role.
-        Some(node) if access != Access::Member && identity.role == Role::Manager && node.role == Role::Worker => {
+        // As a node it goes on until it has the certificate of its new role. To a new manager raft replays also the time before
+        // the others were promoted: refusing them for that, it would never come to know better.
+        Some(node)
+            if newest && access != Access::Member && identity.role == Role::Manager && node.role == Role::Worker =>
+        {
             Err(Status::permission_denied("this certificate counts no more: the node was demoted"))
         }
         // A follower may not have heard yet of a node that came a moment ago.
@@ -167,7 +170,7 @@ mod tests {
             assert_eq!(refused(access, &holds(1, Role::Worker)), [false, false]);
             // Promoted, and still with the certificate that it asks for the new one by.
             assert_eq!(refused(access, &holds(0, Role::Worker)), [false, false]);
-            assert_eq!(refused(access, &holds(1, Role::Manager)), [demoted, demoted], "demoted");
+            assert_eq!(refused(access, &holds(1, Role::Manager)), [false, demoted], "demoted, or not yet promoted");
             assert_eq!(refused(access, &holds(2, Role::Manager)), [false, true], "removed, or not heard of yet");
         }
         let mut changed = (**world.state.cluster.as_ref().unwrap()).clone();

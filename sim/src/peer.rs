@@ -5,7 +5,6 @@ use crate::{
     net::{At, Net},
     world,
 };
-use futures::future::{Either, select};
 use heddle_manager::raft::{Raft, RaftSnapshot, TypeConfig};
 use openraft::{
     BasicNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2,
@@ -94,9 +93,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let send =
             self.call(option.hard_ttl(), move |raft| async move { raft.install_full_snapshot(vote, snapshot).await });
-        match select(Box::pin(send), Box::pin(cancel)).await {
-            Either::Left((answer, _)) => Ok(answer?),
-            Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),
+        tokio::select! {
+            biased;
+            answer = send => Ok(answer?),
+            closed = cancel => Err(StreamingError::Closed(closed)),
         }
     }
 }

@@ -16,6 +16,7 @@ use heddle_model::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 /// Tasks on a node, kept up to date while a plan grows.
@@ -64,6 +65,9 @@ const FILTERS: &[Filter] = &[
     |_, load, w| host_ports(w.task).any(|p| load.host_ports.contains(&p)).then_some("have the port taken"),
 ];
 
+/// So far two hosts' clocks may be apart with nothing wrong.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
+
 pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
     let mut plan = Plan::default();
     let waiting =
@@ -78,7 +82,9 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
         }
     }
     for task in state.tasks.values().filter(waiting) {
-        if task.not_before > context.now {
+        // Much further off than the delay is only a time by the clock of another host, which is ahead: nobody waits for that.
+        let wait = task.not_before.since(context.now);
+        if !wait.is_zero() && wait <= task.spec.restart.delay * 2 + CLOCKS_DIFFER {
             plan.wake_at(task.not_before);
             continue;
         }

@@ -9,7 +9,6 @@ use crate::{
         contact::{Contact, LOST},
     },
 };
-use futures::future::Either;
 use heddle_model::{NodeId, Version};
 use openraft::{
     Instant as _,
@@ -112,11 +111,11 @@ impl Store {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
-        let (write, lost) = (std::pin::pin!(write), std::pin::pin!(lost));
-        let write = futures::future::select(write, lost);
-        let written = match tokio::time::timeout(COMMIT_LIMIT, write).await {
-            Ok(Either::Left((written, _))) => Some(written),
-            Ok(Either::Right(_)) | Err(_) => None,
+        let written = tokio::select! {
+            biased;
+            written = write => Some(written),
+            () = lost => None,
+            () = tokio::time::sleep(COMMIT_LIMIT) => None,
         };
         match written {
             Some(Ok(answer)) => Ok(answer.data?),

@@ -12,7 +12,6 @@ use heddle_plumbing::{
     tls::{self, Credentials},
 };
 use heddle_proto::v1::{self, control_client::ControlClient};
-use openraft::async_runtime::WatchReceiver;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tonic::{Status, transport::Channel};
@@ -71,18 +70,11 @@ fn stands(state: &Snapshot, access: Access, identity: &NodeIdentity, newest: boo
     }
 }
 
-/// Whether this manager leads and has applied what its predecessors committed.
-fn is_newest(store: &Store) -> bool {
-    let metrics = store.raft().metrics().borrow_watched().clone();
-    let applied = metrics.last_applied.map(|id| id.committed_leader_id().term);
-    store.is_leader() && applied == Some(metrics.current_term)
-}
-
 impl Forward {
     /// What this manager knows of certificates that count no more.
     pub fn standing(&self) -> Standing {
         let store = self.store.clone();
-        Arc::new(move |access, caller| admits(&store.snapshot(), access, caller, is_newest(&store)))
+        Arc::new(move |access, caller| admits(&store.snapshot(), access, caller, store.is_leader()))
     }
 
     /// Whether it is a manager whose certificate counts, which may ask for other nodes.
@@ -90,7 +82,7 @@ impl Forward {
         if identity.role != Role::Manager {
             return Err(Status::permission_denied("a worker may not do this: a manager's certificate is needed"));
         }
-        stands(&self.store.snapshot(), Access::Manager, identity, is_newest(&self.store))
+        stands(&self.store.snapshot(), Access::Manager, identity, self.store.is_leader())
     }
 
     /// A channel to the leader; None if this manager leads. Waits for an election that is under way.

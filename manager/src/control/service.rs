@@ -47,7 +47,7 @@ type Answer<T> = Result<Response<T>, Status>;
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// On a follower, answers with what the leader says.
-macro_rules! admit {
+macro_rules! at_leader {
     ($self:ident, $request:ident, $method:ident) => {{
         stale::refuse(&$request)?;
         if let Some(mut leader) = $self.leader().await? {
@@ -71,7 +71,7 @@ macro_rules! look {
         match stale::asked(&$request) {
             true => ($request.into_inner(), $self.store().snapshot()),
             false => {
-                let request = admit!($self, $request, $method);
+                let request = at_leader!($self, $request, $method);
                 (request, $self.state().await?)
             }
         }
@@ -154,7 +154,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn update_node(&self, request: Request<v1::UpdateNodeRequest>) -> Answer<v1::Node> {
-        let request = admit!(self, request, update_node);
+        let request = at_leader!(self, request, update_node);
         let reference = request.r#ref.clone();
         let change = nodes::Change::try_from(request)?;
         let mut id = None;
@@ -171,7 +171,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Answer<v1::RemoveResponse> {
-        let request = admit!(self, request, remove_node);
+        let request = at_leader!(self, request, remove_node);
         let mut removed = None;
         self.write(|state| {
             let (node, mutations) = nodes::remove(state, &request.r#ref, request.force)?;
@@ -187,7 +187,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn create_network(&self, request: Request<v1::CreateNetworkRequest>) -> Answer<v1::Network> {
-        let request = admit!(self, request, create_network);
+        let request = at_leader!(self, request, create_network);
         let spec = NetworkSpec::try_from(some("spec", request.spec)?)?;
         let id = NetworkId::from_random(ambient::random());
         let state = self
@@ -213,7 +213,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn remove_network(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveResponse> {
-        let request = admit!(self, request, remove_network);
+        let request = at_leader!(self, request, remove_network);
         let mut id = String::new();
         self.write(|state| {
             let network = find::network(state, &request.r#ref)?;
@@ -226,7 +226,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn create_service(&self, request: Request<v1::CreateServiceRequest>) -> Answer<v1::Service> {
-        let request = admit!(self, request, create_service);
+        let request = at_leader!(self, request, create_service);
         let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
         let id = ServiceId::from_random(ambient::random());
         let state = self
@@ -265,12 +265,12 @@ impl control_server::Control for ControlService {
     }
 
     async fn scale_service(&self, request: Request<v1::ScaleServiceRequest>) -> Answer<v1::Service> {
-        let request = admit!(self, request, scale_service);
+        let request = at_leader!(self, request, scale_service);
         self.changed(|state| changes::scale(state, &request.r#ref, request.replicas)).await
     }
 
     async fn remove_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveResponse> {
-        let request = admit!(self, request, remove_service);
+        let request = at_leader!(self, request, remove_service);
         let mut id = String::new();
         self.write(|state| {
             let service = find::service(state, &request.r#ref)?;
@@ -304,7 +304,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn watch_service(&self, request: Request<v1::RefRequest>) -> Answer<Self::WatchServiceStream> {
-        let request = admit!(self, request, stream watch_service);
+        let request = at_leader!(self, request, stream watch_service);
         let state = self.state().await?;
         // A service that was just removed is watched by its id until nothing of it is left.
         let id = match find::service(&state, &request.r#ref) {
@@ -339,7 +339,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn service_logs(&self, request: Request<v1::ServiceLogsRequest>) -> Answer<Self::ServiceLogsStream> {
-        let request = admit!(self, request, stream service_logs);
+        let request = at_leader!(self, request, stream service_logs);
         let state = self.state().await?;
         let by_id = request.r#ref.parse::<TaskId>().ok().and_then(|id| state.tasks.get(&id));
         let tasks: Vec<Arc<Task>> = match by_id {
@@ -384,7 +384,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn get_join_token(&self, request: Request<v1::GetJoinTokenRequest>) -> Answer<v1::JoinToken> {
-        let request = admit!(self, request, get_join_token);
+        let request = at_leader!(self, request, get_join_token);
         let role = Role::try_from(request.role())?;
         if request.rotate {
             let fresh = ca::secret(rand::random());
@@ -423,7 +423,7 @@ impl control_server::Control for ControlService {
     }
 
     async fn rotate_tunnel(&self, request: Request<v1::RotateTunnelRequest>) -> Answer<v1::TunnelEpochs> {
-        let request = admit!(self, request, rotate_tunnel);
+        let request = at_leader!(self, request, rotate_tunnel);
         let mut watch = self.store().watch();
         let state = self
             .write(|state| {
@@ -459,7 +459,7 @@ impl control_server::Control for ControlService {
         let state = match stale::asked(&request) {
             true => self.store().snapshot(),
             false => {
-                admit!(self, request, stream backup);
+                at_leader!(self, request, stream backup);
                 self.state().await?
             }
         };
@@ -470,14 +470,14 @@ impl control_server::Control for ControlService {
     }
 
     async fn update_service(&self, request: Request<v1::UpdateServiceRequest>) -> Answer<v1::Service> {
-        let request = admit!(self, request, update_service);
+        let request = at_leader!(self, request, update_service);
         let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
         let seen = Version(request.version);
         self.changed(|state| changes::update(state, &request.r#ref, spec.clone(), seen, now())).await
     }
 
     async fn rollback_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::Service> {
-        let request = admit!(self, request, rollback_service);
+        let request = at_leader!(self, request, rollback_service);
         self.changed(|state| changes::roll_back(state, &request.r#ref, now())).await
     }
 }

@@ -17,6 +17,7 @@ use heddle_manager::{
 use heddle_model::{Timestamp, cluster::Role, node::Node};
 use openraft::{BasicNode, ServerState, async_runtime::WatchReceiver};
 use rand::{SeedableRng, rngs::SmallRng};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -36,7 +37,7 @@ const CLIENTS: usize = 4;
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// What happened in a run that held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Of everything that could be seen, in order.
     pub trace: u64,

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Every host has a runtime of its own whose clock stands until the driver lets it go on, a tick at a time. A crash drops
-//! the runtime with all that ran in it.
+//! the runtime with all that ran in it, in an order that hangs on tokio's count of all tasks of the process: hence a process
+//! for every seed.
 
 mod agent;
 mod client;

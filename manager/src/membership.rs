@@ -1,7 +1,7 @@
 //! Who votes: managers come by themselves and go one at a time, as the wanted roles of nodes say.
 
 use crate::{
-    raft::{Raft, raft_id},
+    raft::{Raft, TypeConfig, raft_id},
     store::{Mutation, Snapshot, Store},
 };
 use heddle_model::{
@@ -9,7 +9,11 @@ use heddle_model::{
     cluster::Role,
     node::{Node, NodeState},
 };
-use openraft::{BasicNode, ChangeMembers, async_runtime::WatchReceiver};
+use openraft::{
+    BasicNode, ChangeMembers,
+    async_runtime::WatchReceiver,
+    errors::{ChangeMembershipError, ClientWriteError, RaftError},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -17,6 +21,7 @@ use std::{
 
 /// A change that finds no majority within this time is tried again.
 const LIMIT: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What the leader does next. One thing at a time, so that a majority of the one set is a majority of the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +66,7 @@ pub async fn settle(store: &Store) {
             Step::HandOver => hand_over(store).await,
             Step::Dismiss(id) => dismiss(raft, *id).await,
             Step::Move(id, addr) => {
-                let moved = ChangeMembers::SetNodes(BTreeMap::from([(*id, BasicNode::new(addr))]));
-                raft.change_membership(moved, true).await.map(drop).map_err(|e| e.to_string())
+                change(raft, ChangeMembers::SetNodes(BTreeMap::from([(*id, BasicNode::new(addr))])), true).await
             }
             Step::Demoted(id) => {
                 let demote = |state: &Snapshot| {
@@ -112,22 +116,48 @@ pub async fn hand_over(store: &Store) -> Result<(), String> {
     follows.await.map(drop).map_err(|e| e.to_string())
 }
 
+/// Waits until a node that is to be a manager votes; for no longer than that may take.
+pub async fn votes(store: &Store, node: &NodeId) {
+    let id = raft_id(node);
+    let wait = store.raft().wait(Some(LIMIT));
+    let votes = wait.metrics(|m| m.membership_config.voter_ids().any(|voter| voter == id), "it votes");
+    if let Err(error) = votes.await {
+        tracing::warn!(%node, %error, "a node that was promoted does not vote yet");
+    }
+}
+
+type Changed<T> = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
+
+/// One change after the other: raft refuses two at a time.
+async fn in_turn<T, F: Future<Output = Changed<T>>>(change: impl Fn() -> F) -> Result<(), String> {
+    loop {
+        match change().await {
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)))) => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            changed => return changed.map(drop).map_err(|e| e.to_string()),
+        }
+    }
+}
+
+async fn change(raft: &Raft, to: ChangeMembers<u64, BasicNode>, retain: bool) -> Result<(), String> {
+    in_turn(|| raft.change_membership(to.clone(), retain)).await
+}
+
 /// Into raft: it votes when it has caught up.
 pub async fn admit(raft: &Raft, id: u64, addr: &str) -> Result<(), String> {
-    raft.add_learner(id, BasicNode::new(addr), true).await.map_err(|e| e.to_string())?;
-    let voter = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
-    raft.change_membership(voter, true).await.map(drop).map_err(|e| e.to_string())
+    in_turn(|| raft.add_learner(id, BasicNode::new(addr), true)).await?;
+    change(raft, ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
 }
 
 /// Out of raft, as a voter and as a learner.
 pub async fn dismiss(raft: &Raft, id: u64) -> Result<(), String> {
     let gone = BTreeSet::from([id]);
     if raft.voter_ids().any(|voter| voter == id) {
-        let change = ChangeMembers::RemoveVoters(gone.clone());
-        raft.change_membership(change, false).await.map_err(|e| e.to_string())?;
+        change(raft, ChangeMembers::RemoveVoters(gone.clone()), false).await?;
     }
     if raft.metrics().borrow_watched().membership_config.nodes().any(|(n, _)| *n == id) {
-        raft.change_membership(ChangeMembers::RemoveNodes(gone), false).await.map_err(|e| e.to_string())?;
+        change(raft, ChangeMembers::RemoveNodes(gone), false).await?;
     }
     Ok(())
 }

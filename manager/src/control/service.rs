@@ -17,7 +17,7 @@ use heddle_model::{
     Kind, Meta, NetworkId, NodeId, ServiceId, TaskId, Version,
     cluster::{Cluster, Role},
     network::{Network, NetworkSpec},
-    node::Node,
+    node::{Node, NodeState},
     service::{Mode, Service, ServiceSpec},
     task::Task,
 };
@@ -167,6 +167,9 @@ impl control_server::Control for ControlService {
             .await?;
         let node =
             id.and_then(|id| state.nodes.get(&id)).ok_or_else(|| Status::not_found("the node left meanwhile"))?;
+        if node.spec.role == Role::Manager && node.status.state == NodeState::Ready {
+            membership::votes(self.store(), &node.id).await;
+        }
         Ok(Response::new(Node::clone(node).into()))
     }
 

@@ -99,15 +99,23 @@ pub fn veth(peer: IfName, space: Space, mtu: Mtu) -> Link {
 }
 
 /// Answers to published ports go back to the host they entered by, known by the MAC of its leg. Learned anew from every
-/// packet of the original direction, so that a flow which enters elsewhere is followed.
+/// packet of the original direction, so that a flow which enters elsewhere is followed. But a client may use one port of its
+/// own for connections to two hosts: here both would be one flow, and the second would end the first. Its first packet waits,
+/// sent again by the client, until the other connection is over.
 fn replies(space: &mut SpaceState, table: &mut TableBody, network: &NetworkView, view: &NodeView, dev: &IfName) {
     let legs = || view.peers.values().filter_map(|p| p.ingress.as_ref());
     let mark = names::REPLY_MARK;
     table.map("hosts", "type ether_addr : mark;", legs().map(|l| (l.mac.to_string(), format!("{:#x}", l.index))));
+    table.set("known", "type ether_addr . mark;", legs().map(|l| format!("{} . {:#x}", l.mac, l.index)));
+    let begins = "tcp flags & (fin | syn | rst | ack) == syn";
+    let another = "ct state established ct mark != 0 ether saddr . ct mark != @known";
     table.chain(
         "learn",
         Some("type filter hook prerouting priority mangle; policy accept;"),
-        vec![format!("iifname \"{dev}\" ct direction original ct mark set ether saddr map @hosts")],
+        vec![
+            format!("iifname \"{dev}\" ct direction original {begins} {another} drop"),
+            format!("iifname \"{dev}\" ct direction original ct mark set ether saddr map @hosts"),
+        ],
     );
     table.chain(
         "reply",

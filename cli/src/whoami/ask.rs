@@ -37,7 +37,7 @@ pub async fn run(target: &str, args: &WhoamiArgs) -> Result<()> {
         let text = match answered {
             Ok(Ok(text)) => text,
             Ok(Err(e)) => {
-                *failed.entry(e.to_string()).or_default() += 1;
+                *failed.entry(format!("{:#}", anyhow::Error::from(e))).or_default() += 1;
                 continue;
             }
             Err(_) => {

@@ -68,7 +68,7 @@ fn raft_file(lab: &Lab, host: &str) -> String {
     lab.state_dir(host) + "/raft/raft.redb"
 }
 
-/// Turns over bytes in the middle of what a file has of this text.
+/// Turns over bytes in the middle of what a manager's database has of this name of a row, which is all that it has in clear.
 fn garble(file: &str, text: &str) {
     let mut disk = fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
     let mut bytes = Vec::new();
@@ -273,7 +273,7 @@ fn a_manager_whose_disk_lies_gets_everything_anew() {
     let anew = "the manager's state is damaged: it is got anew from the other managers";
     type Damage<'a> = (&'a str, &'a dyn Fn(&str));
     let damages: [Damage; 3] = [
-        ("node2", &|file| garble(file, "whoami")),
+        ("node2", &|file| garble(file, "committed")),
         ("node3", &|file| fs::OpenOptions::new().write(true).open(file).unwrap().set_len(9000).unwrap()),
         ("node2", &|file| fs::remove_file(file).unwrap()),
     ];
@@ -317,7 +317,7 @@ fn a_manager_whose_disk_lies_gets_everything_anew() {
     alone.do_lab(&["kill", "node1", "--daemon"]);
     let file = raft_file(&alone, "node1");
     let whole = fs::read(&file).unwrap();
-    garble(&file, "front");
+    garble(&file, "committed");
     let damaged = fs::read(&file).unwrap();
     let state = alone.state_dir("node1");
     let output = alone.exec("node1", &["heddle", "daemon", "--state-dir", &state]);

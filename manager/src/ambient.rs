@@ -37,11 +37,11 @@ pub fn now() -> Timestamp {
     })
 }
 
-/// 128 random bits, fit for ids and secrets.
-pub fn random() -> [u8; 16] {
+/// Random bytes, fit for ids, keys and nonces.
+pub fn random<const N: usize>() -> [u8; N] {
     let simulated = SIMULATED.with_borrow_mut(|s| {
         s.as_mut().map(|s| {
-            let mut bytes = [0; 16];
+            let mut bytes = [0; N];
             s.rng.fill_bytes(&mut bytes);
             bytes
         })
@@ -64,12 +64,12 @@ mod tests {
         let draw = || {
             simulate(7);
             set_clock(Timestamp(5));
-            (now(), random(), random(), rng().next_u64())
+            (now(), random::<16>(), random::<24>(), rng().next_u64())
         };
         let first = draw();
         assert_eq!(draw(), first);
-        assert_ne!(first.1, first.2);
-        let outside = std::thread::spawn(|| (now(), random())).join().unwrap();
+        assert_ne!(first.1, first.2[..16]);
+        let outside = std::thread::spawn(|| (now(), random::<16>())).join().unwrap();
         assert!(outside.0 > Timestamp(1_700_000_000_000) && outside.1 != first.1);
     }
 }

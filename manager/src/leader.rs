@@ -86,7 +86,7 @@ async fn pass(store: &Store, sessions: &Sessions) -> Result<Option<Timestamp>, W
         let state = store.snapshot();
         let acked = sessions.min_ready(&state);
         let began = Instant::now();
-        let plan = stage(&state, &mut Context { now: now(), acked, random: &mut ambient::random });
+        let plan = stage(&state, &mut Context { now: now(), acked, random: &mut ambient::random::<16> });
         wake = [wake, plan.wake].into_iter().flatten().min();
         if !plan.mutations.is_empty() {
             tracing::debug!(stage = name, mutations = plan.mutations.len(), "planned");

@@ -12,6 +12,7 @@
 //! observe    how it is and what becomes of it, for those who look on
 //! address    a manager that is elsewhere than it was
 //! quorum     what is said without one       recovery, backup   a cluster that begins anew from what is left
+//! vault      the key that encrypts what a manager keeps
 //! ```
 
 pub mod address;
@@ -34,5 +35,6 @@ pub mod scheduler;
 mod standing;
 pub mod store;
 pub mod tunnel;
+pub mod vault;
 #[cfg(test)]
 mod world;

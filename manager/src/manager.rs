@@ -14,6 +14,7 @@ use crate::{
     },
     standing,
     store::{Mutation, Store, WriteError},
+    vault::Vault,
 };
 use heddle_model::{Annotations, Meta, NetworkId, cluster::Cluster, net::Pool, network, node::Node};
 use heddle_plumbing::{
@@ -103,6 +104,7 @@ pub struct Manager {
     history: Arc<History>,
     attaching: Arc<tokio::sync::Mutex<()>>,
     peers: Peers,
+    vault: Vault,
     /// True: the others have to let this one go before it counts for anything.
     lapsed: Arc<AtomicBool>,
     /// Cancelled when the cluster has begun anew without this manager, which takes no part any more.
@@ -113,9 +115,14 @@ pub struct Manager {
 impl Manager {
     /// Opens the state in `dir`, and takes part in raft as it did before. `others`: another manager is known, from which
     /// what is lost can be got.
-    pub async fn start(dir: &Path, credentials: &Credentials, others: bool) -> Result<Self, ManagerError> {
+    pub async fn start(
+        dir: &Path,
+        vault: &Vault,
+        credentials: &Credentials,
+        others: bool,
+    ) -> Result<Self, ManagerError> {
         let state_error = |source| ManagerError::State { dir: dir.display().to_string(), source };
-        let (log, lapsed) = damage::open(dir, others).await?;
+        let (log, lapsed) = damage::open(dir, vault.key(), others).await?;
         if !lapsed && let Ok((state, _)) = recover::newest(&log.stored().map_err(state_error)?) {
             // Before anybody can give it a vote.
             if let Err(outvoted) = standing::check(&state, credentials).await {
@@ -123,19 +130,20 @@ impl Manager {
                 return Err(outvoted);
             }
         }
-        Self::run(dir, log, credentials, lapsed).await
+        Self::run(dir, log, vault, credentials, lapsed).await
     }
 
     /// Begins with nothing, to become the first of a cluster.
-    pub async fn first(dir: &Path, credentials: &Credentials) -> Result<Self, ManagerError> {
+    pub async fn first(dir: &Path, vault: &Vault, credentials: &Credentials) -> Result<Self, ManagerError> {
         let state_error = |source| ManagerError::State { dir: dir.display().to_string(), source };
-        let log = damage::open_empty(dir).await.map_err(state_error)?;
-        Self::run(dir, log, credentials, false).await
+        let log = damage::open_empty(dir, vault.key()).await.map_err(state_error)?;
+        Self::run(dir, log, vault, credentials, false).await
     }
 
     pub(crate) async fn run(
         dir: &Path,
         log: LogStore,
+        vault: &Vault,
         credentials: &Credentials,
         lapsed: bool,
     ) -> Result<Self, ManagerError> {
@@ -162,6 +170,7 @@ impl Manager {
             history,
             attaching: Arc::default(),
             peers,
+            vault: vault.clone(),
             lapsed: Arc::new(lapsed.into()),
             outvoted,
             cancel,
@@ -287,6 +296,11 @@ impl Manager {
         let life = cluster.spec.node_cert_life;
         let cert = ca::issue(&cluster.root_ca, &cluster.id, &own.node, node.role, csr_pem, life)?;
         Ok((cert, cluster.root_ca.cert_pem.clone()))
+    }
+
+    /// What keeps this manager's key.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     pub(crate) fn forward(&self) -> Forward {

@@ -15,6 +15,7 @@ use heddle_manager::{
     store::Store,
 };
 use heddle_model::{NodeId, Timestamp};
+use heddle_plumbing::seal::Key;
 use heddle_proto::v1;
 use openraft::SnapshotPolicy;
 use std::{
@@ -86,7 +87,7 @@ impl Clocked {
     pub fn new(now: u64) -> Self {
         let mut builder = Builder::new_current_thread();
         #[cfg(tokio_unstable)]
-        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&ambient::random()));
+        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&ambient::random::<16>()));
         #[allow(clippy::expect_used)]
         let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
         let start = runtime.block_on(async { Instant::now() });
@@ -115,6 +116,8 @@ pub struct Host {
     pub at: At,
     pub node: NodeId,
     pub disk: Disk,
+    /// What its log is encrypted with.
+    key: Key,
     /// Its clock is wrong by so many milliseconds.
     pub skew: i64,
     /// Milliseconds that a sync takes.
@@ -124,7 +127,8 @@ pub struct Host {
 
 impl Host {
     pub fn new(at: At, node: NodeId) -> Self {
-        Self { at, node, disk: Disk::default(), skew: 0, sync_ms: Arc::new(1.into()), running: None }
+        let key = Key::new(ambient::random());
+        Self { at, node, disk: Disk::default(), key, skew: 0, sync_ms: Arc::new(1.into()), running: None }
     }
 
     pub fn is_up(&self) -> bool {
@@ -139,8 +143,8 @@ impl Host {
     pub fn start(&mut self, now: u64, net: &Net) {
         let clocked = Clocked::new(now);
         let ready = Arc::new(OnceLock::new());
-        let boot =
-            boot(self.at, self.node.clone(), self.disk.clone(), self.sync_ms.clone(), net.clone(), ready.clone());
+        let (node, disk, key) = (self.node.clone(), self.disk.clone(), self.key.clone());
+        let boot = boot(self.at, node, disk, key, self.sync_ms.clone(), net.clone(), ready.clone());
         clocked.spawn(boot);
         self.running = Some((clocked, ready));
     }
@@ -176,11 +180,12 @@ async fn boot(
     at: At,
     node: NodeId,
     disk: Disk,
+    key: Key,
     sync_ms: Arc<std::sync::atomic::AtomicU64>,
     net: Net,
     ready: Arc<OnceLock<Arc<Guest>>>,
 ) {
-    let started = start(at, node, &disk, sync_ms, net, ready).await;
+    let started = start(at, node, &disk, &key, sync_ms, net, ready).await;
     if let Err(error) = started
         && !disk.blown()
     {
@@ -192,12 +197,13 @@ async fn start(
     at: At,
     node: NodeId,
     disk: &Disk,
+    key: &Key,
     sync_ms: Arc<std::sync::atomic::AtomicU64>,
     net: Net,
     ready: Arc<OnceLock<Arc<Guest>>>,
 ) -> Result<(), String> {
     let database = redb::Builder::new().create_with_backend(disk.open()).map_err(|e| e.to_string())?;
-    let (log, mut writer) = LogStore::over(database).map_err(|e| e.to_string())?;
+    let (log, mut writer) = LogStore::over(database, key).map_err(|e| e.to_string())?;
     tokio::spawn(async move {
         let pause = || Duration::from_millis(sync_ms.load(std::sync::atomic::Ordering::Relaxed));
         while writer.step(tokio::time::sleep(pause())).await {}

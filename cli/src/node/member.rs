@@ -13,6 +13,7 @@ use heddle_agent::{
 use heddle_manager::{
     ca,
     manager::{Manager, ManagerError},
+    vault::Vault,
 };
 use heddle_model::{ClusterId, NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
@@ -84,7 +85,8 @@ impl Daemon {
                 let manager = match role {
                     Role::Manager => {
                         let others = !others(&agent, &state).is_empty();
-                        match Manager::start(&paths.raft(), &credentials, others).await {
+                        let vault = Vault::open_or_make(&paths.certificates())?;
+                        match Manager::start(&paths.raft(), &vault, &credentials, others).await {
                             Ok(manager) => Some(manager),
                             // Its certificate says a worker soon.
                             Err(ManagerError::Outvoted) => None,
@@ -133,7 +135,8 @@ impl Daemon {
         }
         match (role, member.manager.take()) {
             (Role::Manager, None) => {
-                let manager = Manager::start(&self.paths.raft(), &member.credentials, true).await?;
+                let vault = Vault::open_or_make(&self.paths.certificates())?;
+                let manager = Manager::start(&self.paths.raft(), &vault, &member.credentials, true).await?;
                 manager.announce(member.state.advertise);
                 match serve(&member.state, &member.credentials, &manager).await {
                     Ok(port) => member.port = Some(port),
@@ -222,7 +225,8 @@ impl Daemon {
         };
         let made = async {
             credentials.save(&self.paths.certificates())?;
-            let manager = Manager::first(&self.paths.raft(), &credentials).await?;
+            let vault = Vault::make(&self.paths.certificates())?;
+            let manager = Manager::first(&self.paths.raft(), &vault, &credentials).await?;
             manager.bootstrap(cluster, object, ingress).await?;
             let started =
                 start(&self.agent, &self.paths, state.clone(), credentials, Some(manager), true, &self.roles).await?;
@@ -261,7 +265,10 @@ impl Daemon {
         let made = async {
             credentials.save(&self.paths.certificates())?;
             let manager = match role {
-                Role::Manager => Some(Manager::start(&self.paths.raft(), &credentials, true).await?),
+                Role::Manager => {
+                    let vault = Vault::make(&self.paths.certificates())?;
+                    Some(Manager::start(&self.paths.raft(), &vault, &credentials, true).await?)
+                }
                 Role::Worker => None,
             };
             let started =

@@ -5,7 +5,7 @@ use super::{
     member::{self, Daemon, not_in_cluster},
 };
 use anyhow::{Context, Result, bail};
-use heddle_manager::{backup, ca, manager::Manager};
+use heddle_manager::{backup, ca, manager::Manager, vault::Vault};
 use heddle_model::{NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1;
@@ -29,10 +29,11 @@ impl Daemon {
         member.port.take().iter().for_each(AbortHandle::abort);
         manager.shutdown().await;
         let (dir, own) = (self.paths.raft(), member.state.advertise);
-        let begun = Manager::begin_anew(&dir, &member.credentials, own).await;
+        let vault = manager.vault().clone();
+        let begun = Manager::begin_anew(&dir, &vault, &member.credentials, own).await;
         let (manager, anew) = match begun {
             Ok((manager, anew)) => (manager, Ok(anew)),
-            Err(e) => (Manager::start(&dir, &member.credentials, false).await?, Err(e)),
+            Err(e) => (Manager::start(&dir, &vault, &member.credentials, false).await?, Err(e)),
         };
         member.port = Some(member::serve(&member.state, &member.credentials, &manager).await?);
         member.manager = Some(manager.clone());
@@ -66,7 +67,8 @@ impl Daemon {
         let object = first::manager_node(&node, &state);
         let made = async {
             credentials.save(&self.paths.certificates())?;
-            let manager = Manager::restore(&self.paths.raft(), &credentials, &backup, object).await?;
+            let vault = Vault::make(&self.paths.certificates())?;
+            let manager = Manager::restore(&self.paths.raft(), &vault, &credentials, &backup, object).await?;
             let (agent, paths) = (&self.agent, &self.paths);
             let started =
                 member::start(agent, paths, state.clone(), credentials, Some(manager), true, &self.roles).await?;

@@ -1,6 +1,7 @@
 //! What a daemon keeps on disk of its place in a cluster.
 
 use anyhow::{Context, Result};
+use heddle_manager::vault::Vault;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -60,7 +61,8 @@ impl Paths {
 
     /// Of a manager that is none any more.
     pub fn forget_raft(&self) -> Result<()> {
-        remove(&self.raft()).with_context(|| format!("cannot remove {}", self.raft().display()))
+        remove(&self.raft()).with_context(|| format!("cannot remove {}", self.raft().display()))?;
+        Vault::forget(&self.certificates()).context("cannot remove the key of the manager's state")
     }
 
     /// Forgets the cluster, first of all that there was one.

@@ -179,7 +179,7 @@ impl DispatcherService {
         let state = self
             .store
             .update(|state| {
-                let (connection, mutations) = connection::attach(state, wanted, &mut ambient::random)?;
+                let (connection, mutations) = connection::attach(state, wanted, &mut ambient::random::<16>)?;
                 place = Some(connection.id);
                 Ok::<_, AttachError>(mutations)
             })

@@ -10,6 +10,7 @@ use super::{
     LogStore,
     recover::{self, Stored},
 };
+use heddle_plumbing::seal::Key;
 use std::{
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -73,19 +74,20 @@ pub enum OpenError {
     Lost { file: String, dir: String, why: String },
 }
 
-/// The log of a manager, and whether the others have to let it go first: it has nothing of what it promised them.
-pub async fn open(dir: &Path, others: bool) -> Result<(LogStore, bool), OpenError> {
+/// The log of a manager, and whether the others have to let it go first: it has nothing of what it promised them. What another key
+/// encrypted is damaged, too.
+pub async fn open(dir: &Path, key: &Key, others: bool) -> Result<(LogStore, bool), OpenError> {
     let failed = |source| OpenError::Io { dir: dir.display().to_string(), source };
     let file = dir.join(FILE);
     fs::create_dir_all(dir).map_err(failed)?;
-    let (log, found) = read(&file).await.map_err(failed)?;
+    let (log, found) = read(&file, key).await.map_err(failed)?;
     match (judge(found, others), log) {
         (Verdict::GoOn, Some(log)) => Ok((log, false)),
         (Verdict::Anew, Some(log)) => Ok((log, true)),
         (Verdict::GoOn | Verdict::Anew, None) => {
             let kept = aside(dir, "damaged").map_err(failed)?;
             tracing::error!(kept = %kept.display(), "the manager's state is damaged: it is got anew from the other managers");
-            Ok((LogStore::open(&file).map_err(failed)?, true))
+            Ok((LogStore::open(&file, key).map_err(failed)?, true))
         }
         (Verdict::Refuse(why), _) => {
             let root = dir.parent().unwrap_or(dir).display().to_string();
@@ -95,20 +97,20 @@ pub async fn open(dir: &Path, others: bool) -> Result<(LogStore, bool), OpenErro
 }
 
 /// A log with nothing in it, for the first manager of a cluster.
-pub async fn open_empty(dir: &Path) -> io::Result<LogStore> {
+pub async fn open_empty(dir: &Path, key: &Key) -> io::Result<LogStore> {
     fs::create_dir_all(dir)?;
-    match read(&dir.join(FILE)).await? {
+    match read(&dir.join(FILE), key).await? {
         (Some(log), Found::Nothing) => Ok(log),
         _ => Err(io::Error::new(io::ErrorKind::AlreadyExists, "something of another cluster is there")),
     }
 }
 
 /// No log: it cannot be used.
-async fn read(file: &Path) -> io::Result<(Option<LogStore>, Found)> {
+async fn read(file: &Path, key: &Key) -> io::Result<(Option<LogStore>, Found)> {
     let until = tokio::time::Instant::now() + LAST_BREATH;
     loop {
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let log = LogStore::open(file)?;
+            let log = LogStore::open(file, key)?;
             let found = look(&log.stored()?);
             io::Result::Ok((log, found))
         }));

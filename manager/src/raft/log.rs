@@ -1,12 +1,17 @@
 //! The durable log in redb.
 //!
 //! Entries are kept in memory too, since replication reads the newest again and again. Every write goes through one writer
-//! that takes all that waits into one transaction and one fsync; a caller is told after that fsync.
+//! that takes all that waits into one transaction and one fsync; a caller is told after that fsync. On the disk all rows are
+//! encrypted.
 
 use super::{
-    TypeConfig, decode, encode, frame,
+    TypeConfig, decode, encode,
+    frame::{self, Place},
+    plain,
     recover::{Fresh, Stored},
 };
+use crate::ambient;
+use heddle_plumbing::seal::Key;
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
@@ -24,8 +29,8 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
-const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+pub(super) const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
@@ -72,10 +77,11 @@ pub struct LogStore {
     memory: Arc<RwLock<Memory>>,
     queue: mpsc::UnboundedSender<(Op, Done)>,
     database: Arc<Database>,
+    key: Key,
 }
 
 /// Damage is told from other failures by its kind: `InvalidData`.
-fn failed(e: impl Into<redb::Error>) -> io::Error {
+pub(super) fn failed(e: impl Into<redb::Error>) -> io::Error {
     let e = e.into();
     let kind = match &e {
         redb::Error::Corrupted(_) => io::ErrorKind::InvalidData,
@@ -88,29 +94,32 @@ fn failed(e: impl Into<redb::Error>) -> io::Error {
 }
 
 impl LogStore {
-    /// Opens the database, or makes it, and reads the log into memory. A thread writes.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let checked = Builder::new().set_check_integrity_on_open(true).create(path);
-        let (log, mut writer) = Self::over(checked.map_err(failed)?)?;
+    /// Opens the database, or makes it, and reads the log into memory. A thread writes. What is there in clear is encrypted first.
+    pub fn open(path: &Path, key: &Key) -> io::Result<Self> {
+        let mut database = Builder::new().set_check_integrity_on_open(true).create(path).map_err(failed)?;
+        if plain::is_plain(&database)? {
+            database = plain::rewrite(path, database, key)?;
+        }
+        let (log, mut writer) = Self::over(database, key)?;
         std::thread::Builder::new().name("raft-log".into()).spawn(move || while writer.blocking_step() {})?;
         Ok(log)
     }
 
     /// Over any database, with a writer that somebody else has to run.
-    pub fn over(database: Database) -> io::Result<(Self, Writer)> {
+    pub fn over(database: Database, key: &Key) -> io::Result<(Self, Writer)> {
         let database = Arc::new(database);
-        let memory = Arc::new(RwLock::new(load(&database)?));
+        let memory = Arc::new(RwLock::new(load(&database, key)?));
         let (queue, ops) = mpsc::unbounded_channel();
-        let writer = Writer { database: database.clone(), ops };
-        Ok((Self { memory, queue, database }, writer))
+        let writer = Writer { database: database.clone(), key: key.clone(), ops };
+        Ok((Self { memory, queue, database, key: key.clone() }, writer))
     }
 
     /// The stored raft snapshot: its meta and its data.
     pub(super) fn read_snapshot(&self) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
         let read = self.database.begin_read().map_err(failed)?;
         let meta = read.open_table(META).map_err(failed)?;
-        let get = |key| match meta.get(key).map_err(failed)? {
-            Some(row) => frame::open(row.value()).map(|payload| Some(payload.into_owned())),
+        let get = |name| match meta.get(name).map_err(failed)? {
+            Some(row) => frame::open(&self.key, Place::Meta(name), row.value()).map(Some),
             None => Ok(None),
         };
         Ok(get(SNAPSHOT_META)?.zip(get(SNAPSHOT_DATA)?))
@@ -169,28 +178,29 @@ impl LogStore {
     }
 }
 
-fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
-    decode(&frame::open(bytes)?)
+fn unseal<T: DeserializeOwned>(key: &Key, place: Place, row: &[u8]) -> io::Result<T> {
+    decode(&frame::open(key, place, row)?)
 }
 
-fn load(database: &Database) -> io::Result<Memory> {
+fn load(database: &Database, key: &Key) -> io::Result<Memory> {
     let tx = database.begin_write().map_err(failed)?;
     let mut memory = Memory::default();
     {
         let log = tx.open_table(LOG).map_err(failed)?;
         for row in log.iter().map_err(failed)? {
             let (index, bytes) = row.map_err(failed)?;
-            memory.entries.insert(index.value(), unseal(bytes.value())?);
+            let index = index.value();
+            memory.entries.insert(index, unseal(key, Place::Entry(index), bytes.value())?);
         }
         let meta = tx.open_table(META).map_err(failed)?;
         if let Some(bytes) = meta.get(VOTE).map_err(failed)? {
-            memory.vote = unseal(bytes.value())?;
+            memory.vote = unseal(key, Place::Meta(VOTE), bytes.value())?;
         }
         if let Some(bytes) = meta.get(COMMITTED).map_err(failed)? {
-            memory.committed = unseal(bytes.value())?;
+            memory.committed = unseal(key, Place::Meta(COMMITTED), bytes.value())?;
         }
         if let Some(bytes) = meta.get(PURGED).map_err(failed)? {
-            memory.purged = unseal(bytes.value())?;
+            memory.purged = unseal(key, Place::Meta(PURGED), bytes.value())?;
         }
     }
     tx.commit().map_err(failed)?;
@@ -200,6 +210,7 @@ fn load(database: &Database) -> io::Result<Memory> {
 /// Makes durable what the log's users queue, in order.
 pub struct Writer {
     database: Arc<Database>,
+    key: Key,
     ops: mpsc::UnboundedReceiver<(Op, Done)>,
 }
 
@@ -219,7 +230,7 @@ impl Writer {
     fn write(&mut self, first: (Op, Done)) {
         let more = std::iter::from_fn(|| self.ops.try_recv().ok());
         let (batch, done): (Vec<Op>, Vec<Done>) = std::iter::once(first).chain(more.take(BATCH - 1)).unzip();
-        let result = write_batch(&self.database, &batch);
+        let result = write_batch(&self.database, &self.key, &batch);
         if let Err(error) = &result {
             tracing::error!(%error, "cannot write the raft log");
         }
@@ -237,7 +248,8 @@ impl Writer {
     }
 }
 
-fn write_batch(database: &Database, batch: &[Op]) -> io::Result<()> {
+fn write_batch(database: &Database, key: &Key, batch: &[Op]) -> io::Result<()> {
+    let seal = |place: Place, payload: &[u8]| frame::seal(key, ambient::random(), place, payload);
     let mut tx = database.begin_write().map_err(failed)?;
     tx.set_durability(Durability::Immediate).map_err(failed)?;
     {
@@ -247,7 +259,7 @@ fn write_batch(database: &Database, batch: &[Op]) -> io::Result<()> {
             match op {
                 Op::Append(entries) => {
                     for (index, bytes) in entries {
-                        log.insert(index, frame::seal(bytes).as_slice()).map_err(failed)?;
+                        log.insert(index, seal(Place::Entry(*index), bytes).as_slice()).map_err(failed)?;
                     }
                 }
                 Op::Truncate(last) => {
@@ -255,20 +267,21 @@ fn write_batch(database: &Database, batch: &[Op]) -> io::Result<()> {
                 }
                 Op::Purge(last, id) => {
                     log.retain_in(..=*last, |_, _| false).map_err(failed)?;
-                    meta.insert(PURGED, frame::seal(id).as_slice()).map_err(failed)?;
+                    meta.insert(PURGED, seal(Place::Meta(PURGED), id).as_slice()).map_err(failed)?;
                 }
-                Op::Put(key, bytes) => {
-                    meta.insert(*key, frame::seal(bytes).as_slice()).map_err(failed)?;
+                Op::Put(name, bytes) => {
+                    meta.insert(*name, seal(Place::Meta(name), bytes).as_slice()).map_err(failed)?;
                 }
                 Op::Replace(rows) => {
                     log.retain(|_, _| false).map_err(failed)?;
-                    for (key, bytes) in rows {
-                        meta.insert(*key, frame::seal(bytes).as_slice()).map_err(failed)?;
+                    for (name, bytes) in rows {
+                        meta.insert(*name, seal(Place::Meta(name), bytes).as_slice()).map_err(failed)?;
                     }
                 }
                 Op::Snapshot(about, data) => {
-                    meta.insert(SNAPSHOT_META, frame::seal(about).as_slice()).map_err(failed)?;
-                    meta.insert(SNAPSHOT_DATA, frame::seal(data).as_slice()).map_err(failed)?;
+                    for (name, bytes) in [(SNAPSHOT_META, about), (SNAPSHOT_DATA, data)] {
+                        meta.insert(name, seal(Place::Meta(name), bytes).as_slice()).map_err(failed)?;
+                    }
                 }
             }
         }

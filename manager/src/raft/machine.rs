@@ -145,6 +145,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use heddle_plumbing::seal::Key;
     use openraft::{
         StorageError,
         testing::log::{StoreBuilder, Suite},
@@ -155,7 +156,7 @@ mod tests {
     impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Stores {
         async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<TypeConfig>> {
             let dir = tempfile::tempdir().unwrap();
-            let log = LogStore::open(&dir.path().join("raft.redb")).unwrap();
+            let log = LogStore::open(&dir.path().join("raft.redb"), &Key::new([7; 32])).unwrap();
             let machine = Machine::open(log.clone()).unwrap().0;
             Ok((dir, log, machine))
         }

@@ -5,8 +5,8 @@
 //! machine  applies committed actions to the Snapshot and publishes it
 //! network  calls to the other managers          service  calls from them; joining, leaving and moving
 //! peers    where they are, as they say          contact  when a majority was last heard of
-//! frame    checksums of what is stored          damage   what is made of a disk that has lost something
-//! recover  what one manager alone goes on with
+//! frame    encryption of what is stored         damage   what is made of a disk that has lost something
+//! plain    what was stored before that          recover  what one manager alone goes on with
 //! ```
 
 pub mod contact;
@@ -16,6 +16,7 @@ mod log;
 mod machine;
 mod network;
 mod peers;
+mod plain;
 pub mod recover;
 mod runtime;
 mod service;

@@ -1,6 +1,6 @@
 //! A manager of a cluster of its own, served on loopback as a daemon serves it, and nodes that joined it.
 
-use heddle_manager::{ca, manager::Manager, raft::raft_id, store::Mutation};
+use heddle_manager::{ca, manager::Manager, raft::raft_id, store::Mutation, vault::Vault};
 use heddle_model::{
     Annotations, ClusterId, Meta, NodeId,
     cluster::{AddressPools, Cluster, ClusterSpec, Role},
@@ -68,7 +68,7 @@ impl Stage {
         let addr = listener.local_addr().unwrap();
         let (cluster, id) = (cluster(ClusterId::from_random(rand::random())), NodeId::from_random(rand::random()));
         let credentials = certificate(&cluster, &id, Role::Manager);
-        let manager = Manager::first(dir.path(), &credentials).await.unwrap();
+        let manager = Manager::first(dir.path(), &Vault::make(dir.path()).unwrap(), &credentials).await.unwrap();
         let mut own = node(&id, Role::Manager, 1);
         own.manager = Some(ManagerStatus { raft_id: raft_id(&id), addr });
         manager.bootstrap(cluster, own, Vec::new()).await.unwrap();

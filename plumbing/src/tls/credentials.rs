@@ -118,7 +118,7 @@ impl Credentials {
         let write = || -> io::Result<()> {
             fs::create_dir_all(dir)?;
             for (name, text) in FILES.iter().zip([&inner.key_pem, &inner.cert_pem, &inner.root_pem]) {
-                write_private(&dir.join(name), text)?;
+                write_private(&dir.join(name), text.as_bytes())?;
             }
             fs::File::open(dir)?.sync_all()
         };
@@ -177,10 +177,11 @@ impl Credentials {
     }
 }
 
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
+/// A file that only root may read, whole or not at all. The directory is not synced.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    io::Write::write_all(&mut file, text.as_bytes())?;
+    io::Write::write_all(&mut file, bytes)?;
     file.sync_all()?;
     fs::rename(&draft, path)
 }

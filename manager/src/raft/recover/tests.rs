@@ -1,5 +1,6 @@
 use super::*;
 use crate::{raft::LogStore, world::World};
+use heddle_plumbing::seal::Key;
 use openraft::{
     Entry,
     storage::{RaftLogStorage, RaftStateMachine},
@@ -89,7 +90,7 @@ async fn one_goes_on_alone_with_everything() {
     // As raft finds it when it starts.
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("raft.redb");
-    let mut log = LogStore::open(&file).unwrap();
+    let mut log = LogStore::open(&file, &Key::new([7; 32])).unwrap();
     log.replace(fresh).await.unwrap();
     let (mut machine, found) = machine::Machine::open(log.clone()).unwrap();
     assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(last));

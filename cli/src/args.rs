@@ -37,6 +37,8 @@ pub enum Command {
     Join(commands::cluster::JoinArgs),
     /// Leave the cluster: ends this host's tasks and removes everything Heddle made on it
     Leave(commands::cluster::LeaveArgs),
+    /// Unlock this host's manager, which has started locked: asks for the key, or reads it from the standard input
+    Unlock,
     /// Show this host's place in the cluster
     Info(FormatArgs),
     /// The cluster as a whole
@@ -145,10 +147,15 @@ pub struct DaemonArgs {
 pub enum ClusterCommand {
     /// Show how managers and nodes are, and what another loss would mean
     Status(FormatArgs),
+    /// Change how managers start
+    Update(commands::autolock::UpdateArgs),
+    /// Show, or replace, the key that managers are unlocked with while autolock is on
+    UnlockKey(commands::autolock::UnlockKeyArgs),
     /// People who may ask the cluster through its port
     #[command(subcommand)]
     User(commands::user::UserCommand),
-    /// Write all that the cluster is made of to a file, which is a secret: it has the key of the certificate authority
+    /// Write all that the cluster is made of to a file, which is a secret: it has the key of the certificate authority, and is not
+    /// encrypted, with autolock neither
     Backup(commands::backup::BackupArgs),
     /// Make a cluster again from a backup, with this host, which is in none, as its only manager
     Restore(commands::backup::RestoreArgs),

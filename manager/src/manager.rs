@@ -14,7 +14,7 @@ use crate::{
     },
     standing,
     store::{Mutation, Store, WriteError},
-    vault::Vault,
+    vault::{self, Vault},
 };
 use heddle_model::{Annotations, Meta, NetworkId, cluster::Cluster, net::Pool, network, node::Node};
 use heddle_plumbing::{
@@ -160,6 +160,7 @@ impl Manager {
         let sessions = Arc::new(Sessions::default());
         let cancel = CancellationToken::new();
         tokio::spawn(leader::run(store.clone(), sessions.clone(), cancel.clone()));
+        tokio::spawn(vault::follow(vault.clone(), store.clone(), credentials.clone(), cancel.clone()));
         let outvoted = CancellationToken::new();
         tokio::spawn(standing::watch(store.clone(), credentials.clone(), cancel.clone(), outvoted.clone()));
         Ok(Self {
@@ -298,7 +299,7 @@ impl Manager {
         Ok((cert, cluster.root_ca.cert_pem.clone()))
     }
 
-    /// What keeps this manager's key.
+    /// What keeps this manager's key and its node's credentials.
     pub fn vault(&self) -> &Vault {
         &self.vault
     }

@@ -68,6 +68,7 @@ impl World {
             begun: 0,
             removed: BTreeMap::new(),
             users: BTreeMap::new(),
+            unlock_key: None,
         };
         let ingress = world.network(INGRESS, true);
         world.write(vec![Mutation::Create(cluster.into()), Mutation::Create(ingress.into())]);

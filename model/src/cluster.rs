@@ -110,6 +110,9 @@ pub struct Cluster {
     /// People with a certificate, by name.
     #[serde(default)]
     pub users: BTreeMap<String, User>,
+    /// Autolock: what managers that start are unlocked with. None: they start unlocked.
+    #[serde(default)]
+    pub unlock_key: Option<Secret>,
 }
 
 impl Cluster {

@@ -119,6 +119,7 @@ impl World {
             begun: 0,
             removed: Default::default(),
             users: Default::default(),
+            unlock_key: None,
         }
     }
 

@@ -38,7 +38,7 @@ use crate::{
 };
 use actor::Actor;
 use heddle_model::{
-    NetworkId,
+    NetworkId, NodeId,
     fence::Fence,
     net::{DualSubnet, Mtu, unique_local},
     node::NodeReport,
@@ -75,7 +75,9 @@ pub struct Config {
 
 /// A place in a cluster.
 pub struct ClusterConfig {
-    pub credentials: Credentials,
+    pub node: NodeId,
+    /// Until there are some, the host goes on with what it was last told.
+    pub credentials: watch::Receiver<Option<Credentials>>,
     /// Where to look for the leader first.
     pub managers: Vec<SocketAddr>,
     pub data_path_addr: IpAddr,
@@ -211,6 +213,7 @@ impl Agent {
         let (events, heard) = mpsc::channel(64);
         let (speak, spoken) = watch::channel(None);
         let anew = Arc::new(Notify::new());
+        let (told_anew, changed) = (anew.clone(), self.keys.changed.clone());
         let (store, ports, keys) = (self.store.clone(), self.ports.clone(), self.keys.clone());
         let describe = move |data_path| {
             let mut description = host::describe(data_path);
@@ -224,21 +227,20 @@ impl Agent {
             description.listening.dedup();
             description
         };
-        let node = config.credentials.identity().node;
-        let session = Session {
-            credentials: config.credentials,
+        let session = move |credentials| Session {
+            credentials,
             managers: managers.into_iter().collect(),
             data_path_addr: config.data_path_addr,
             describe: Box::new(describe),
             events,
             speak,
-            anew: anew.clone(),
-            changed: self.keys.changed.clone(),
+            anew: told_anew,
+            changed,
             fence: Fence::default(),
             silent_since: tokio::time::Instant::now(),
         };
         let local = LocalHost {
-            node,
+            node: config.node,
             data_path_addr: config.data_path_addr,
             data_path_mtu: host::mtu_of(config.data_path_addr).unwrap_or(Mtu::ETHERNET),
             tunnel: self.keys.end(),
@@ -246,7 +248,14 @@ impl Agent {
             gateway_mtu: Mtu::ETHERNET,
             balancer: self.balancer,
         };
-        let session = tokio::spawn(session.run()).abort_handle();
+        let mut credentials = config.credentials;
+        let session = async move {
+            let known = credentials.wait_for(Option::is_some).await.ok().and_then(|c| c.clone());
+            if let Some(credentials) = known {
+                session(credentials).run().await;
+            }
+        };
+        let session = tokio::spawn(session).abort_handle();
         let membership = Membership {
             local,
             manager_addr: config.manager_addr,

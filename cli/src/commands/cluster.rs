@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Client, said},
-    commands::moment,
+    commands::{autolock, moment},
     output::Format,
 };
 use anyhow::Result;
@@ -13,7 +13,7 @@ use serde_json::json;
 use std::time::Duration;
 
 /// What a cluster that goes on has already.
-const OF_A_NEW_ONE: [&str; 10] = [
+const OF_A_NEW_ONE: [&str; 11] = [
     "advertise_addr",
     "listen_addr",
     "data_path_addr",
@@ -24,6 +24,7 @@ const OF_A_NEW_ONE: [&str; 10] = [
     "ingress_subnet",
     "dispatcher_heartbeat",
     "cert_expiry",
+    "autolock",
 ];
 
 #[derive(Debug, Args)]
@@ -58,6 +59,9 @@ pub struct InitArgs {
     /// How long certificates of nodes count; they are renewed by themselves after a half to four fifths of it
     #[arg(long, default_value = "2160h", value_parser = moment::duration)]
     cert_expiry: Duration,
+    /// Lock managers that start until `heddle unlock` gives them the key that this prints: a stolen disk tells nothing
+    #[arg(long)]
+    autolock: bool,
     /// Instead of a new cluster: go on with this manager alone, with all that it knows, when a majority is lost for good.
     /// The other managers must not run then; they come back as workers
     #[arg(long, conflicts_with_all = OF_A_NEW_ONE)]
@@ -92,12 +96,16 @@ pub async fn init(client: &Client, args: InitArgs) -> Result<()> {
         ingress_subnet_v4: args.ingress_subnet,
         heartbeat_ms: u32::try_from(args.dispatcher_heartbeat.as_millis()).unwrap_or(u32::MAX).max(1),
         cert_life_s: args.cert_expiry.as_secs().max(1),
+        autolock: args.autolock,
     };
     let made = client.local()?.init(request).await.map_err(said)?.into_inner();
     println!("Cluster made: this host ({}) is its manager.\n", made.node);
     println!("On every host that is to be a worker:\n");
     println!("    heddle join --token {} {}\n", made.worker_token, made.manager_addr);
     println!("For a manager, take the token that `heddle join-token manager` shows.");
+    if !made.unlock_key.is_empty() {
+        print!("\n{}", autolock::advice(&made.unlock_key));
+    }
     Ok(())
 }
 
@@ -190,6 +198,7 @@ pub async fn info(client: &Client, format: Format) -> Result<()> {
             "managers": info.managers, "connected": info.connected, "assignedRevision": info.assigned_revision,
             "appliedRevision": info.applied_revision, "dataPlaneErrors": info.data_plane_errors, "warnings": info.warnings,
             "loadBalancer": info.load_balancer, "version": info.version, "tasksRunning": info.tasks_running,
+            "locked": info.locked,
             "certificateEnds": (info.certificate_ends_ms > 0).then(|| moment::show(info.certificate_ends_ms)),
         });
         println!("{value:#}");
@@ -204,13 +213,18 @@ pub async fn info(client: &Client, format: Format) -> Result<()> {
     }
     println!("Cluster:        {}", info.cluster);
     println!("Node:           {} ({role})", info.node);
+    if info.locked {
+        println!("Manager:        locked (run `heddle unlock`)");
+    }
     println!("Address:        {}", info.advertise_addr);
     println!("Data path:      {}", info.data_path_addr);
     println!("Managers:       {}", info.managers.join(", "));
     println!("Leader:         {}", if info.connected { "connected" } else { "not connected" });
     println!("Revision:       {} of {} in the kernel", info.applied_revision, info.assigned_revision);
     println!("Tasks running:  {}", info.tasks_running);
-    println!("Certificate:    until {}", moment::show(info.certificate_ends_ms));
+    if !info.locked {
+        println!("Certificate:    until {}", moment::show(info.certificate_ends_ms));
+    }
     for error in info.data_plane_errors {
         println!("Behind:         {error}");
     }

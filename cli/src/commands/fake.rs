@@ -237,6 +237,12 @@ impl control_server::Control for Fake {
     async fn get_join_token(&self, _: Request<v1::GetJoinTokenRequest>) -> Answer<v1::JoinToken> {
         Err(Status::unimplemented("get_join_token"))
     }
+    async fn update_cluster(&self, _: Request<v1::UpdateClusterRequest>) -> Answer<v1::UnlockKey> {
+        Err(Status::unimplemented("update_cluster"))
+    }
+    async fn get_unlock_key(&self, _: Request<v1::GetUnlockKeyRequest>) -> Answer<v1::UnlockKey> {
+        Err(Status::unimplemented("get_unlock_key"))
+    }
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Answer<v1::ClusterInfo> {
         Err(Status::unimplemented("get_cluster"))
     }

@@ -5,9 +5,11 @@
 //! network   service   node   cluster   user   tunnel    what the rest is about
 //! status, events                                        how the cluster is and what becomes of it
 //! backup                                                the cluster as a file, and back
+//! autolock                                              managers that start locked
 //! pair, filter, moment, each                            how flags are read, and several objects served
 //! ```
 
+pub mod autolock;
 pub mod backup;
 pub mod cluster;
 mod each;

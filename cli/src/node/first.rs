@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use heddle_manager::{ca, raft::raft_id, store::now};
 use heddle_model::{
     Annotations, ClusterId, Meta, NodeId,
-    cluster::{AddressPools, Cluster, ClusterSpec, Role},
+    cluster::{AddressPools, Cluster, ClusterSpec, Role, Secret},
     net::{Port, parse_subnet, unique_local},
     node::{Availability, ManagerStatus, Node, NodeSpec, NodeStatus},
     tunnel::Epochs,
@@ -54,6 +54,7 @@ pub fn cluster(
     id: ClusterId,
     root_ca: heddle_model::cluster::RootCa,
     request: &v1::InitRequest,
+    unlock_key: Option<Secret>,
 ) -> Result<(Cluster, Vec<IpNet>)> {
     let v4 = parse_v4("default-addr-pool", &request.pool_v4, "10.0.0.0/8")?;
     let v4_size = if request.pool_v4_size == 0 { 24 } else { request.pool_v4_size as u8 };
@@ -95,6 +96,7 @@ pub fn cluster(
         begun: 0,
         removed: BTreeMap::new(),
         users: BTreeMap::new(),
+        unlock_key,
     };
     Ok((cluster, ingress))
 }

@@ -2,7 +2,7 @@
 //! and counts, and takes no orders.
 
 use super::{
-    member::Daemon,
+    member::{Daemon, Slot},
     ready::{self, Check},
 };
 use anyhow::{Context, Result};
@@ -67,11 +67,14 @@ impl Daemon {
     }
 
     async fn checks(&self) -> Vec<Check> {
-        let (in_cluster, manager) = {
+        let (in_cluster, locked, manager) = {
             let slot = self.member.lock().await;
-            (slot.is_some(), slot.as_ref().and_then(|m| m.manager.clone()))
+            (!matches!(*slot, Slot::Outside), slot.refuse_locked().err(), slot.as_ref().and_then(|m| m.manager.clone()))
         };
         let mut checks = ready::agent(in_cluster, &self.agent.status.borrow());
+        if let Some(locked) = locked {
+            checks.push(Check { what: "manager", wrong: Some(locked.to_string()) });
+        }
         if let Some(manager) = manager {
             checks.push(Check { what: "manager", wrong: manager.reaches_quorum().await.err() });
         }

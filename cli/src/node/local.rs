@@ -1,6 +1,6 @@
 //! The daemon's own service on the root-only socket.
 
-use super::member::Daemon;
+use super::member::{Daemon, Slot};
 use heddle_agent::{agent::TunnelPicture, underlay::Finding};
 use heddle_proto::v1::{self, local_server};
 use std::sync::Arc;
@@ -38,39 +38,36 @@ impl local_server::Local for LocalService {
     async fn info(&self, _: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
         let hostname = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let member = self.daemon.member.lock().await;
+        let slot = self.daemon.member.lock().await;
         let status = self.daemon.agent.status.borrow().clone();
-        let load_balancer = self.daemon.agent.balancer.as_str().to_owned();
-        let Some(member) = member.as_ref() else {
-            return Ok(Response::new(v1::InfoResponse {
-                hostname,
-                version,
-                warnings: status.below.warnings(),
-                data_plane_errors: status.errors,
-                load_balancer,
-                tasks_running: status.running,
-                ..v1::InfoResponse::default()
-            }));
+        let host = v1::InfoResponse {
+            hostname,
+            version,
+            warnings: status.below.warnings(),
+            data_plane_errors: status.errors,
+            load_balancer: self.daemon.agent.balancer.as_str().to_owned(),
+            tasks_running: status.running,
+            ..v1::InfoResponse::default()
         };
-        let identity = member.credentials.identity();
+        let (identity, state) = match &*slot {
+            Slot::Outside => return Ok(Response::new(host)),
+            Slot::Locked(waiting) => (waiting.identity.clone(), &waiting.state),
+            Slot::Inside(member) => (member.credentials.identity(), &member.state),
+        };
         Ok(Response::new(v1::InfoResponse {
             in_cluster: true,
             node: identity.node.to_string(),
             cluster: identity.cluster.to_string(),
             role: v1::Role::from(identity.role).into(),
-            hostname,
-            advertise_addr: member.state.advertise.to_string(),
-            data_path_addr: member.state.data_path.to_string(),
+            advertise_addr: state.advertise.to_string(),
+            data_path_addr: state.data_path.to_string(),
             managers: status.managers,
             connected: status.connected,
             assigned_revision: status.assigned_revision,
             applied_revision: status.applied_revision,
-            warnings: status.below.warnings(),
-            data_plane_errors: status.errors,
-            load_balancer,
-            version,
-            tasks_running: status.running,
-            certificate_ends_ms: member.credentials.life().ends.0,
+            certificate_ends_ms: slot.as_ref().map_or(0, |member| member.credentials.life().ends.0),
+            locked: matches!(*slot, Slot::Locked(_)),
+            ..host
         }))
     }
 
@@ -94,6 +91,12 @@ impl local_server::Local for LocalService {
         }
         let daemon = self.daemon.clone();
         run(async move { daemon.restore(wish, &file).await }).await
+    }
+
+    async fn unlock(&self, request: Request<v1::UnlockRequest>) -> Result<Response<v1::UnlockResponse>, Status> {
+        let key = request.into_inner().key;
+        let daemon = self.daemon.clone();
+        run(async move { daemon.unlock(&key).await }).await
     }
 
     async fn diagnose(&self, _: Request<v1::DiagnoseRequest>) -> Result<Response<v1::DiagnoseResponse>, Status> {

@@ -1,7 +1,9 @@
 //! The running halves of a daemon whose host is in a cluster, and how it comes into one and out of it.
 
 use super::{
-    Config, addr, first, place, remote,
+    Config, addr, first,
+    locked::{self, Waiting},
+    place, remote,
     renewal::Renewal,
     state::{NodeState, Paths},
 };
@@ -13,7 +15,7 @@ use heddle_agent::{
 use heddle_manager::{
     ca,
     manager::{Manager, ManagerError},
-    vault::Vault,
+    vault::{Found, UnlockKey, Vault},
 };
 use heddle_model::{ClusterId, NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
@@ -21,7 +23,7 @@ use heddle_proto::v1;
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
-    sync::{Mutex, Notify},
+    sync::{Mutex, Notify, watch},
     task::AbortHandle,
 };
 
@@ -32,6 +34,8 @@ pub struct Member {
     pub state: NodeState,
     pub credentials: Credentials,
     pub manager: Option<Manager>,
+    /// On a node that is a manager, or was one until it was outvoted.
+    vault: Option<Vault>,
     /// Serves the cluster's port, on a manager.
     pub port: Option<AbortHandle>,
     pub renewal: AbortHandle,
@@ -44,16 +48,47 @@ impl Drop for Member {
     }
 }
 
+/// This host's place in a cluster.
+pub enum Slot {
+    Outside,
+    /// Its manager has to be unlocked first.
+    Locked(Waiting),
+    Inside(Member),
+}
+
+impl Slot {
+    pub fn as_ref(&self) -> Option<&Member> {
+        match self {
+            Slot::Inside(member) => Some(member),
+            Slot::Outside | Slot::Locked(_) => None,
+        }
+    }
+
+    pub fn as_mut(&mut self) -> Option<&mut Member> {
+        match self {
+            Slot::Inside(member) => Some(member),
+            Slot::Outside | Slot::Locked(_) => None,
+        }
+    }
+
+    pub fn refuse_locked(&self) -> Result<()> {
+        match self {
+            Slot::Locked(_) => bail!(locked::REFUSAL),
+            Slot::Outside | Slot::Inside(_) => Ok(()),
+        }
+    }
+}
+
 pub struct Daemon {
     pub paths: Paths,
     /// Where others reach this host unless `init` or `join` says so; empty: the only address there is.
     pub advertise_addr: String,
     /// Where the data path is unless `init` or `join` says so; empty: where others reach this host.
-    data_path_addr: String,
+    pub data_path_addr: String,
     /// There in a cluster and out of one.
     pub agent: Agent,
     /// Held while the host enters or leaves.
-    pub member: Mutex<Option<Member>>,
+    pub member: Mutex<Slot>,
     /// Rung when the certificate says another role than before.
     pub roles: Arc<Notify>,
 }
@@ -71,37 +106,52 @@ impl Daemon {
         let agent = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some(), balancer, wireguard };
         let agent = Agent::start(agent).await.context("the agent cannot start")?;
         let roles = Arc::new(Notify::new());
-        let member = match state {
-            None => None,
-            Some(state) => {
-                let credentials = Credentials::load(&paths.certificates())?;
-                let role = credentials.identity().role;
-                let moved = place::moved(&state, role, &advertise_addr, &data_path_addr)?;
-                if moved != state {
-                    tracing::info!(advertise = %moved.advertise, data_path = %moved.data_path, "this host moves");
-                    paths.save(&moved)?;
-                }
-                let state = moved;
-                let manager = match role {
-                    Role::Manager => {
-                        let others = !others(&agent, &state).is_empty();
-                        let vault = Vault::open_or_make(&paths.certificates())?;
-                        match Manager::start(&paths.raft(), &vault, &credentials, others).await {
-                            Ok(manager) => Some(manager),
-                            // Its certificate says a worker soon.
-                            Err(ManagerError::Outvoted) => None,
-                            Err(e) => return Err(e.into()),
-                        }
-                    }
-                    Role::Worker => {
-                        paths.forget_raft()?;
-                        None
-                    }
-                };
-                Some(start(&agent, &paths, state, credentials, manager, false, &roles).await?)
+        let outside = Mutex::new(Slot::Outside);
+        let mut daemon = Self { paths, advertise_addr, data_path_addr, agent, member: outside, roles };
+        if let Some(state) = state {
+            daemon.member = Mutex::new(daemon.take_up(state).await?);
+        }
+        Ok(daemon)
+    }
+
+    /// The place that this host had before.
+    async fn take_up(&self, state: NodeState) -> Result<Slot> {
+        let dir = self.paths.certificates();
+        let identity = Credentials::stored_identity(&dir)?;
+        let moved = place::moved(&state, identity.role, &self.advertise_addr, &self.data_path_addr)?;
+        if moved != state {
+            tracing::info!(advertise = %moved.advertise, data_path = %moved.data_path, "this host moves");
+            self.paths.save(&moved)?;
+        }
+        let vault = match (identity.role, Vault::find(&dir)?) {
+            (Role::Worker, _) => {
+                self.paths.forget_raft()?;
+                None
             }
+            (Role::Manager, Found::Locked(locked)) => {
+                return Ok(Slot::Locked(self.wait(moved, identity, locked).await?));
+            }
+            (Role::Manager, Found::Open(vault)) => Some(vault),
+            // A program of before encrypted nothing.
+            (Role::Manager, Found::Nothing) => Some(Vault::make(&dir, None)?),
         };
-        Ok(Self { paths, advertise_addr, data_path_addr, agent, member: Mutex::new(member), roles })
+        let credentials = Credentials::load(&dir, vault.as_ref().map(Vault::key))?;
+        let manager = match &vault {
+            Some(vault) => self.resume(&moved, vault, &credentials).await?,
+            None => None,
+        };
+        let member = self.start(moved, credentials, manager, vault, false).await?;
+        Ok(Slot::Inside(member))
+    }
+
+    /// The manager of a node that was one before; None if it is none any more, as its certificate says soon.
+    pub async fn resume(&self, state: &NodeState, vault: &Vault, credentials: &Credentials) -> Result<Option<Manager>> {
+        let others = !others(&self.agent, state).is_empty();
+        match Manager::start(&self.paths.raft(), vault, credentials, others).await {
+            Ok(manager) => Ok(Some(manager)),
+            Err(ManagerError::Outvoted) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Makes this node what its certificate says, whenever that changes.
@@ -135,7 +185,11 @@ impl Daemon {
         }
         match (role, member.manager.take()) {
             (Role::Manager, None) => {
-                let vault = Vault::open_or_make(&self.paths.certificates())?;
+                let vault = match member.vault.clone() {
+                    Some(vault) => vault,
+                    None => Vault::open_or_make(&self.paths.certificates())?,
+                };
+                member.vault = Some(vault.clone());
                 let manager = Manager::start(&self.paths.raft(), &vault, &member.credentials, true).await?;
                 manager.announce(member.state.advertise);
                 match serve(&member.state, &member.credentials, &manager).await {
@@ -150,9 +204,13 @@ impl Daemon {
             (Role::Worker, Some(manager)) => {
                 member.port.take().iter().for_each(AbortHandle::abort);
                 manager.shutdown().await;
+                member.vault = None;
                 self.paths.forget_raft()?;
             }
-            (Role::Worker, None) => return self.paths.forget_raft(),
+            (Role::Worker, None) => {
+                member.vault = None;
+                return self.paths.forget_raft();
+            }
             (Role::Manager, same) => {
                 member.manager = same;
                 return self.admitted(member).await;
@@ -173,9 +231,8 @@ impl Daemon {
     }
 
     pub async fn stop(&self) {
-        if let Some(member) = self.member.lock().await.take()
-            && let Some(manager) = &member.manager
-        {
+        let slot = std::mem::replace(&mut *self.member.lock().await, Slot::Outside);
+        if let Some(manager) = slot.as_ref().and_then(|m| m.manager.as_ref()) {
             manager.shutdown().await;
         }
     }
@@ -183,9 +240,10 @@ impl Daemon {
     /// The manager of this node, or why there is none here.
     pub async fn manager(&self) -> Result<Manager, tonic::Status> {
         let refuse = |text: &str| Err(tonic::Status::failed_precondition(text));
-        match self.member.lock().await.as_ref() {
-            None => refuse("this host is in no cluster: run `heddle init`, or `heddle join`"),
-            Some(member) => match &member.manager {
+        match &*self.member.lock().await {
+            Slot::Outside => refuse("this host is in no cluster: run `heddle init`, or `heddle join`"),
+            Slot::Locked(_) => refuse(locked::REFUSAL),
+            Slot::Inside(member) => match &member.manager {
                 Some(manager) => Ok(manager.clone()),
                 None => refuse("this node is a worker: run the command on a manager"),
             },
@@ -211,7 +269,8 @@ impl Daemon {
         let advertise = state.advertise;
         let (id, node) = (ClusterId::from_random(rand::random()), NodeId::from_random(rand::random()));
         let root = ca::new_root(&id)?;
-        let (cluster, ingress) = first::cluster(id, root, &request)?;
+        let unlock_key = request.autolock.then(|| UnlockKey::new(rand::random()));
+        let (cluster, ingress) = first::cluster(id, root, &request, unlock_key.as_ref().map(UnlockKey::text))?;
         let (key, csr) = tls::new_key_and_csr()?;
         let cert = ca::issue(&cluster.root_ca, &cluster.id, &node, Role::Manager, &csr, cluster.spec.node_cert_life)?;
         let credentials = Credentials::new(key, cert, cluster.root_ca.cert_pem.clone())?;
@@ -222,20 +281,20 @@ impl Daemon {
             cluster: cluster.id.to_string(),
             worker_token: token,
             manager_addr: advertise.to_string(),
+            unlock_key: unlock_key.as_ref().map(|key| key.text().0).unwrap_or_default(),
         };
         let made = async {
-            credentials.save(&self.paths.certificates())?;
-            let vault = Vault::make(&self.paths.certificates())?;
+            let vault = Vault::make(&self.paths.certificates(), unlock_key)?;
+            vault.save(&credentials)?;
             let manager = Manager::first(&self.paths.raft(), &vault, &credentials).await?;
             manager.bootstrap(cluster, object, ingress).await?;
-            let started =
-                start(&self.agent, &self.paths, state.clone(), credentials, Some(manager), true, &self.roles).await?;
+            let started = self.start(state.clone(), credentials, Some(manager), Some(vault), true).await?;
             self.paths.save(&state)?;
             anyhow::Ok(started)
         };
         match made.await {
             Ok(started) => {
-                *member = Some(started);
+                *member = Slot::Inside(started);
                 self.roles.notify_one();
             }
             Err(e) => {
@@ -264,15 +323,14 @@ impl Daemon {
         let role = credentials.identity().role;
         let made = async {
             credentials.save(&self.paths.certificates())?;
-            let manager = match role {
+            let (manager, vault) = match role {
                 Role::Manager => {
-                    let vault = Vault::make(&self.paths.certificates())?;
-                    Some(Manager::start(&self.paths.raft(), &vault, &credentials, true).await?)
+                    let vault = Vault::make(&self.paths.certificates(), None)?;
+                    (Some(Manager::start(&self.paths.raft(), &vault, &credentials, true).await?), Some(vault))
                 }
-                Role::Worker => None,
+                Role::Worker => (None, None),
             };
-            let started =
-                start(&self.agent, &self.paths, state.clone(), credentials.clone(), manager, true, &self.roles).await?;
+            let started = self.start(state.clone(), credentials.clone(), manager, vault, true).await?;
             if let Some(manager) = &started.manager {
                 let others: Vec<_> = state.managers.iter().filter(|m| **m != advertise).copied().collect();
                 manager.join(advertise, &others).await?;
@@ -282,7 +340,7 @@ impl Daemon {
         };
         match made.await {
             Ok(started) => {
-                *member = Some(started);
+                *member = Slot::Inside(started);
                 self.roles.notify_one();
             }
             Err(e) => {
@@ -298,18 +356,20 @@ impl Daemon {
 
     pub async fn leave(&self, force: bool) -> Result<()> {
         let mut slot = self.member.lock().await;
-        let Some(member) = slot.as_ref() else { bail!("this host is in no cluster") };
-        if let Err(e) = self.say_goodbye(member).await
-            && !force
-        {
-            return Err(e);
+        let told = match &*slot {
+            Slot::Outside => bail!("this host is in no cluster"),
+            Slot::Locked(_) => slot.refuse_locked(),
+            Slot::Inside(member) => self.say_goodbye(member).await,
+        };
+        if !force {
+            told?;
         }
         // Nothing is left of us in the kernel before the host counts as out.
         self.agent.leave().await;
-        if let Some(manager) = &member.manager {
+        if let Some(manager) = slot.as_ref().and_then(|m| m.manager.as_ref()) {
             manager.shutdown().await;
         }
-        *slot = None;
+        *slot = Slot::Outside;
         self.paths.clear()?;
         tracing::info!("left the cluster");
         Ok(())
@@ -344,42 +404,69 @@ fn others(agent: &Agent, state: &NodeState) -> BTreeSet<SocketAddr> {
     known.iter().copied().filter(|m| *m != state.advertise).collect()
 }
 
-pub fn not_in_cluster(member: &Option<Member>) -> Result<()> {
-    match member {
-        Some(m) => {
-            bail!("this host is in cluster {} already: run `heddle leave` first", m.credentials.identity().cluster)
-        }
-        None => Ok(()),
-    }
+pub fn not_in_cluster(slot: &Slot) -> Result<()> {
+    let cluster = match slot {
+        Slot::Outside => return Ok(()),
+        Slot::Locked(waiting) => waiting.identity.cluster.clone(),
+        Slot::Inside(member) => member.credentials.identity().cluster,
+    };
+    bail!("this host is in cluster {cluster} already: run `heddle leave` first")
 }
 
-/// Opens the port and starts the halves.
-pub async fn start(
-    agent: &Agent,
-    paths: &Paths,
-    state: NodeState,
-    credentials: Credentials,
-    manager: Option<Manager>,
-    fresh: bool,
-    roles: &Arc<Notify>,
-) -> Result<Member> {
-    let port = match &manager {
-        Some(manager) => Some(serve(&state, &credentials, manager).await?),
-        None => None,
-    };
-    manager.iter().for_each(|m| m.announce(state.advertise));
-    let own = manager.as_ref().map(|_| state.advertise);
-    let known = state.managers.iter().copied().chain(own).collect();
-    let config = ClusterConfig {
-        credentials: credentials.clone(),
-        managers: known,
-        data_path_addr: state.data_path,
-        manager_addr: manager.as_ref().map(|_| state.advertise.ip()),
-        fresh,
-    };
-    agent.join(config).await?;
-    let renewal = renew(agent, paths, &state, &credentials, manager.clone(), roles);
-    Ok(Member { state, credentials, manager, port, renewal })
+impl Daemon {
+    /// Opens the port and starts the halves.
+    pub async fn start(
+        &self,
+        state: NodeState,
+        credentials: Credentials,
+        manager: Option<Manager>,
+        vault: Option<Vault>,
+        fresh: bool,
+    ) -> Result<Member> {
+        let member = self.start_manager(state, credentials, manager, vault).await?;
+        let node = member.credentials.identity().node;
+        let (_, known) = watch::channel(Some(member.credentials.clone()));
+        self.attach(&member.state, node, known, member.manager.is_some(), fresh).await?;
+        Ok(member)
+    }
+
+    /// All but the agent's half.
+    pub async fn start_manager(
+        &self,
+        state: NodeState,
+        credentials: Credentials,
+        manager: Option<Manager>,
+        vault: Option<Vault>,
+    ) -> Result<Member> {
+        let port = match &manager {
+            Some(manager) => Some(serve(&state, &credentials, manager).await?),
+            None => None,
+        };
+        manager.iter().for_each(|m| m.announce(state.advertise));
+        let renewal = renew(&self.agent, &self.paths, &state, &credentials, manager.clone(), &self.roles);
+        Ok(Member { state, credentials, manager, vault, port, renewal })
+    }
+
+    /// Takes the agent into the cluster, where it finds a leader as soon as it has credentials.
+    pub async fn attach(
+        &self,
+        state: &NodeState,
+        node: NodeId,
+        credentials: watch::Receiver<Option<Credentials>>,
+        manager: bool,
+        fresh: bool,
+    ) -> Result<()> {
+        let own = manager.then_some(state.advertise);
+        let config = ClusterConfig {
+            node,
+            credentials,
+            managers: state.managers.iter().copied().chain(own).collect(),
+            data_path_addr: state.data_path,
+            manager_addr: own.map(|own| own.ip()),
+            fresh,
+        };
+        Ok(self.agent.join(config).await?)
+    }
 }
 
 /// Serves the cluster's port.

@@ -10,6 +10,7 @@
 //! tcp, if asked     ── /metrics, /healthz, /readyz            http    numbers          ready   what has to hold
 //!                                                             recovery a cluster that begins anew
 //!                                                             place   addresses, after a start with others
+//!                                                             locked  a manager that waits for its unlock key
 //! ```
 
 mod addr;
@@ -17,6 +18,7 @@ mod control;
 mod first;
 mod http;
 mod local;
+mod locked;
 mod member;
 mod place;
 mod ready;

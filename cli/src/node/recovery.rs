@@ -2,10 +2,14 @@
 
 use super::{
     first,
-    member::{self, Daemon, not_in_cluster},
+    member::{self, Daemon, Slot, not_in_cluster},
 };
 use anyhow::{Context, Result, bail};
-use heddle_manager::{backup, ca, manager::Manager, vault::Vault};
+use heddle_manager::{
+    backup, ca,
+    manager::Manager,
+    vault::{UnlockKey, Vault},
+};
 use heddle_model::{NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1;
@@ -15,6 +19,7 @@ impl Daemon {
     /// Goes on as the only manager. If that fails, the manager is as it was.
     pub async fn force_new_cluster(&self) -> Result<v1::ForceNewClusterResponse> {
         let mut slot = self.member.lock().await;
+        slot.refuse_locked()?;
         let Some(member) = slot.as_mut() else {
             bail!(
                 "this host is in no cluster and has nothing to go on with: use `heddle init`, or `heddle cluster restore`"
@@ -65,19 +70,18 @@ impl Daemon {
         let cert = ca::issue(&cluster.root_ca, &cluster.id, &node, Role::Manager, &csr, life)?;
         let credentials = Credentials::new(key, cert, cluster.root_ca.cert_pem.clone())?;
         let object = first::manager_node(&node, &state);
+        let unlock_key = cluster.unlock_key.as_ref().map(|key| key.0.parse::<UnlockKey>()).transpose()?;
         let made = async {
-            credentials.save(&self.paths.certificates())?;
-            let vault = Vault::make(&self.paths.certificates())?;
+            let vault = Vault::make(&self.paths.certificates(), unlock_key)?;
+            vault.save(&credentials)?;
             let manager = Manager::restore(&self.paths.raft(), &vault, &credentials, &backup, object).await?;
-            let (agent, paths) = (&self.agent, &self.paths);
-            let started =
-                member::start(agent, paths, state.clone(), credentials, Some(manager), true, &self.roles).await?;
+            let started = self.start(state.clone(), credentials, Some(manager), Some(vault), true).await?;
             self.paths.save(&state)?;
             anyhow::Ok(started)
         };
         match made.await {
             Ok(started) => {
-                *member = Some(started);
+                *member = Slot::Inside(started);
                 self.roles.notify_one();
             }
             Err(e) => {

@@ -74,7 +74,10 @@ impl Renewal {
         };
         let before = self.credentials.identity().role;
         self.credentials.replace(key, cert, root)?;
-        self.credentials.save(&self.dir)?;
+        match &self.manager {
+            Some(manager) => manager.vault().save(&self.credentials)?,
+            None => self.credentials.save(&self.dir)?,
+        }
         if self.credentials.identity().role != before {
             self.roles.notify_one();
         }

@@ -5,10 +5,11 @@
 //! check     whether a spec can be accepted                         progress  how far a service is from what is wanted
 //! ca        certificates for joiners                                inspect   a network with all that is on it
 //! removal   what goes when something is removed                     nodes     what may be changed of nodes
-//! stale     reads that this manager answers by itself
+//! stale     reads that this manager answers by itself               autolock  what locks managers that start
 //! users     people with certificates                               changes   what may be changed of services
 //! ```
 
+mod autolock;
 mod ca;
 mod changes;
 pub(crate) mod check;
@@ -24,6 +25,7 @@ pub(crate) mod stale;
 mod tests;
 mod users;
 
+pub use autolock::AutolockError;
 pub use ca::CaService;
 #[cfg(test)]
 pub(crate) use changes::scale;
@@ -49,6 +51,8 @@ pub enum ControlError {
     Node(#[from] NodeError),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error(transparent)]
+    Autolock(#[from] AutolockError),
 }
 
 impl From<ControlError> for Status {
@@ -62,7 +66,7 @@ impl From<ControlError> for Status {
             ControlError::Node(NodeError::Find(FindError::None { .. })) => Status::not_found(text),
             ControlError::Spec(SpecError::NoPrevious(_)) => Status::failed_precondition(text),
             ControlError::Spec(_) | ControlError::Find(_) => Status::invalid_argument(text),
-            ControlError::Node(_) => Status::failed_precondition(text),
+            ControlError::Node(_) | ControlError::Autolock(_) => Status::failed_precondition(text),
             ControlError::Write(WriteError::Conflict(_)) => Status::aborted(text),
             ControlError::Write(_) => Status::unavailable(text),
         }

@@ -1,7 +1,7 @@
 //! The gRPC service behind the CLI.
 
 use super::{
-    ControlError, changes, check, find,
+    ControlError, autolock, changes, check, find,
     forward::{Forward, LARGEST},
     inspect, nodes, progress, removal, stale,
 };
@@ -11,6 +11,7 @@ use crate::{
     membership,
     store::{Mutation, Snapshot, Store, now},
     tunnel,
+    vault::UnlockKey,
 };
 use futures::{Stream, StreamExt};
 use heddle_model::{
@@ -125,6 +126,20 @@ impl ControlService {
         let service = id.and_then(|id| state.services.get(&id).cloned());
         let service = service.ok_or_else(|| Status::not_found("the service was removed meanwhile"))?;
         Ok(Response::new(Arc::unwrap_or_clone(service).into()))
+    }
+
+    /// Writes what another unlock key makes of the cluster, if it is another, and answers with the key.
+    async fn relock(
+        &self,
+        mut next: impl FnMut(&Cluster) -> Result<Option<Cluster>, ControlError>,
+    ) -> Answer<v1::UnlockKey> {
+        self.write(|state| {
+            let Some(cluster) = &state.cluster else { return Ok(Vec::new()) };
+            Ok(next(cluster)?.into_iter().map(|c| Mutation::Update(c.into())).collect())
+        })
+        .await?;
+        let key = self.cluster().await?.unlock_key.as_ref().map(|key| key.0.clone());
+        Ok(Response::new(v1::UnlockKey { key: key.unwrap_or_default() }))
     }
 
     async fn write(
@@ -408,6 +423,19 @@ impl control_server::Control for ControlService {
         Ok(Response::new(v1::JoinToken { token: ca::token_text(&cluster, role), managers }))
     }
 
+    async fn update_cluster(&self, request: Request<v1::UpdateClusterRequest>) -> Answer<v1::UnlockKey> {
+        let request = at_leader!(self, request, update_cluster);
+        let on = some("autolock", request.autolock)?;
+        let fresh = UnlockKey::new(rand::random()).text();
+        self.relock(|cluster| Ok(autolock::set(cluster, on, &fresh))).await
+    }
+
+    async fn get_unlock_key(&self, request: Request<v1::GetUnlockKeyRequest>) -> Answer<v1::UnlockKey> {
+        let request = at_leader!(self, request, get_unlock_key);
+        let fresh = request.rotate.then(|| UnlockKey::new(rand::random()).text());
+        self.relock(|cluster| Ok(autolock::rotate(cluster, fresh.as_ref())?)).await
+    }
+
     async fn get_cluster(&self, request: Request<v1::GetClusterRequest>) -> Answer<v1::ClusterInfo> {
         let (_, state) = look!(self, request, get_cluster);
         let cluster = known(&state)?;
@@ -422,6 +450,7 @@ impl control_server::Control for ControlService {
             ca_digest: root_digest(&cluster.root_ca.cert_pem).unwrap_or_default(),
             tunnel_port: cluster.spec.tunnel_port.get().into(),
             epochs: Some(cluster.epochs.into()),
+            autolock: cluster.unlock_key.is_some(),
         }))
     }
 

@@ -42,6 +42,7 @@ fn cluster(id: ClusterId) -> Cluster {
         begun: 0,
         removed: BTreeMap::new(),
         users: BTreeMap::new(),
+        unlock_key: None,
     }
 }
 
@@ -68,7 +69,7 @@ impl Stage {
         let addr = listener.local_addr().unwrap();
         let (cluster, id) = (cluster(ClusterId::from_random(rand::random())), NodeId::from_random(rand::random()));
         let credentials = certificate(&cluster, &id, Role::Manager);
-        let manager = Manager::first(dir.path(), &Vault::make(dir.path()).unwrap(), &credentials).await.unwrap();
+        let manager = Manager::first(dir.path(), &Vault::make(dir.path(), None).unwrap(), &credentials).await.unwrap();
         let mut own = node(&id, Role::Manager, 1);
         own.manager = Some(ManagerStatus { raft_id: raft_id(&id), addr });
         manager.bootstrap(cluster, own, Vec::new()).await.unwrap();

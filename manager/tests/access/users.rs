@@ -25,7 +25,8 @@ async fn who_was_removed_is_refused_although_the_name_is_given_again() {
     let list = "/heddle.v1.Control/ListNodes";
     let first = add(&stage, "alice").await;
     assert!(call(&first, list).await.is_ok());
-    let denied = ["Control/GetJoinToken", "Control/Backup", "Users/AddUser", "Dispatcher/Leave"];
+    let denied =
+        ["Control/GetJoinToken", "Control/GetUnlockKey", "Control/Backup", "Users/AddUser", "Dispatcher/Leave"];
     for path in denied.map(|method| format!("/heddle.v1.{method}")) {
         assert_eq!(call(&first, &path).await.unwrap_err().code(), Code::PermissionDenied, "{path}");
     }

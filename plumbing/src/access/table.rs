@@ -31,6 +31,9 @@ const SERVICES: [(&str, &[Method]); 8] = [
             ("ServiceLogs", Operator, Reads),
             // With `rotate` it changes, too. Whoever has a manager's token has the root's key soon.
             ("GetJoinToken", Administrator, Changes),
+            // Whoever has the unlock key reads what a stolen disk has.
+            ("UpdateCluster", Administrator, Changes),
+            ("GetUnlockKey", Administrator, Changes),
             ("GetCluster", Operator, Reads),
             ("RotateTunnel", Operator, Changes),
             ("UpdateService", Operator, Changes),
@@ -89,6 +92,7 @@ const SERVICES: [(&str, &[Method]); 8] = [
             ("ListTunnelPeers", Local, Reads),
             ("ForceNewCluster", Local, Changes),
             ("Restore", Local, Changes),
+            ("Unlock", Local, Changes),
         ],
     ),
     (

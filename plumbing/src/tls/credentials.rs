@@ -5,7 +5,10 @@ use super::{
     Life, provider,
     verify::{identity_of, life_of},
 };
-use crate::caller::NodeIdentity;
+use crate::{
+    caller::NodeIdentity,
+    seal::{Key, Nonce},
+};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::ResolvesClientCert,
@@ -21,7 +24,11 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-const FILES: [&str; 3] = ["node.key", "node.crt", "root.crt"];
+const KEY: &str = "node.key";
+const CERTIFICATE: &str = "node.crt";
+const ROOT: &str = "root.crt";
+/// A key that is not PEM is sealed, for this place.
+const PEM: &[u8] = b"-----BEGIN";
 
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
@@ -31,6 +38,8 @@ pub enum CredentialsError {
         #[source]
         source: io::Error,
     },
+    #[error("the node's key in {dir} is encrypted, and {why}")]
+    Sealed { dir: String, why: &'static str },
     #[error("{what} is not valid PEM")]
     Pem { what: &'static str },
     #[error("the certificate does not name a node, a role and a cluster")]
@@ -104,21 +113,42 @@ impl Credentials {
         Ok(())
     }
 
-    pub fn load(dir: &Path) -> Result<Self, CredentialsError> {
-        let read = |name: &str| {
-            fs::read_to_string(dir.join(name))
-                .map_err(|source| CredentialsError::Io { dir: dir.display().to_string(), source })
+    /// `key`: what the node's key is sealed with, if it is.
+    pub fn load(dir: &Path, key: Option<&Key>) -> Result<Self, CredentialsError> {
+        let stored = read(dir, KEY)?;
+        let sealed = |why| CredentialsError::Sealed { dir: dir.display().to_string(), why };
+        let pem = match key {
+            _ if stored.starts_with(PEM) => stored,
+            None => return Err(sealed("nothing is there to decrypt it with")),
+            Some(key) => key.open(KEY.as_bytes(), &stored).map_err(|_| sealed("not with the key that is there"))?,
         };
-        Self::new(read(FILES[0])?, read(FILES[1])?, read(FILES[2])?)
+        Self::new(text(pem, "the node's key")?, certificate(dir)?, text(read(dir, ROOT)?, "the root certificate")?)
+    }
+
+    /// Whose certificate is in the directory; the node's key is not needed for that.
+    pub fn stored_identity(dir: &Path) -> Result<NodeIdentity, CredentialsError> {
+        let cert = CertificateDer::from_pem_slice(certificate(dir)?.as_bytes());
+        cert.ok().and_then(|cert| identity_of(&cert)).ok_or(CredentialsError::Identity)
     }
 
     /// Writes three files that only root may read, each whole or not at all.
     pub fn save(&self, dir: &Path) -> Result<(), CredentialsError> {
         let inner = self.inner();
+        self.write(dir, inner.key_pem.as_bytes())
+    }
+
+    /// The same with the node's key sealed.
+    pub fn save_sealed(&self, dir: &Path, key: &Key, nonce: Nonce) -> Result<(), CredentialsError> {
+        self.write(dir, &key.seal(nonce, KEY.as_bytes(), self.inner().key_pem.as_bytes()))
+    }
+
+    fn write(&self, dir: &Path, key: &[u8]) -> Result<(), CredentialsError> {
+        let inner = self.inner();
         let write = || -> io::Result<()> {
             fs::create_dir_all(dir)?;
-            for (name, text) in FILES.iter().zip([&inner.key_pem, &inner.cert_pem, &inner.root_pem]) {
-                write_private(&dir.join(name), text.as_bytes())?;
+            let files = [(KEY, key), (CERTIFICATE, inner.cert_pem.as_bytes()), (ROOT, inner.root_pem.as_bytes())];
+            for (name, bytes) in files {
+                write_private(&dir.join(name), bytes)?;
             }
             fs::File::open(dir)?.sync_all()
         };
@@ -177,6 +207,18 @@ impl Credentials {
     }
 }
 
+fn read(dir: &Path, name: &str) -> Result<Vec<u8>, CredentialsError> {
+    fs::read(dir.join(name)).map_err(|source| CredentialsError::Io { dir: dir.display().to_string(), source })
+}
+
+fn text(bytes: Vec<u8>, what: &'static str) -> Result<String, CredentialsError> {
+    String::from_utf8(bytes).map_err(|_| CredentialsError::Pem { what })
+}
+
+fn certificate(dir: &Path) -> Result<String, CredentialsError> {
+    text(read(dir, CERTIFICATE)?, "the node's certificate")
+}
+
 /// A file that only root may read, whole or not at all. The directory is not synced.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
@@ -202,5 +244,49 @@ impl ResolvesClientCert for Resolver {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::MANAGER_NAME;
+
+    /// Of a node that certified itself, which is enough to be stored.
+    fn credentials() -> Credentials {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        let id = "0000000000000000000000001";
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, id);
+        params.distinguished_name.push(rcgen::DnType::OrganizationalUnitName, MANAGER_NAME);
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, id);
+        let cert = params.self_signed(&key).unwrap().pem();
+        Credentials::new(key.serialize_pem(), cert.clone(), cert).unwrap()
+    }
+
+    #[test]
+    fn a_sealed_key_is_nowhere_in_clear_and_opens_with_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dir, own) = (dir.path(), credentials());
+        let stored = || fs::read(dir.join(KEY)).unwrap();
+        own.save(dir).unwrap();
+        assert!(stored().starts_with(PEM));
+        let (key, other) = (Key::new([1; 32]), Key::new([2; 32]));
+        // In clear, a key is not needed.
+        assert_eq!(Credentials::load(dir, Some(&key)).unwrap().key_pem(), own.key_pem());
+        own.save_sealed(dir, &key, [9; 24]).unwrap();
+        let middle = &own.key_pem().into_bytes()[40..60];
+        assert!(!stored().windows(middle.len()).any(|w| w == middle));
+        assert_eq!(Credentials::stored_identity(dir).unwrap(), own.identity());
+        assert_eq!(Credentials::load(dir, Some(&key)).unwrap().key_pem(), own.key_pem());
+        for (key, said) in
+            [(None, "nothing is there to decrypt it with"), (Some(&other), "not with the key that is there")]
+        {
+            let error = Credentials::load(dir, key).unwrap_err().to_string();
+            assert!(error.ends_with(said), "{error}");
+        }
+        own.save(dir).unwrap();
+        assert_eq!(Credentials::load(dir, None).unwrap().key_pem(), own.key_pem());
     }
 }

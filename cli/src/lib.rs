@@ -14,7 +14,7 @@ pub mod doctor;
 pub mod lab;
 pub mod node;
 pub mod output;
-mod pipe;
+mod signals;
 pub mod whoami;
 
 use anyhow::{Context, Result};
@@ -45,7 +45,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             let mut builder = match command {
                 Command::Daemon(_) => tokio::runtime::Builder::new_multi_thread(),
                 _ => {
-                    pipe::end_quietly();
+                    signals::end_quietly();
                     tokio::runtime::Builder::new_current_thread()
                 }
             };

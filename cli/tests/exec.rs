@@ -165,7 +165,10 @@ fn a_terminal_is_passed_through_and_given_back() {
     let size = |rows, columns| Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&master, size(40, 100)).unwrap();
     let before = tcgetattr(&slave).unwrap();
-    let mut command = host.exec(&["-it", "w1", "sh"]);
+    // By a shell that ignores Ctrl-C, as it does for what it runs in the background: no matter to what runs inside.
+    let exec = host.exec(&["-it", "w1", "sh"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' INT; exec \"$@\"", "sh"]).arg(exec.get_program()).args(exec.get_args());
     let fd = || Stdio::from(slave.try_clone().unwrap());
     let mut child = command.stdin(fd()).stdout(fd()).stderr(fd()).spawn().unwrap();
     let (mut terminal, mut seen) = (File::from(master.try_clone().unwrap()), String::new());

@@ -1,6 +1,7 @@
 //! A program on a pseudo terminal of the workload's, with our own terminal passed through to it.
 
 use super::{ExecArgs, furnish, plain, program, refusal};
+use crate::signals;
 use heddle_proto::v1;
 use nix::{
     errno::Errno,
@@ -67,6 +68,7 @@ pub fn run(target: &v1::ExecTarget, args: &ExecArgs) -> io::Result<u8> {
 /// `heddle exec-tty`: begins a session on the terminal that is its input, and becomes the program. Returns if that fails.
 pub fn take_over(command: &[String]) -> u8 {
     let name = command.first().map_or("", String::as_str);
+    signals::as_after_a_login();
     let begun = setsid().map_err(io::Error::from).and_then(|_| Ok(rustix::process::ioctl_tiocsctty(stdin())?));
     let error = match begun {
         Ok(()) => program(name).args(command.get(1..).unwrap_or_default()).exec(),

@@ -292,19 +292,25 @@ impl Daemon {
             self.paths.save(&state)?;
             anyhow::Ok(started)
         };
-        match made.await {
-            Ok(started) => {
-                *member = Slot::Inside(started);
+        self.take(&mut member, made.await).await?;
+        tracing::info!(node = answer.node, cluster = answer.cluster, "cluster made");
+        Ok(answer)
+    }
+
+    /// Takes the place that was made, or clears away what there is of it.
+    pub async fn take(&self, slot: &mut Slot, made: Result<Member>) -> Result<()> {
+        match made {
+            Ok(member) => {
+                *slot = Slot::Inside(member);
                 self.roles.notify_one();
+                Ok(())
             }
             Err(e) => {
                 self.agent.leave().await;
                 self.paths.clear()?;
-                return Err(e);
+                Err(e)
             }
         }
-        tracing::info!(node = answer.node, cluster = answer.cluster, "cluster made");
-        Ok(answer)
     }
 
     pub async fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse> {
@@ -338,18 +344,11 @@ impl Daemon {
             self.paths.save(&state)?;
             anyhow::Ok(started)
         };
-        match made.await {
-            Ok(started) => {
-                *member = Slot::Inside(started);
-                self.roles.notify_one();
-            }
-            Err(e) => {
-                let _ = remote::leave_cluster(&state.managers, &credentials).await;
-                self.agent.leave().await;
-                self.paths.clear()?;
-                return Err(e);
-            }
+        let made = made.await;
+        if made.is_err() {
+            let _ = remote::leave_cluster(&state.managers, &credentials).await;
         }
+        self.take(&mut member, made).await?;
         tracing::info!(node = issued.node, %role, "joined");
         Ok(v1::JoinResponse { node: issued.node, role: v1::Role::from(role).into() })
     }

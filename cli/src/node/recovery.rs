@@ -2,7 +2,7 @@
 
 use super::{
     first,
-    member::{self, Daemon, Slot, not_in_cluster},
+    member::{self, Daemon, not_in_cluster},
 };
 use anyhow::{Context, Result, bail};
 use heddle_manager::{
@@ -79,17 +79,7 @@ impl Daemon {
             self.paths.save(&state)?;
             anyhow::Ok(started)
         };
-        match made.await {
-            Ok(started) => {
-                *member = Slot::Inside(started);
-                self.roles.notify_one();
-            }
-            Err(e) => {
-                self.agent.leave().await;
-                self.paths.clear()?;
-                return Err(e).context("the backup is not restored");
-            }
-        }
+        self.take(&mut member, made.await).await.context("the backup is not restored")?;
         tracing::info!(%node, cluster = %cluster.id, "cluster restored");
         Ok(v1::RestoreResponse {
             node: node.to_string(),

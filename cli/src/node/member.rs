@@ -28,6 +28,8 @@ use tokio::{
 };
 
 const RETRY: Duration = Duration::from_secs(1);
+/// What a leader takes at most that is well.
+const GREETING: Duration = Duration::from_secs(5);
 
 /// A place in a cluster, running.
 pub struct Member {
@@ -311,6 +313,16 @@ impl Daemon {
                 Err(e)
             }
         }
+    }
+
+    /// An answer for whoever wants to use the place next: it waits until the leader has heard of this host, and so gives it
+    /// its part of the work. The place stays taken if none does.
+    pub async fn greeted<T>(&self, answer: T) -> Result<T> {
+        let mut status = self.agent.status.clone();
+        if tokio::time::timeout(GREETING, status.wait_for(|s| s.connected)).await.is_err() {
+            tracing::warn!("no leader has heard of this host yet");
+        }
+        Ok(answer)
     }
 
     pub async fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse> {

@@ -20,13 +20,23 @@ impl local_server::Local for LocalService {
         let request = request.into_inner();
         // In a task of its own: a client that hangs up leaves nothing half-made.
         let daemon = self.daemon.clone();
-        run(async move { daemon.greeted(daemon.init(request).await?).await }).await
+        run(async move {
+            let made = daemon.init(request).await?;
+            daemon.greeted().await;
+            Ok(made)
+        })
+        .await
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
         let request = request.into_inner();
         let daemon = self.daemon.clone();
-        run(async move { daemon.greeted(daemon.join(request).await?).await }).await
+        run(async move {
+            let joined = daemon.join(request).await?;
+            daemon.greeted().await;
+            Ok(joined)
+        })
+        .await
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
@@ -90,7 +100,12 @@ impl local_server::Local for LocalService {
             file.extend(chunk.data);
         }
         let daemon = self.daemon.clone();
-        run(async move { daemon.greeted(daemon.restore(wish, &file).await?).await }).await
+        run(async move {
+            let restored = daemon.restore(wish, &file).await?;
+            daemon.greeted().await;
+            Ok(restored)
+        })
+        .await
     }
 
     async fn unlock(&self, request: Request<v1::UnlockRequest>) -> Result<Response<v1::UnlockResponse>, Status> {

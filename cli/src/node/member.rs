@@ -315,14 +315,13 @@ impl Daemon {
         }
     }
 
-    /// An answer for whoever wants to use the place next: it waits until the leader has heard of this host, and so gives it
-    /// its part of the work. The place stays taken if none does.
-    pub async fn greeted<T>(&self, answer: T) -> Result<T> {
+    /// Waits until the leader has heard of this host: what is made next is spread over it, too. The place stays taken if none
+    /// does.
+    pub async fn greeted(&self) {
         let mut status = self.agent.status.clone();
         if tokio::time::timeout(GREETING, status.wait_for(|s| s.connected)).await.is_err() {
             tracing::warn!("no leader has heard of this host yet");
         }
-        Ok(answer)
     }
 
     pub async fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse> {

@@ -62,8 +62,8 @@ fn what_a_program_writes_and_how_it_ends_come_back() {
     let output = run("vm-signal", &["sh", "-c", "kill -9 $$"], 60).unwrap();
     assert_eq!((output.ended, output.stdout.as_str()), (vm::Ended::Signal(9), ""));
 
-    let said = run("vm-late", &["sh", "-c", "echo begun; while :; do :; done"], 30).unwrap_err().to_string();
-    assert!(said.contains("not done after 30s\nbegun\n"), "{said}");
+    let said = run("vm-late", &["sh", "-c", "echo begun; while :; do :; done"], 45).unwrap_err().to_string();
+    assert!(said.contains("not done after 45s\nbegun\n"), "{said}");
     let said = run("vm-nothing", &["no-such-program"], 60).unwrap_err().to_string();
     assert!(said.contains("without a report") && said.contains("init: no-such-program: No such file"), "{said}");
     let said = vm::machine("vm-module").modules(&["nonsense"]).run().unwrap_err().to_string();

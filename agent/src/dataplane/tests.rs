@@ -419,8 +419,6 @@ fn same(a: &KernelState, b: &KernelState) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
     #[test]
     fn steps_lead_from_any_state_to_any_other(from in states(), to in states()) {
         let mut kernel = blank();

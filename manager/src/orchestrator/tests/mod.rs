@@ -238,7 +238,6 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
     /// Whatever comes in which order, and whoever leads: nobody is stopped whom a balancer leads to, as many serve as the
     /// order of the update promises, and it comes to its end.
     #[test]

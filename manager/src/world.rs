@@ -459,6 +459,12 @@ impl World {
         self.settle();
     }
 
+    fn turn(&mut self, node: &NodeId, state: NodeState) {
+        let status = NodeStatus { state, ..NodeStatus::default() };
+        self.write(vec![Mutation::NodeStatus { id: node.clone(), status }]);
+        self.settle();
+    }
+
     /// Nodes of the tasks that should run, in order.
     fn placed(&self, service: &ServiceId) -> Vec<Option<NodeId>> {
         let wanted = self.state.tasks_of_service(service).filter(|t| t.desired == TaskState::Running);
@@ -477,9 +483,7 @@ fn replicas_are_spread_and_leave_a_node_that_is_down() {
     for node in &nodes {
         assert_eq!(world.placed(&web).iter().filter(|n| n.as_ref() == Some(node)).count(), 2);
     }
-    let down = NodeStatus { state: NodeState::Down, ..NodeStatus::default() };
-    world.write(vec![Mutation::NodeStatus { id: nodes[0].clone(), status: down }]);
-    world.settle();
+    world.turn(&nodes[0], NodeState::Down);
     assert_eq!(world.placed(&web).len(), 6);
     assert!(!world.placed(&web).contains(&Some(nodes[0].clone())));
     // What was there is out of rotation, and its addresses stay taken: the node may only be cut off.
@@ -496,15 +500,11 @@ fn a_replica_that_lost_its_node_waits_for_the_one_that_leaves() {
     world.report(TaskState::Running);
     let first = world.placed(&web).remove(0).unwrap();
     let second = nodes.into_iter().find(|n| *n != first).unwrap();
-    let mut turn = |state| {
-        let status = NodeStatus { state, ..NodeStatus::default() };
-        world.write(vec![Mutation::NodeStatus { id: first.clone(), status }]);
-        world.settle();
-        world.placed(&web)
-    };
-    assert_eq!(turn(NodeState::Down), [Some(second.clone())]);
+    world.turn(&first, NodeState::Down);
+    assert_eq!(world.placed(&web), [Some(second.clone())]);
     // Back, with a task that has been replaced: one alone may run for a replica while its host is known.
-    assert_eq!(turn(NodeState::Ready), [Some(second.clone())]);
+    world.turn(&first, NodeState::Ready);
+    assert_eq!(world.placed(&web), [Some(second.clone())]);
     world.write(vec![Mutation::Remove { kind: Kind::Node, id: second.to_string(), version: None }]);
     world.settle();
     assert_eq!(world.placed(&web), []);
@@ -516,8 +516,7 @@ fn a_replica_that_lost_its_node_waits_for_the_one_that_leaves() {
 fn filters_say_why_nothing_fits() {
     let mut world = World::new();
     let nodes = world.ready_nodes(3);
-    let down = NodeStatus { state: NodeState::Down, ..NodeStatus::default() };
-    world.write(vec![Mutation::NodeStatus { id: nodes[0].clone(), status: down }]);
+    world.turn(&nodes[0], NodeState::Down);
     let web = world.run(3, |spec| spec.task.placement.max_replicas_per_node = 1);
     let waiting: Vec<_> = world.state.tasks_of_service(&web).filter(|t| t.node.is_none()).collect();
     assert_eq!(waiting.len(), 1);

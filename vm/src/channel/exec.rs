@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
+    net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
         unix::{
@@ -53,8 +54,15 @@ pub fn ask(
     let to = stream.try_clone()?;
     // It may wait for a terminal when the command has long ended, and so ends with this process.
     std::thread::spawn(move || send(stdin, to));
+    let end = hear(&mut stream, out, err);
+    // The sender holds the stream too: closing ours would not tell the machine.
+    let _ = stream.shutdown(Shutdown::Both);
+    end
+}
+
+fn hear(stream: &mut UnixStream, out: &mut impl Write, err: &mut impl Write) -> Result<i32> {
     loop {
-        let answer = frame::read(&mut stream).context("the machine does not answer")?;
+        let answer = frame::read(stream).context("the machine does not answer")?;
         match answer.context("the machine ended, and the command with it")? {
             (Kind::Stdout, bytes) => out.write_all(&bytes).and_then(|()| out.flush())?,
             (Kind::Stderr, bytes) => err.write_all(&bytes).and_then(|()| err.flush())?,
@@ -90,6 +98,8 @@ pub fn serve(mut stream: UnixStream) -> Result<()> {
         Ok(child) => End::Code(attend(child, &stream)?),
     };
     frame::write(&mut stream, Kind::End, &serde_json::to_vec(&end)?)?;
+    // Who asked closes first: a socket that is closed with something unread breaks, and the last frame may be lost.
+    io::copy(&mut stream, &mut io::sink())?;
     Ok(())
 }
 
@@ -212,8 +222,8 @@ mod tests {
         let (code, out, _) = run("seq 200000", b"");
         assert_eq!((code.unwrap(), out.lines().count()), (0, 200_000));
         assert_eq!(run("kill -9 $$", b"").0.unwrap(), 137);
-        let (code, ..) = request(&["no-such-program"], None, b"");
-        assert!(code.unwrap_err().to_string().starts_with("cannot run \"no-such-program\": No such file"));
+        let why = request(&["no-such-program"], None, b"").0.unwrap_err().to_string();
+        assert!(why.starts_with("cannot run \"no-such-program\": No such file"), "{why}");
     }
 
     #[test]

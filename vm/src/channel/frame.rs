@@ -39,8 +39,10 @@ pub fn write(to: &mut impl Write, kind: Kind, bytes: &[u8]) -> io::Result<()> {
 /// None: the stream ended between two frames.
 pub fn read(from: &mut impl Read) -> io::Result<Option<(Kind, Vec<u8>)>> {
     let mut kind = [0];
-    if from.read(&mut kind)? == 0 {
-        return Ok(None);
+    // Unlike `read`, this goes on after a signal: one of a child's end interrupts sockets that have a time limit.
+    match from.read_exact(&mut kind) {
+        Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
     }
     let mut length = [0; 4];
     from.read_exact(&mut length)?;

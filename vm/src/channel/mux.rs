@@ -156,6 +156,13 @@ mod tests {
             }
         });
 
+        // Why a command cannot run is told, whatever comes that it would have read.
+        let request = Request { command: vec!["no-such-program".into()], directory: "/".into(), background: None };
+        for _ in 0..100 {
+            let why = ask(&exec, &request, io::repeat(0), &mut io::sink(), &mut io::sink(), LIMIT).unwrap_err();
+            assert!(why.to_string().starts_with("cannot run \"no-such-program\": No such file"), "{why:#}");
+        }
+
         // No daemon, and then one.
         assert_eq!(StdStream::connect(&daemon).unwrap().read(&mut [0]).unwrap(), 0);
         let listener = std::os::unix::net::UnixListener::bind(&there).unwrap();

@@ -14,6 +14,8 @@ use tower::{Layer, Service, layer::util::Stack};
 const BEHALF: &str = "heddle-on-behalf-of";
 const LOCAL: &str = "local";
 const USER: &str = "user";
+/// Bytes of a refusal's sentence. It travels as a header, and clients take no more than 16 KiB of those.
+const SENTENCE: usize = 2 << 10;
 
 /// A server whose services are called by nobody that the table does not admit.
 pub fn server(standing: Standing) -> Server<Stack<Guard, tower::layer::util::Identity>> {
@@ -126,15 +128,17 @@ where
             Err(status) => {
                 tracing::info!(target: "audit", method = path, %caller, code = ?status.code(), "refused");
                 row(&path).iter().for_each(|row| counted(row, status.code()));
-                return Box::pin(async move { Ok(status.into_http()) });
+                let mut refusal = status.into_http();
+                brief(&mut refusal);
+                return Box::pin(async move { Ok(refusal) });
             }
         };
         request.extensions_mut().insert(Asker(asker.clone()));
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let answer = answer.await;
-            if let Ok(response) = &answer {
-                let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
+            let mut answer = answer.await;
+            if let Ok(response) = &mut answer {
+                let code = brief(response);
                 counted(&row, code);
                 if row.effect == Effect::Changes {
                     tracing::info!(target: "audit", method = path, %caller, %asker, ?code, "called");
@@ -143,6 +147,21 @@ where
             answer
         })
     }
+}
+
+/// Cuts the sentence of a refusal if it is long, as one is that repeats what was asked. The code of the answer.
+fn brief(response: &mut http::Response<Body>) -> Code {
+    let Some(status) = Status::from_header_map(response.headers()) else { return Code::Ok };
+    let sentence = status.message();
+    if sentence.len() > SENTENCE {
+        let end = sentence.floor_char_boundary(SENTENCE);
+        let shorter = Status::new(status.code(), format!("{}...", &sentence[..end]));
+        // What cannot be put into a header is no answer either.
+        if let Err(error) = shorter.add_header(response.headers_mut()) {
+            tracing::warn!(%error, "a refusal cannot be told");
+        }
+    }
+    status.code()
 }
 
 /// A method that nobody has is counted nowhere: names are the caller's choice.
@@ -195,6 +214,20 @@ mod tests {
         assert_eq!(said(&worker, Some(LOCAL)).unwrap_err().code(), Code::PermissionDenied);
         let session = guard().judge("/heddle.v1.Dispatcher/Session", &worker, Some(LOCAL));
         assert_eq!(session.unwrap_err().message(), "only a manager speaks for others");
+    }
+
+    #[test]
+    fn a_refusal_fits_into_a_header() {
+        let told = |sentence: &str| {
+            let mut response = Status::invalid_argument(sentence).into_http();
+            assert_eq!(brief(&mut response), Code::InvalidArgument);
+            Status::from_header_map(response.headers()).unwrap().message().to_owned()
+        };
+        assert_eq!(told("field name: wrong"), "field name: wrong");
+        let said = told(&format!("name {:?} is wrong", "\u{e9}".repeat(1 << 20)));
+        assert!(said.starts_with("name \"\u{e9}") && said.ends_with("\u{e9}..."), "{said}");
+        assert!(said.len() <= SENTENCE + 3);
+        assert_eq!(brief(&mut http::Response::new(Body::empty())), Code::Ok);
     }
 
     #[test]

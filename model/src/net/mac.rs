@@ -45,7 +45,9 @@ impl FromStr for Mac {
         let mut out = [0; 6];
         let mut parts = s.split(':');
         for byte in &mut out {
-            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(bad)?;
+            // The library takes a sign, too.
+            let digits = |p: &&str| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit());
+            let part = parts.next().filter(digits).ok_or_else(bad)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
         }
         if parts.next().is_some() { Err(bad()) } else { Ok(Mac(out)) }
@@ -76,7 +78,7 @@ mod tests {
             assert_eq!(mac.0[0] & 3, 2);
             assert_eq!(mac.to_string().parse(), Ok(mac));
         }
-        for bad in ["", "02:00", "02:00:00:00:00:00:00", "02:00:00:00:00:zz", "2:0:0:0:0:0"] {
+        for bad in ["", "02:00", "02:00:00:00:00:00:00", "02:00:00:00:00:zz", "2:0:0:0:0:0", "02:00:00:00:00:+1"] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }

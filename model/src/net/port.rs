@@ -31,7 +31,9 @@ impl TryFrom<u16> for Port {
 impl FromStr for Port {
     type Err = BadPort;
     fn from_str(s: &str) -> Result<Self, BadPort> {
-        s.parse::<u16>().ok().and_then(|n| Port::try_from(n).ok()).ok_or_else(|| BadPort(s.to_owned()))
+        // The library takes a sign, too.
+        let number = s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse::<u16>().ok()).flatten();
+        number.and_then(|n| Port::try_from(n).ok()).ok_or_else(|| BadPort(s.to_owned()))
     }
 }
 
@@ -76,5 +78,18 @@ impl Protocol {
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_digits() {
+        assert_eq!("80".parse(), Port::try_from(80));
+        for bad in ["", "0", "65536", "+80", "-1", "80 "] {
+            assert_eq!(bad.parse::<Port>(), Err(BadPort(bad.to_owned())));
+        }
     }
 }

@@ -164,17 +164,24 @@ impl Zone {
 /// The address that a name below in-addr.arpa or ip6.arpa stands for.
 fn reverse(name: &str) -> Option<IpAddr> {
     if let Some(rest) = name.strip_suffix(".in-addr.arpa") {
-        let octets: Vec<u8> = rest.split('.').rev().map(|p| p.parse().ok()).collect::<Option<_>>()?;
+        let octet = |p: &str| digits(p, 3).and_then(|p| p.parse().ok());
+        let octets: Vec<u8> = rest.split('.').rev().map(octet).collect::<Option<_>>()?;
         return Some(<[u8; 4]>::try_from(octets).ok()?.into());
     }
     let nibbles: Vec<u8> = name
         .strip_suffix(".ip6.arpa")?
         .split('.')
         .rev()
-        .map(|p| u8::from_str_radix(p, 16).ok().filter(|n| *n < 16))
+        .map(|p| digits(p, 1).and_then(|p| u8::from_str_radix(p, 16).ok()))
         .collect::<Option<_>>()?;
-    let bytes: Vec<u8> = nibbles.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-    Some(<[u8; 16]>::try_from(bytes).ok()?.into())
+    let (pairs, rest) = nibbles.as_chunks::<2>();
+    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
+    Some(<[u8; 16]>::try_from(bytes).ok().filter(|_| rest.is_empty())?.into())
+}
+
+/// A label of at most so many digits, without the sign that the library takes.
+fn digits(label: &str, most: usize) -> Option<&str> {
+    Some(label).filter(|l| l.len() <= most && l.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -208,7 +215,14 @@ mod tests {
         for name in ["2.1.0.10.in-addr.arpa", v6] {
             assert_eq!(zone.answer(name, Question::Ptr), Answer::Name("web.front".into()), "{name}");
         }
-        for name in ["3.1.0.10.in-addr.arpa", "x.in-addr.arpa", "1.ip6.arpa", "example.org"] {
+        for name in [
+            "3.1.0.10.in-addr.arpa",
+            "x.in-addr.arpa",
+            "+2.1.0.10.in-addr.arpa",
+            "1.ip6.arpa",
+            "example.org",
+            &format!("1.{v6}"),
+        ] {
             assert_eq!(zone.answer(name, Question::Ptr), Answer::Elsewhere, "{name}");
         }
     }

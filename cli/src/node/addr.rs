@@ -17,8 +17,12 @@ pub enum AddrError {
     Many(String),
 }
 
-/// `ip`, `ip:port`, `[ip6]:port`, `interface` or `interface:port`.
+/// `ip`, `ip:port`, `[ip6]:port`, `interface` or `interface:port`. Nobody is reached at port 0.
 fn parse(text: &str, port: u16) -> Option<SocketAddr> {
+    anywhere(text, port).filter(|addr| addr.port() != 0)
+}
+
+fn anywhere(text: &str, port: u16) -> Option<SocketAddr> {
     if let Ok(addr) = text.parse::<SocketAddr>() {
         return Some(addr);
     }
@@ -71,7 +75,7 @@ pub fn listen(value: &str, advertise: SocketAddr) -> Result<Vec<SocketAddr>, Add
 /// Managers to join at; port 2377 when none is given.
 pub fn remote(value: &str) -> Option<SocketAddr> {
     let ip = value.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, CONTROL_PORT));
-    value.parse().ok().or(ip)
+    value.parse().ok().or(ip).filter(|addr| addr.port() != 0)
 }
 
 #[cfg(test)]
@@ -87,6 +91,9 @@ mod tests {
             ("[::1]:99", "[::1]:99"),
         ] {
             assert_eq!(parse(text, CONTROL_PORT), want.parse().ok(), "{text}");
+        }
+        for text in ["127.0.0.1:0", "[::1]:0", "lo:0"] {
+            assert_eq!((parse(text, CONTROL_PORT), remote(text)), (None, None), "{text}");
         }
         assert_eq!(parse("lo", 7), "127.0.0.1:7".parse().ok());
         assert!(matches!(own("advertise-addr", "nonsense"), Err(AddrError::Unknown { .. })));

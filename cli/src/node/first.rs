@@ -1,7 +1,7 @@
 //! The first objects of a new cluster, from what `init` was asked for.
 
 use super::state::NodeState;
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use heddle_manager::{ca, raft::raft_id, store::now};
 use heddle_model::{
     Annotations, ClusterId, Meta, NodeId,
@@ -34,6 +34,21 @@ fn parse_v4(field: &str, text: &str, default: &str) -> Result<Ipv4Net> {
     }
 }
 
+/// `pool`: the prefix length of what is divided.
+fn mask_length(length: u32, pool: u8) -> Result<u8> {
+    let length = if length == 0 { 24 } else { length };
+    match u8::try_from(length) {
+        Ok(length) if length > pool && length <= 29 => Ok(length),
+        _ => bail!("--default-addr-pool-mask-length {length}: use {} to 29", pool + 1),
+    }
+}
+
+fn data_path_port(port: u32) -> Result<Port> {
+    let port = if port == 0 { DATA_PATH_PORT.into() } else { port };
+    let known = u16::try_from(port).ok().and_then(|port| Port::try_from(port).ok());
+    known.ok_or_else(|| anyhow!("--data-path-port {port}: use 1 to 65535"))
+}
+
 fn heartbeat(millis: u32) -> Result<Duration> {
     let period = if millis == 0 { HEARTBEAT } else { Duration::from_millis(millis.into()) };
     if !HEARTBEATS.contains(&period) {
@@ -57,10 +72,7 @@ pub fn cluster(
     unlock_key: Option<Secret>,
 ) -> Result<(Cluster, Vec<IpNet>)> {
     let v4 = parse_v4("default-addr-pool", &request.pool_v4, "10.0.0.0/8")?;
-    let v4_size = if request.pool_v4_size == 0 { 24 } else { request.pool_v4_size as u8 };
-    if v4_size <= v4.prefix_len() || v4_size > 29 {
-        bail!("--default-addr-pool-mask-length {v4_size}: use {} to 29", v4.prefix_len() + 1);
-    }
+    let v4_size = mask_length(request.pool_v4_size, v4.prefix_len())?;
     let v6 = match request.pool_v6.as_str() {
         "" => unique_local(rand::random()),
         text => match parse_subnet(text)? {
@@ -73,11 +85,10 @@ pub fn cluster(
         text => vec![IpNet::V4(parse_v4("ingress-subnet", text, "10.255.0.0/16")?)],
     };
     let heartbeat = heartbeat(request.heartbeat_ms)?;
-    let port = if request.data_path_port == 0 { DATA_PATH_PORT } else { request.data_path_port as u16 };
     let spec = ClusterSpec {
         name: "default".into(),
         pools: AddressPools { v4, v4_size, v6 },
-        data_path_port: Port::try_from(port)?,
+        data_path_port: data_path_port(request.data_path_port)?,
         tunnel_port: Port::try_from(TUNNEL_PORT)?,
         tunnel_key_life: TUNNEL_KEY_LIFE,
         heartbeat,
@@ -118,6 +129,17 @@ pub fn manager_node(id: &NodeId, state: &NodeState) -> Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_not_cut_to_what_fits() {
+        assert_eq!((mask_length(0, 8).unwrap(), mask_length(29, 8).unwrap()), (24, 29));
+        for length in [8, 30, 256 + 24] {
+            let said = mask_length(length, 8).unwrap_err().to_string();
+            assert_eq!(said, format!("--default-addr-pool-mask-length {length}: use 9 to 29"));
+        }
+        assert_eq!(data_path_port(0).unwrap().get(), 4789);
+        assert_eq!(data_path_port(65536 + 80).unwrap_err().to_string(), "--data-path-port 65616: use 1 to 65535");
+    }
 
     #[test]
     fn heartbeats_are_neither_a_flood_nor_an_age_apart() {

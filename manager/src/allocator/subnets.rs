@@ -21,33 +21,91 @@ pub fn overlaps(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// Who has some of this subnet already: a sentence part.
-pub fn taken_by(state: &Snapshot, subnet: &IpNet, except: Option<&NetworkId>) -> Option<String> {
-    for network in state.networks.values().filter(|n| Some(&n.id) != except) {
+/// Every subnet in use but a network's own, each with whose it is: a sentence part.
+fn in_use(state: &Snapshot, except: Option<&NetworkId>) -> impl Iterator<Item = (IpNet, impl FnOnce() -> String)> {
+    let networks = state.networks.values().filter(move |n| Some(&n.id) != except);
+    let of_networks = networks.flat_map(|network| {
         let wanted = network.spec.pools.iter().map(|p| p.subnet);
         let given = network.allocation.iter().flat_map(|a| [a.subnet.nets(), a.service_subnet.nets()].concat());
-        if let Some(net) = wanted.chain(given).find(|net| overlaps(net, subnet)) {
-            return Some(format!("network {} ({net})", network.spec.annotations.name));
-        }
-    }
-    for node in state.nodes.values() {
-        if let Some(net) = node.description.host_subnets.iter().find(|net| overlaps(net, subnet)) {
-            return Some(format!("host {} ({net})", node.description.hostname));
-        }
-    }
-    None
+        wanted.chain(given).map(|net| (net, network.spec.annotations.name.as_str(), "network"))
+    });
+    let of_hosts = state.nodes.values().flat_map(|node| {
+        node.description.host_subnets.iter().map(|net| (*net, node.description.hostname.as_str(), "host"))
+    });
+    of_networks.chain(of_hosts).map(|(net, name, kind)| (net, move || format!("{kind} {name} ({net})")))
 }
 
-fn nth_v4(pool: &Ipv4Net, len: u8, n: u64) -> Option<Ipv4Net> {
-    let room = 1u64 << len.checked_sub(pool.prefix_len())?;
-    let base = u64::from(pool.network().to_bits()) + n.checked_shl(32 - u32::from(len))?;
-    (n < room).then(|| Ipv4Net::new(Ipv4Addr::from_bits(base as u32), len).ok()).flatten()
+/// Who has some of this subnet already: a sentence part.
+pub fn taken_by(state: &Snapshot, subnet: &IpNet, except: Option<&NetworkId>) -> Option<String> {
+    in_use(state, except).find(|(net, _)| overlaps(net, subnet)).map(|(_, whose)| whose())
 }
 
-fn nth_v6(pool: &Ipv6Net, n: u64) -> Option<Ipv6Net> {
-    let room = 1u128 << V6.checked_sub(pool.prefix_len())?.min(63);
-    let base = pool.network().to_bits() + (u128::from(n) << 64);
-    (u128::from(n) < room).then(|| Ipv6Net::new(Ipv6Addr::from_bits(base), V6).ok()).flatten()
+/// First and last address as numbers.
+fn span(net: &IpNet) -> (u128, u128) {
+    match net {
+        IpNet::V4(n) => (n.network().to_bits().into(), n.broadcast().to_bits().into()),
+        IpNet::V6(n) => (n.network().to_bits(), n.broadcast().to_bits()),
+    }
+}
+
+/// From which end of a pool a subnet is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Low,
+    High,
+}
+
+/// The first subnet of this length in a pool, from one of its ends, that overlaps with none of these. What is taken is stepped
+/// over as a whole, however large it is.
+fn free(pool: IpNet, length: u8, taken: &[IpNet], end: End) -> Option<IpNet> {
+    let (first, last) = span(&pool);
+    let size = u32::from(pool.max_prefix_len().checked_sub(length)?);
+    let most = (1u128 << length.checked_sub(pool.prefix_len())?) - 1;
+    let number = |addr: u128| (addr.clamp(first, last) - first) >> size;
+    let within = |(from, to): &(u128, u128)| *from <= last && *to >= first;
+    let same = |net: &&IpNet| matches!(net, IpNet::V4(_)) == matches!(pool, IpNet::V4(_));
+    let spans = taken.iter().filter(same).map(span).filter(within);
+    let mut spans: Vec<(u128, u128)> = spans.map(|(from, to)| (number(from), number(to))).collect();
+    spans.sort_unstable();
+    let found = match end {
+        End::Low => spans.iter().try_fold(0, |next, (from, to)| match next {
+            next if *from > next => Err(next),
+            next => Ok(next.max(to + 1)),
+        }),
+        // By where they end: one that begins later may lie within one that ends later.
+        End::High => {
+            spans.sort_unstable_by_key(|(_, to)| std::cmp::Reverse(*to));
+            spans.iter().try_fold(most, |next, (from, to)| match from.checked_sub(1) {
+                _ if *to < next => Err(next),
+                // Nothing is below.
+                None => Ok(most + 1),
+                Some(below) => Ok(next.min(below)),
+            })
+        }
+    };
+    let number = match found {
+        Ok(number) | Err(number) => Some(number).filter(|n| *n <= most)?,
+    };
+    let addr = first + (number << size);
+    let addr = match pool {
+        IpNet::V4(_) => IpAddr::from(Ipv4Addr::from_bits(addr as u32)),
+        IpNet::V6(_) => IpAddr::from(Ipv6Addr::from_bits(addr)),
+    };
+    IpNet::new(addr, length).ok()
+}
+
+fn free_v4(pool: Ipv4Net, length: u8, taken: &[IpNet], end: End) -> Option<Ipv4Net> {
+    match free(pool.into(), length, taken, end)? {
+        IpNet::V4(net) => Some(net),
+        IpNet::V6(_) => None,
+    }
+}
+
+fn free_v6(pool: Ipv6Net, taken: &[IpNet], end: End) -> Option<Ipv6Net> {
+    match free(pool.into(), V6, taken, end)? {
+        IpNet::V6(net) => Some(net),
+        IpNet::V4(_) => None,
+    }
 }
 
 /// Chooses what the network's spec leaves open: task subnets from the low end of the pools, service subnets from the high
@@ -58,29 +116,23 @@ pub fn choose(
     network: &Network,
     also: &[IpNet],
 ) -> Option<(DualSubnet, DualSubnet)> {
-    let mut taken: Vec<IpNet> = also.to_vec();
-    let free = |net: IpNet, taken: &[IpNet]| {
-        !taken.iter().any(|t| overlaps(t, &net)) && taken_by(state, &net, Some(&network.id)).is_none()
-    };
-    let given_v4 = network.spec.pools.iter().find_map(|p| match p.subnet {
+    let given = network.spec.pools.iter().map(|p| p.subnet);
+    let others = in_use(state, Some(&network.id)).map(|(net, _)| net);
+    let mut taken: Vec<IpNet> = also.iter().copied().chain(given.clone()).chain(others).collect();
+    let given_v4 = given.clone().find_map(|net| match net {
         IpNet::V4(n) => Some(n),
         IpNet::V6(_) => None,
     });
-    let given_v6 = network.spec.pools.iter().find_map(|p| match p.subnet {
+    let given_v6 = given.clone().find_map(|net| match net {
         IpNet::V6(n) => Some(n),
         IpNet::V4(_) => None,
     });
-    taken.extend(network.spec.pools.iter().map(|p| p.subnet));
-    let low_v4 = || (0..).map_while(|n| nth_v4(&pools.v4, pools.v4_size, n)).find(|n| free((*n).into(), &taken));
-    let v4 = given_v4.or_else(low_v4)?;
-    let low_v6 = || (0..).map_while(|n| nth_v6(&pools.v6, n)).find(|n| free((*n).into(), &taken));
-    let v6 = given_v6.or_else(low_v6)?;
+    let v4 = given_v4.or_else(|| free_v4(pools.v4, pools.v4_size, &taken, End::Low))?;
+    let v6 = given_v6.or_else(|| free_v6(pools.v6, &taken, End::Low))?;
     taken.extend([IpNet::from(v4), IpNet::from(v6)]);
     let size = SERVICE_V4.max(pools.v4.prefix_len() + 1);
-    let count = 1u64 << (size - pools.v4.prefix_len());
-    let service_v4 = (0..count).rev().filter_map(|n| nth_v4(&pools.v4, size, n)).find(|n| free((*n).into(), &taken))?;
-    let last = 1u64 << V6.saturating_sub(pools.v6.prefix_len()).min(32);
-    let service_v6 = (0..last).rev().filter_map(|n| nth_v6(&pools.v6, n)).find(|n| free((*n).into(), &taken))?;
+    let service_v4 = free_v4(pools.v4, size, &taken, End::High)?;
+    let service_v6 = free_v6(pools.v6, &taken, End::High)?;
     Some((DualSubnet { v4, v6 }, DualSubnet { v4: service_v4, v6: service_v6 }))
 }
 
@@ -147,6 +199,47 @@ impl Used {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_taken_is_stepped_over_however_large_it_is() {
+        let pool = net("fd00::/16");
+        let from = |end, taken: &[&str]| free(pool, 64, &taken.iter().map(|t| net(t)).collect::<Vec<_>>(), end);
+        assert_eq!(from(End::Low, &[]), Some(net("fd00::/64")));
+        assert_eq!(from(End::High, &[]), Some(net("fd00:ffff:ffff:ffff::/64")));
+        assert_eq!(from(End::Low, &["fd00::/17"]), Some(net("fd00:8000::/64")));
+        assert_eq!(from(End::High, &["fd00:8000::/17", "fd00:7fff::/128"]), Some(net("fd00:7fff:ffff:ffff::/64")));
+        for end in [End::Low, End::High] {
+            assert_eq!(from(end, &["fd00::/8"]), None);
+            assert_eq!(from(end, &["fd00::/17", "fd00:8000::/17"]), None);
+        }
+        assert_eq!(free(net("10.0.0.0/24"), 16, &[], End::Low), None, "a pool has no subnet larger than itself");
+    }
+
+    proptest! {
+        /// As a look at each, one after the other, finds it.
+        #[test]
+        fn the_first_free_one_is_found(
+            taken in prop::collection::vec((0u8..64, 26u8..33), 0..12),
+            length in 26u8..31,
+            high: bool,
+        ) {
+            let pool = net("10.1.2.0/26");
+            let other = net("fd00::/64");
+            let at = |n: u8, len: u8| IpNet::new([10, 1, 2, n].into(), len).unwrap().trunc();
+            let taken: Vec<IpNet> = taken.into_iter().map(|(n, len)| at(n, len)).chain([other, net("10.1.3.0/24")]).collect();
+            let mut all: Vec<IpNet> = pool.subnets(length).unwrap().collect();
+            if high {
+                all.reverse();
+            }
+            let wanted = all.into_iter().find(|n| !taken.iter().any(|t| overlaps(t, n)));
+            prop_assert_eq!(free(pool, length, &taken, if high { End::High } else { End::Low }), wanted);
+        }
+    }
 
     #[test]
     fn the_lowest_free_addresses_come_in_order_until_none_is_left() {

@@ -12,14 +12,16 @@ use openraft::{
         AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
         VoteRequest, VoteResponse,
     },
-    type_config::alias::{SnapshotOf, VoteOf},
+    type_config::alias::{LogIdOf, SnapshotOf, VoteOf},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{future::Future, time::Duration};
+use std::{future::Future, io, time::Duration};
 use tonic::{Request, transport::Channel};
 
 /// The largest message between managers; a batch of log entries stays far below it.
 pub const MAX_MESSAGE: usize = 64 << 20;
+/// Bytes of the entries in one call, unless one entry alone has more.
+const BATCH: usize = 8 << 20;
 const CHUNK: usize = 1 << 20;
 /// A snapshot of tens of megabytes over a slow link.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
@@ -61,9 +63,30 @@ fn unreachable(e: impl ToString) -> RPCError<TypeConfig> {
 }
 
 fn pack(message: &impl Serialize, limit: Duration) -> Outcome<Request<RaftMessage>> {
-    let mut request = Request::new(RaftMessage { payload: encode(message).map_err(unreachable)? });
+    Ok(packed(encode(message).map_err(unreachable)?, limit))
+}
+
+fn packed(payload: Vec<u8>, limit: Duration) -> Request<RaftMessage> {
+    let mut request = Request::new(RaftMessage { payload });
     request.set_timeout(limit);
-    Ok(request)
+    request
+}
+
+/// As many of the first entries as these bytes hold, encoded, and the last of them where there are more: of a few large
+/// changes together, a manager that was away would else take none.
+fn first_entries(
+    mut rpc: AppendEntriesRequest<TypeConfig>,
+    most: usize,
+) -> io::Result<(Vec<u8>, Option<LogIdOf<TypeConfig>>)> {
+    let mut last = None;
+    loop {
+        let payload = encode(&rpc)?;
+        if payload.len() <= most || rpc.entries.len() <= 1 {
+            return Ok((payload, last));
+        }
+        rpc.entries.truncate(rpc.entries.len() / 2);
+        last = rpc.entries.last().map(|entry| entry.log_id);
+    }
 }
 
 fn unpack<T: DeserializeOwned>(answer: Result<tonic::Response<RaftMessage>, tonic::Status>) -> Outcome<T> {
@@ -88,8 +111,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Outcome<AppendEntriesResponse<TypeConfig>> {
-        let request = pack(&rpc, option.hard_ttl())?;
-        unpack(self.client()?.append_entries(request).await)
+        let (payload, last) = first_entries(rpc, BATCH).map_err(unreachable)?;
+        let request = packed(payload, option.hard_ttl());
+        match (unpack(self.client()?.append_entries(request).await)?, last) {
+            (AppendEntriesResponse::Success, Some(_)) => Ok(AppendEntriesResponse::PartialSuccess(last)),
+            (answer, _) => Ok(answer),
+        }
     }
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Outcome<VoteResponse<TypeConfig>> {
@@ -127,6 +154,37 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         match futures::future::select(Box::pin(send), Box::pin(cancel)).await {
             Either::Left((answer, _)) => Ok(unpack(answer)?),
             Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Action, Mutation};
+    use heddle_model::{Kind, Timestamp};
+    use openraft::{Entry, EntryPayload, vote::RaftLeaderId};
+
+    #[test]
+    fn what_is_too_much_for_one_call_goes_in_several() {
+        let vote = VoteOf::<TypeConfig>::new(3, 1);
+        let entry = |index| {
+            let gone = Mutation::Remove { kind: Kind::Task, id: "x".repeat(1000), version: None };
+            let payload = EntryPayload::Normal(Action { at: Timestamp(0), mutations: vec![gone] });
+            Entry { log_id: LogIdOf::<TypeConfig>::new(vote.leader_id().to_committed(), index), payload }
+        };
+        let rpc = |count| AppendEntriesRequest::<TypeConfig> {
+            vote,
+            prev_log_id: None,
+            entries: (1..=count).map(entry).collect(),
+            leader_commit: None,
+        };
+        for (count, most, sent) in [(10, 20_000, 10), (10, 6_000, 5), (10, 3_000, 2), (10, 1, 1), (1, 1, 1), (0, 1, 0)]
+        {
+            let (payload, last) = first_entries(rpc(count), most).unwrap();
+            let read: AppendEntriesRequest<TypeConfig> = decode(&payload).unwrap();
+            assert_eq!(read.entries.len() as u64, sent, "{count} {most}");
+            assert_eq!(last.map(|l| l.index), (sent < count).then_some(sent), "{count} {most}");
         }
     }
 }

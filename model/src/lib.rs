@@ -6,6 +6,7 @@
 //!              update                       how its tasks are replaced by others
 //!                 └─ network ── endpoint    what it is reachable by
 //!                      └─ tunnel            keys of hosts, for networks that are encrypted
+//! limits                                    how large what is asked for may be
 //! net/                                      units of the data plane: Vni, Mac, Port, Mtu, IfName, subnets
 //! ```
 //!
@@ -19,6 +20,7 @@ pub mod endpoint;
 pub mod fence;
 pub mod find;
 pub mod id;
+pub mod limits;
 pub mod meta;
 pub mod net;
 pub mod network;

@@ -97,6 +97,14 @@ impl NodeReport {
     }
 }
 
+/// Cuts a sentence that is longer than anybody reads.
+pub(crate) fn shorten(sentence: &mut String) {
+    if sentence.len() > NodeReport::LONGEST {
+        let end = sentence.floor_char_boundary(NodeReport::LONGEST - "...".len());
+        sentence.replace_range(end.., "...");
+    }
+}
+
 fn some(mut sentences: Vec<String>) -> Vec<String> {
     let more = sentences.len().saturating_sub(NodeReport::MOST);
     if more > 0 {
@@ -104,10 +112,7 @@ fn some(mut sentences: Vec<String>) -> Vec<String> {
         sentences.truncate(NodeReport::MOST - 1);
         sentences.push(format!("and {} more", more + 1));
     }
-    for sentence in sentences.iter_mut().filter(|s| s.len() > NodeReport::LONGEST) {
-        let end = sentence.floor_char_boundary(NodeReport::LONGEST - "...".len());
-        sentence.replace_range(end.., "...");
-    }
+    sentences.iter_mut().for_each(shorten);
     sentences
 }
 

@@ -92,6 +92,14 @@ pub struct TaskStatus {
     pub exit_code: Option<i32>,
 }
 
+impl TaskStatus {
+    /// With sentences that are as long as one of a node's report may be.
+    pub fn bounded(mut self) -> Self {
+        [&mut self.message, &mut self.error].into_iter().for_each(crate::node::shorten);
+        self
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     pub id: TaskId,

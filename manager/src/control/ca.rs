@@ -12,6 +12,7 @@ use crate::{
 use heddle_model::{
     Annotations, Meta, NodeId,
     cluster::Role,
+    limits,
     node::{Availability, ManagerStatus, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
 };
 use heddle_plumbing::caller::{Caller, caller};
@@ -130,6 +131,8 @@ impl node_ca_server::NodeCa for CaService {
         let id = NodeId::from_random(ambient::random());
         let life = cluster.spec.node_cert_life;
         let cert = ca::issue(&cluster.root_ca, &cluster.id, &id, role, &wish.csr_pem, life).map_err(refused)?;
+        let description = NodeDescription { hostname: wish.hostname, ..NodeDescription::default() };
+        limits::description(&description).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let manager = match role {
             Role::Worker => None,
             Role::Manager => {
@@ -142,7 +145,7 @@ impl node_ca_server::NodeCa for CaService {
             meta: Meta::default(),
             spec: NodeSpec { annotations: Annotations::default(), role, availability: Availability::Active },
             role,
-            description: NodeDescription { hostname: wish.hostname, ..NodeDescription::default() },
+            description,
             status: NodeStatus::default(),
             data_path_addr: field("data_path_addr", &wish.data_path_addr)?,
             manager,

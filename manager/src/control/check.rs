@@ -11,6 +11,7 @@ use heddle_model::{
     ServiceId,
     connection::Connection,
     endpoint::PublishMode,
+    limits::{self, LimitError},
     meta::{BadName, check_name},
     net::{Mtu, Pool, PoolError, Port, Protocol},
     network::{self, Driver, ENCRYPTED, Network, NetworkSpec},
@@ -29,6 +30,8 @@ const OF_HOSTS: [&str; 4] = [network::DEFAULT, network::HOST, network::NONE, net
 pub enum SpecError {
     #[error(transparent)]
     Name(#[from] BadName),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     #[error("{kind} {name:?} exists already: choose another name")]
     Exists { kind: &'static str, name: String },
     #[error(transparent)]
@@ -129,6 +132,7 @@ pub enum SpecError {
 pub fn network(state: &Snapshot, mut spec: NetworkSpec) -> Result<NetworkSpec, SpecError> {
     let name = &spec.annotations.name;
     check_name(name)?;
+    limits::network(&spec)?;
     if spec.driver != Driver::Overlay {
         return Err(SpecError::Driver(spec.driver));
     }
@@ -255,6 +259,7 @@ pub fn change(state: &Snapshot, service: &Service, mut spec: ServiceSpec) -> Res
 }
 
 fn possible(state: &Snapshot, old: Option<&Service>, spec: &mut ServiceSpec) -> Result<(), SpecError> {
+    limits::service(spec)?;
     let Runtime::Process(process) = &spec.task.runtime;
     if process.command.first().is_none_or(String::is_empty) {
         return Err(SpecError::NoCommand);
@@ -347,11 +352,12 @@ fn ports(state: &Snapshot, old: Option<&Service>, spec: &ServiceSpec) -> Result<
     Ok(())
 }
 
-/// Whether so many replicas can have an address in each of the service's networks.
+/// Whether so many replicas are not too many, and can have an address in each of the service's networks.
 pub fn room(state: &Snapshot, id: Option<&ServiceId>, spec: &ServiceSpec, replicas: u64) -> Result<(), SpecError> {
     if replicas > Mode::MAX_REPLICAS || replicas == 0 {
         return Err(SpecError::Replicas(replicas));
     }
+    limits::tasks(spec, replicas)?;
     for network in state.networks.values().filter(|n| joins(spec, n)) {
         let others = state.services.values().filter(|s| Some(&s.id) != id && joins(&s.spec, network));
         let tasks: u64 = others

@@ -65,7 +65,9 @@ impl From<ControlError> for Status {
             }
             ControlError::Node(NodeError::Find(FindError::None { .. })) => Status::not_found(text),
             ControlError::Spec(SpecError::NoPrevious(_)) => Status::failed_precondition(text),
-            ControlError::Spec(_) | ControlError::Find(_) => Status::invalid_argument(text),
+            ControlError::Spec(_) | ControlError::Find(_) | ControlError::Node(NodeError::Limit(_)) => {
+                Status::invalid_argument(text)
+            }
             ControlError::Node(_) | ControlError::Autolock(_) => Status::failed_precondition(text),
             ControlError::Write(WriteError::Conflict(_)) => Status::aborted(text),
             ControlError::Write(_) => Status::unavailable(text),

@@ -6,6 +6,7 @@ use heddle_model::{
     NodeId,
     cluster::Role,
     find::FindError,
+    limits::{self, LimitError},
     node::{Availability, Node, NodeState},
 };
 use heddle_proto::{convert::ConvertError, v1};
@@ -15,6 +16,8 @@ use std::{collections::BTreeMap, sync::Arc};
 pub enum NodeError {
     #[error(transparent)]
     Find(#[from] FindError),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     #[error("node {name} is the only manager: promote another one first")]
     OnlyManager { name: String },
     #[error(
@@ -82,6 +85,7 @@ pub fn update(state: &Snapshot, reference: &str, change: &Change) -> Result<(Nod
         return Err(NodeError::Label(format!("={value}")));
     }
     spec.annotations.labels.extend(change.labels_add.clone());
+    limits::labels(&spec.annotations.labels)?;
     let id = node.id.clone();
     let same = spec == node.spec;
     let mutations = if same { Vec::new() } else { vec![Mutation::Update(Node { spec, ..Node::clone(&node) }.into())] };

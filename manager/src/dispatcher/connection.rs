@@ -9,6 +9,7 @@ use heddle_model::{
     ConnectionId, Meta, NodeId, TaskId,
     connection::Connection,
     endpoint::Attachment,
+    limits::{self, LimitError},
     meta::{BadName, check_name},
     net::{DualAddr, Mac, Pool, PoolError},
     network::{self, Network},
@@ -25,6 +26,8 @@ use tonic::Status;
 pub enum AttachError {
     #[error(transparent)]
     Name(#[from] BadName),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     #[error(transparent)]
     Find(#[from] FindError),
     #[error("network {network:?} carries published ports: a program joins it by publishing a port of its service")]
@@ -103,6 +106,7 @@ pub fn attach(
     random: &mut dyn FnMut() -> [u8; 16],
 ) -> Result<(Connection, Vec<Mutation>), AttachError> {
     let wish = &wanted.wish;
+    limits::wish(wish)?;
     std::iter::once(&wanted.name).chain(&wish.aliases).try_for_each(|name| check_name(name))?;
     let network = find::network(state, &wish.network)?;
     admit(state, wanted, &network)?;

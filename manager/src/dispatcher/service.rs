@@ -13,7 +13,9 @@ use futures::{Stream, StreamExt};
 use heddle_model::{
     NodeId, TaskId, Version,
     assignment::NodeView,
+    limits,
     node::{NodeDescription, NodeState, NodeStatus},
+    task::TaskStatus,
     workload::NetworkWish,
 };
 use heddle_plumbing::caller;
@@ -279,6 +281,7 @@ impl SessionServer {
     fn hello(&self, node: &NodeId, hello: v1::Hello) -> Result<Vec<Mutation>, Status> {
         let description = hello.description.ok_or_else(|| Status::invalid_argument("the description is missing"))?;
         let description = NodeDescription::try_from(description)?;
+        limits::description(&description).map_err(|e| Status::invalid_argument(e.to_string()))?;
         tracing::debug!(%node, host = description.hostname, "node reports");
         let addr = hello.data_path_addr.parse();
         let addr = addr.map_err(|_| Status::invalid_argument("field data_path_addr is not an address"))?;
@@ -314,7 +317,7 @@ impl SessionServer {
         let state = self.store.snapshot();
         let report = |r: v1::TaskReport| {
             let id = r.task.parse().ok()?;
-            let status = r.status?.try_into().ok()?;
+            let status = TaskStatus::try_from(r.status?).ok()?.bounded();
             // A node speaks for its own tasks only.
             let own = state.tasks.get(&id).is_some_and(|t| t.node.as_ref() == Some(node));
             own.then_some(Mutation::TaskStatus { id, status })

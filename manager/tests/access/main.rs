@@ -2,6 +2,7 @@
 //! somebody can do who has a copy of a worker's certificate, or of a removed manager's.
 #![allow(clippy::unwrap_used)]
 
+mod large;
 mod removed;
 mod stage;
 mod stolen;

@@ -8,6 +8,7 @@ use crate::{
 use heddle_model::{
     NetworkId, TaskId,
     find::FindError,
+    limits,
     network::Driver,
     workload::{HostEndpoint, NetworkWish},
 };
@@ -15,6 +16,7 @@ use std::collections::BTreeSet;
 
 impl Operations {
     pub async fn connect(&self, reference: &str, wish: NetworkWish) -> Result<()> {
+        limits::wish(&wish)?;
         let (id, name, job) = self.job(reference)?;
         let target = self.target(&wish.network)?;
         if let Target::Host(network) = &target

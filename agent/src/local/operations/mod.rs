@@ -32,6 +32,7 @@ use crate::{
 use heddle_model::{
     TaskId,
     find::{FindError, find},
+    limits::LimitError,
     net::Mac,
     workload::Workload,
 };
@@ -55,6 +56,8 @@ pub enum OperationError {
     Publish(#[from] PublishError),
     #[error(transparent)]
     Option(#[from] OptionError),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("no command: give the program to run after `--`")]

@@ -6,10 +6,11 @@ use crate::{
     host,
     local::network::{self, HostNetwork},
 };
-use heddle_model::{NetworkId, network::NetworkSpec};
+use heddle_model::{NetworkId, limits, network::NetworkSpec};
 
 impl Operations {
     pub async fn create_network(&self, spec: NetworkSpec) -> Result<HostNetwork> {
+        limits::network(&spec)?;
         let mut around = host::surroundings();
         if let Some(member) = &self.picture.borrow().member {
             around.taken.extend(member.gateway.nets().map(|net| (net, "the gateway bridge".to_owned())));

@@ -17,6 +17,7 @@ use crate::{
 use heddle_model::{
     TaskId,
     find::FindError,
+    limits,
     network::{DEFAULT, Driver},
     task::{TaskState, TaskStatus},
     workload::{HostEndpoint, HostPort, NetworkWish, Workload, WorkloadSpec},
@@ -28,6 +29,7 @@ impl Operations {
         if spec.process.command.first().is_none_or(String::is_empty) {
             return Err(OperationError::NoCommand);
         }
+        limits::workload(&spec)?;
         let id = TaskId::from_random(rand::random());
         if spec.annotations.name.is_empty() {
             spec.annotations.name = petname::petname(2, "-").unwrap_or_else(|| id.short().to_owned());

@@ -12,6 +12,8 @@ pub mod balancer;
 pub mod dataplane;
 pub mod dns;
 pub mod executor;
+#[cfg(test)]
+mod fuzz;
 pub mod host;
 pub mod kernel;
 pub mod keyring;

@@ -50,7 +50,7 @@ fn settings(command: &Command) -> Result<Vec<OsString>, ConfigError> {
     }
 }
 
-fn flags(
+pub(crate) fn flags(
     command: &Command,
     path: &Path,
     text: &str,

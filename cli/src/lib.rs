@@ -11,6 +11,8 @@ pub mod client;
 pub mod commands;
 pub mod config;
 pub mod doctor;
+#[cfg(test)]
+mod fuzz;
 pub mod lab;
 pub mod node;
 pub mod output;

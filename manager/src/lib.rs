@@ -22,6 +22,8 @@ pub mod backup;
 pub mod ca;
 pub mod control;
 pub mod dispatcher;
+#[cfg(test)]
+mod fuzz;
 pub mod leader;
 pub mod manager;
 pub mod membership;

@@ -19,6 +19,8 @@ pub mod connection;
 pub mod endpoint;
 pub mod fence;
 pub mod find;
+#[cfg(test)]
+mod fuzz;
 pub mod id;
 pub mod limits;
 pub mod meta;

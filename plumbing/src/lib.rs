@@ -3,6 +3,8 @@
 
 pub mod access;
 pub mod caller;
+#[cfg(test)]
+mod fuzz;
 pub mod metrics;
 pub mod seal;
 pub mod telemetry;

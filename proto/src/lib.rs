@@ -8,6 +8,8 @@
 //! ```
 
 pub mod convert;
+#[cfg(test)]
+mod fuzz;
 
 /// Generated messages, clients and servers.
 #[allow(clippy::all, clippy::unwrap_used, missing_docs)]

@@ -5,8 +5,8 @@
 //! ```
 
 mod forward;
-mod server;
-mod zone;
+pub(crate) mod server;
+pub(crate) mod zone;
 
 pub use forward::Upstream;
 pub use server::Resolver;

@@ -73,9 +73,9 @@ impl Resolver {
     }
 }
 
-struct Handler {
-    zone: Shared,
-    upstream: Upstream,
+pub(crate) struct Handler {
+    pub(crate) zone: Shared,
+    pub(crate) upstream: Upstream,
 }
 
 /// Records, or why there are none.

@@ -127,13 +127,13 @@ impl Zone {
     }
 
     /// As NAME and as NAME.NETWORK.
-    fn add(&mut self, name: &str, network: &str, addrs: &[IpAddr]) {
+    pub(crate) fn add(&mut self, name: &str, network: &str, addrs: &[IpAddr]) {
         for name in [name.to_owned(), format!("{name}.{network}")] {
             self.names.entry(name.to_ascii_lowercase()).or_default().extend(addrs);
         }
     }
 
-    fn point(&mut self, addrs: &[IpAddr], name: &str) {
+    pub(crate) fn point(&mut self, addrs: &[IpAddr], name: &str) {
         for addr in addrs {
             self.pointers.insert(*addr, name.to_owned());
         }
@@ -162,7 +162,7 @@ impl Zone {
 }
 
 /// The address that a name below in-addr.arpa or ip6.arpa stands for.
-fn reverse(name: &str) -> Option<IpAddr> {
+pub(crate) fn reverse(name: &str) -> Option<IpAddr> {
     if let Some(rest) = name.strip_suffix(".in-addr.arpa") {
         let octet = |p: &str| digits(p, 3).and_then(|p| p.parse().ok());
         let octets: Vec<u8> = rest.split('.').rev().map(octet).collect::<Option<_>>()?;

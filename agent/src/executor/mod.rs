@@ -7,7 +7,7 @@
 
 mod ends;
 mod log;
-mod record;
+pub(crate) mod record;
 mod shim;
 
 pub use ends::Ends;

@@ -75,7 +75,7 @@ fn name_of(link: &LinkMessage) -> Option<IfName> {
     })
 }
 
-fn fact(link: &LinkMessage, names: &HashMap<u32, IfName>) -> Option<LinkFact> {
+pub(crate) fn fact(link: &LinkMessage, names: &HashMap<u32, IfName>) -> Option<LinkFact> {
     let (mut mtu, mut master, mut parent, mut elsewhere, mut alias) = (Mtu(u16::MAX), None, None, false, None);
     let mut kind = FactKind::Other;
     for attribute in &link.attributes {

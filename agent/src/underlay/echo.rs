@@ -103,7 +103,7 @@ fn checksum(packet: &[u8]) -> u16 {
 }
 
 /// What is read of IPv4 begins with the IP header.
-fn answers(read: &[u8], v4: bool, id: [u8; 4]) -> bool {
+pub(crate) fn answers(read: &[u8], v4: bool, id: [u8; 4]) -> bool {
     let icmp = match read.first() {
         Some(first) if v4 => read.get(usize::from(first & 0xf) * 4..),
         _ => Some(read),

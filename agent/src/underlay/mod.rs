@@ -8,7 +8,7 @@
 
 mod address;
 mod diagnosis;
-mod echo;
+pub(crate) mod echo;
 mod path;
 mod tunnel;
 

@@ -23,7 +23,7 @@ pub mod logs;
 pub mod moment;
 pub mod network;
 pub mod node;
-mod pair;
+pub(crate) mod pair;
 pub mod ps;
 pub mod rm;
 pub mod run;

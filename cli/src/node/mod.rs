@@ -13,7 +13,7 @@
 //!                                                             locked  a manager that waits for its unlock key
 //! ```
 
-mod addr;
+pub(crate) mod addr;
 mod control;
 mod first;
 mod http;
@@ -25,7 +25,7 @@ mod ready;
 mod recovery;
 mod remote;
 mod renewal;
-mod state;
+pub(crate) mod state;
 
 use crate::backend::LbBackend;
 use anyhow::{Context, Result, bail};

@@ -5,7 +5,7 @@
 //! ```
 
 mod ask;
-mod probe;
+pub(crate) mod probe;
 mod serve;
 
 use anyhow::Result;

@@ -16,7 +16,7 @@ pub(crate) mod check;
 pub(crate) mod find;
 mod forward;
 mod inspect;
-mod nodes;
+pub(crate) mod nodes;
 mod progress;
 pub(crate) mod removal;
 mod service;

@@ -11,7 +11,7 @@
 
 pub mod contact;
 pub mod damage;
-mod frame;
+pub(crate) mod frame;
 mod log;
 mod machine;
 mod network;

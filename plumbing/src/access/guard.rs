@@ -36,7 +36,7 @@ pub fn on_behalf<T>(request: Request<T>) -> Request<T> {
 #[derive(Debug, Clone)]
 struct Asker(Caller);
 
-fn behalf_text(caller: &Caller) -> Option<MetadataValue<tonic::metadata::Ascii>> {
+pub(crate) fn behalf_text(caller: &Caller) -> Option<MetadataValue<tonic::metadata::Ascii>> {
     let text = match caller {
         Caller::Anonymous => return None,
         Caller::Local => LOCAL.to_owned(),
@@ -47,7 +47,7 @@ fn behalf_text(caller: &Caller) -> Option<MetadataValue<tonic::metadata::Ascii>>
 }
 
 /// None: the text names nobody.
-fn behalf_of(text: &str, by: &NodeIdentity) -> Option<Caller> {
+pub(crate) fn behalf_of(text: &str, by: &NodeIdentity) -> Option<Caller> {
     if text == LOCAL {
         return Some(Caller::Local);
     }

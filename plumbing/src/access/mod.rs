@@ -12,6 +12,8 @@ mod guard;
 mod table;
 
 pub use guard::{Guard, on_behalf, server};
+#[cfg(test)]
+pub(crate) use guard::{behalf_of, behalf_text};
 pub use table::{row, rows};
 
 use crate::caller::Caller;

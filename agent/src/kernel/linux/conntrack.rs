@@ -124,7 +124,7 @@ fn delete(socket: &mut Socket, family: NetfilterProtoFamily, attributes: Vec<Con
     Ok(gone)
 }
 
-fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
+pub(crate) fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
     let (mut original, mut reply) = (None, None);
     for attribute in attributes {
         match attribute {

@@ -16,7 +16,7 @@ mod genl;
 pub mod ipvs;
 mod links;
 mod netlink;
-mod nft;
+pub(crate) mod nft;
 mod observe;
 pub mod space;
 #[cfg(test)]

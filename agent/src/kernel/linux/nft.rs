@@ -73,6 +73,21 @@ fn id(family: &str, name: &str) -> Option<TableId> {
     own::table(name).then(|| TableId { family, name: name.to_owned() })
 }
 
+/// What `nft -j list tables` says of tables of ours, or `nft -j list chains` of those that have a digest.
+pub(crate) fn read(json: &str) -> serde_json::Result<BTreeMap<TableId, Table>> {
+    let listing: Listing = serde_json::from_str(json)?;
+    let table = |entry: Entry| match entry {
+        Entry { table: Some(table), .. } => Some((id(&table.family, &table.name)?, String::new())),
+        Entry { chain: Some(chain), .. } => {
+            let digest = chain.name.strip_prefix("digest_")?;
+            Some((id(&chain.family, &chain.table)?, digest.to_owned()))
+        }
+        Entry { table: None, chain: None } => None,
+    };
+    let found = listing.nftables.into_iter().filter_map(table);
+    Ok(found.map(|(id, digest)| (id, Table { digest, body: None })).collect())
+}
+
 /// Our tables with the digests of their bodies.
 pub async fn observe(space: &Space) -> io::Result<BTreeMap<TableId, Table>> {
     let list = |what: &'static str| {
@@ -83,23 +98,12 @@ pub async fn observe(space: &Space) -> io::Result<BTreeMap<TableId, Table>> {
                 return Err(io::Error::other(format!("nft: {}", text.lines().next().unwrap_or("no reason given"))));
             }
             // Some versions print garbage for the flags of a table.
-            serde_json::from_str::<Listing>(&String::from_utf8_lossy(&output.stdout)).map_err(io::Error::other)
+            read(&String::from_utf8_lossy(&output.stdout)).map_err(io::Error::other)
         })
     };
-    let mut tables = BTreeMap::new();
-    for table in list("tables").await?.nftables.into_iter().filter_map(|e| e.table) {
-        if let Some(id) = id(&table.family, &table.name) {
-            tables.insert(id, Table { digest: String::new(), body: None });
-        }
-    }
-    if tables.is_empty() {
-        return Ok(tables);
-    }
-    for chain in list("chains").await?.nftables.into_iter().filter_map(|e| e.chain) {
-        let digest = chain.name.strip_prefix("digest_");
-        if let Some((id, digest)) = id(&chain.family, &chain.table).zip(digest) {
-            tables.insert(id, Table { digest: digest.to_owned(), body: None });
-        }
+    let mut tables = list("tables").await?;
+    if !tables.is_empty() {
+        tables.extend(list("chains").await?);
     }
     Ok(tables)
 }

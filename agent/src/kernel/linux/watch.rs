@@ -235,7 +235,7 @@ impl Heard {
 }
 
 /// The messages in a datagram: header, and the whole message.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
     const HEADER: usize = 16;
     std::iter::from_fn(move || {
         let head = bytes.get(..HEADER)?;

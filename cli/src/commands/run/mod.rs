@@ -4,9 +4,9 @@
 //! flags ─> spec (publish, wish, env) ─> RunWorkload ─> detached: its id    else foreground: its output and exit code
 //! ```
 
-mod env;
+pub(crate) mod env;
 mod foreground;
-mod publish;
+pub(crate) mod publish;
 pub mod wish;
 
 use super::pair::key;

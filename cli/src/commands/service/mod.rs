@@ -1,7 +1,7 @@
 //! service create, ls, ps, inspect, update, rollback, scale, rm, logs.
 
 mod create;
-mod settings;
+pub(crate) mod settings;
 mod settle;
 mod update;
 

@@ -1,7 +1,7 @@
 //! IPVS by generic netlink, in any namespace. Services are known by a firewall mark or by address, protocol and port; what is
 //! in the kernel is read back whole.
 
-mod message;
+pub(crate) mod message;
 pub mod probe;
 
 pub use message::Message;

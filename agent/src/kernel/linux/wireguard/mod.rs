@@ -10,7 +10,7 @@
 
 mod choice;
 mod fault;
-mod netlink;
+pub(crate) mod netlink;
 mod userspace;
 
 pub use choice::{Choice, Missing, choose};

@@ -57,7 +57,7 @@ pub async fn traffic(space: &Space, name: &IfName) -> io::Result<BTreeMap<Public
 }
 
 /// `now` is of the clock that the kernel notes handshakes by (ktime_get_real).
-fn traffic_of(attributes: &[Attribute], now: Duration) -> BTreeMap<PublicKey, Traffic> {
+pub(crate) fn traffic_of(attributes: &[Attribute], now: Duration) -> BTreeMap<PublicKey, Traffic> {
     let peers = attributes.iter().filter_map(|a| match a {
         Attribute::Peers(list) => Some(list),
         _ => None,
@@ -136,7 +136,7 @@ fn set(key: &PublicKey, peer: &TunnelPeer) -> WireguardPeer {
 }
 
 /// From all parts of a dump: a peer whose addresses fill one message goes on in the next.
-fn read<'a>(attributes: impl Iterator<Item = &'a Attribute>) -> Option<Tunnel> {
+pub(crate) fn read<'a>(attributes: impl Iterator<Item = &'a Attribute>) -> Option<Tunnel> {
     let (mut public_key, mut port) = (None, None);
     let mut peers: BTreeMap<PublicKey, TunnelPeer> = BTreeMap::new();
     for attribute in attributes {

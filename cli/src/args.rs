@@ -147,8 +147,8 @@ pub struct DaemonArgs {
 pub enum ClusterCommand {
     /// Show how managers and nodes are, and what another loss would mean
     Status(FormatArgs),
-    /// Change how managers start
-    Update(commands::autolock::UpdateArgs),
+    /// Change settings of the cluster
+    Update(commands::cluster::UpdateArgs),
     /// Show, or replace, the key that managers are unlocked with while autolock is on
     UnlockKey(commands::autolock::UnlockKeyArgs),
     /// People who may ask the cluster through its port

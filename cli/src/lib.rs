@@ -95,7 +95,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Unlock => commands::autolock::unlock(client).await,
         Command::Info(args) => commands::cluster::info(client, args.format).await,
         Command::Cluster(ClusterCommand::Status(args)) => commands::status::run(client, args.format).await,
-        Command::Cluster(ClusterCommand::Update(args)) => commands::autolock::update(client, args).await,
+        Command::Cluster(ClusterCommand::Update(args)) => commands::cluster::update(client, args).await,
         Command::Cluster(ClusterCommand::UnlockKey(args)) => commands::autolock::unlock_key(client, args).await,
         Command::Cluster(ClusterCommand::User(command)) => commands::user::run(client, command).await,
         Command::Cluster(ClusterCommand::Backup(args)) => commands::backup::back_up(client, &args).await,

@@ -1,7 +1,7 @@
 //! What only the leader does: runs the deciding stages whenever something changed, and watches that nodes report.
 
 use crate::{
-    allocator, ambient,
+    allocator, ambient, autopilot,
     dispatcher::Sessions,
     membership, orchestrator,
     plan::{Context, Stage},
@@ -60,7 +60,10 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
         }
         let since = *leads_since.get_or_insert_with(Instant::now);
         membership::settle(&store).await;
-        let result = watch_nodes(&store, &sessions, since).await;
+        let mut result = watch_nodes(&store, &sessions, since).await;
+        if result.is_ok() {
+            result = autopilot::tidy(&store, since).await;
+        }
         let due = wake.is_some_and(|at| at <= now());
         let result = match result {
             Ok(()) if dirty || due => {

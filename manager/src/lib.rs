@@ -10,6 +10,7 @@
 //! ca         root, tokens, certificates
 //! ambient    the time of day and random numbers
 //! observe    how it is and what becomes of it, for those who look on
+//! autopilot  dead managers go by themselves
 //! address    a manager that is elsewhere than it was
 //! quorum     what is said without one       recovery, backup   a cluster that begins anew from what is left
 //! vault      the key that encrypts what a manager keeps
@@ -18,6 +19,7 @@
 pub mod address;
 pub mod allocator;
 pub mod ambient;
+mod autopilot;
 pub mod backup;
 pub mod ca;
 pub mod control;

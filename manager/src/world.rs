@@ -60,6 +60,7 @@ impl World {
                 heartbeat: Duration::from_millis(300),
                 task_history: 1,
                 node_cert_life: Duration::from_secs(60),
+                dead_manager_after: None,
             },
             root_ca: RootCa { cert_pem: String::new(), key_pem: secret() },
             join_tokens: JoinTokens { worker: secret(), manager: secret() },

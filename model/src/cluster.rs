@@ -3,7 +3,7 @@
 use crate::{ClusterId, Meta, Timestamp, id::NodeId, net::Port, tunnel::Epochs};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 /// Text that must not reach a log: `Debug` prints nothing of it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,32 @@ pub struct ClusterSpec {
     pub task_history: u32,
     /// Life of a node certificate.
     pub node_cert_life: Duration,
+    /// A manager that is down for so long is removed; None: an operator does that.
+    #[serde(default)]
+    pub dead_manager_after: Option<Duration>,
+}
+
+/// Longer than a restart takes.
+const DEAD_MANAGER_AFTER: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(365 * 86400);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("autopilot {0:?}: use 10s to 8760h, or off")]
+pub struct BadAutopilot(pub Duration);
+
+impl ClusterSpec {
+    /// `dead_manager_after` from milliseconds, of which 0 stand for None.
+    pub fn dead_manager_after_of(millis: u64) -> Result<Option<Duration>, BadAutopilot> {
+        match Duration::from_millis(millis) {
+            Duration::ZERO => Ok(None),
+            time if DEAD_MANAGER_AFTER.contains(&time) => Ok(Some(time)),
+            time => Err(BadAutopilot(time)),
+        }
+    }
+
+    /// And back.
+    pub fn dead_manager_after_ms(&self) -> u64 {
+        self.dead_manager_after.map_or(0, |time| time.as_millis() as u64)
+    }
 }
 
 /// Secrets that let a machine join, one per role.

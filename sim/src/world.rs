@@ -107,6 +107,7 @@ impl World {
             heartbeat: self.heartbeat(),
             task_history: 1,
             node_cert_life: Duration::from_secs(86400),
+            dead_manager_after: None,
         };
         Cluster {
             id: ClusterId::from_random(ambient::random()),

@@ -1,18 +1,10 @@
-//! `unlock`, `cluster unlock-key`, `cluster update`: managers that start locked.
+//! `unlock`, `cluster unlock-key`: managers that start locked.
 
 use crate::client::{Client, said};
 use anyhow::{Context, Result};
-use clap::{ArgAction, Args};
+use clap::Args;
 use heddle_proto::v1;
 use std::io::{self, IsTerminal};
-
-#[derive(Debug, Args)]
-pub struct UpdateArgs {
-    /// Whether managers that start have to be unlocked, with a key that this prints
-    #[arg(long, required = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    #[arg(require_equals = true, value_name = "true|false")]
-    autolock: bool,
-}
 
 #[derive(Debug, Args)]
 pub struct UnlockKeyArgs {
@@ -31,16 +23,6 @@ pub fn advice(key: &str) -> String {
         "To unlock a manager that has started, run `heddle unlock` on it with this key:\n\n    {key}\n\nKeep it elsewhere: without \
          it nobody reads what a locked manager has.\n"
     )
-}
-
-pub async fn update(client: &Client, args: UpdateArgs) -> Result<()> {
-    let request = v1::UpdateClusterRequest { autolock: Some(args.autolock) };
-    let answer = client.control()?.update_cluster(request).await.map_err(said)?.into_inner();
-    match answer.key.as_str() {
-        "" => println!("Managers start unlocked."),
-        key => print!("{}", advice(key)),
-    }
-    Ok(())
 }
 
 pub async fn unlock_key(client: &Client, args: UnlockKeyArgs) -> Result<()> {
@@ -66,23 +48,4 @@ pub async fn unlock(client: &Client) -> Result<()> {
     let done = client.local()?.unlock(request).await.map_err(said)?.into_inner();
     println!("This manager ({}) is unlocked.", done.node);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::args::{Cli, ClusterCommand, Command};
-    use clap::Parser;
-
-    #[test]
-    fn autolock_is_said_on_or_off() {
-        let parse = |more: &[&str]| match Cli::try_parse_from([&["heddle", "cluster", "update"], more].concat()) {
-            Ok(Cli { command: Command::Cluster(ClusterCommand::Update(args)), .. }) => Some(args.autolock),
-            _ => None,
-        };
-        assert_eq!(parse(&["--autolock"]), Some(true));
-        assert_eq!(parse(&["--autolock=true"]), Some(true));
-        assert_eq!(parse(&["--autolock=false"]), Some(false));
-        assert_eq!(parse(&["--autolock=maybe"]), None);
-        assert_eq!(parse(&[]), None);
-    }
 }

@@ -6,14 +6,14 @@ use crate::{
     output::Format,
 };
 use anyhow::Result;
-use clap::Args;
+use clap::{ArgAction, Args};
 use heddle_model::cluster::Role;
 use heddle_proto::v1;
 use serde_json::json;
 use std::time::Duration;
 
 /// What a cluster that goes on has already.
-const OF_A_NEW_ONE: [&str; 11] = [
+const OF_A_NEW_ONE: [&str; 12] = [
     "advertise_addr",
     "listen_addr",
     "data_path_addr",
@@ -25,6 +25,7 @@ const OF_A_NEW_ONE: [&str; 11] = [
     "dispatcher_heartbeat",
     "cert_expiry",
     "autolock",
+    "autopilot",
 ];
 
 #[derive(Debug, Args)]
@@ -62,6 +63,9 @@ pub struct InitArgs {
     /// Lock managers that start until `heddle unlock` gives them the key that this prints: a stolen disk tells nothing
     #[arg(long)]
     autolock: bool,
+    /// Remove a manager that is down for so long, such as 10m, while a majority of the others is there; or off
+    #[arg(long, default_value = "off", value_parser = autopilot)]
+    autopilot: Autopilot,
     /// Instead of a new cluster: go on with this manager alone, with all that it knows, when a majority is lost for good.
     /// The other managers must not run then; they come back as workers
     #[arg(long, conflicts_with_all = OF_A_NEW_ONE)]
@@ -97,6 +101,7 @@ pub async fn init(client: &Client, args: InitArgs) -> Result<()> {
         heartbeat_ms: u32::try_from(args.dispatcher_heartbeat.as_millis()).unwrap_or(u32::MAX).max(1),
         cert_life_s: args.cert_expiry.as_secs().max(1),
         autolock: args.autolock,
+        dead_manager_after_ms: args.autopilot.millis(),
     };
     let made = client.local()?.init(request).await.map_err(said)?.into_inner();
     println!("Cluster made: this host ({}) is its manager.\n", made.node);
@@ -105,6 +110,57 @@ pub async fn init(client: &Client, args: InitArgs) -> Result<()> {
     println!("For a manager, take the token that `heddle join-token manager` shows.");
     if !made.unlock_key.is_empty() {
         print!("\n{}", autolock::advice(&made.unlock_key));
+    }
+    Ok(())
+}
+
+/// How long a manager may be down before it is removed; None: for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Autopilot(Option<Duration>);
+
+impl Autopilot {
+    fn millis(self) -> u64 {
+        self.0.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+fn autopilot(text: &str) -> Result<Autopilot, String> {
+    match text {
+        "off" => Ok(Autopilot(None)),
+        time => match moment::duration(time) {
+            Ok(time) if time.as_millis() > 0 => Ok(Autopilot(Some(time))),
+            Ok(_) | Err(_) => Err("use a time such as 10m, or off".into()),
+        },
+    }
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct UpdateArgs {
+    /// Whether managers that start have to be unlocked, with a key that this prints
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(require_equals = true, value_name = "true|false")]
+    autolock: Option<bool>,
+    /// Remove a manager that is down for so long, such as 10m, while a majority of the others is there; or off
+    #[arg(long, value_parser = autopilot)]
+    autopilot: Option<Autopilot>,
+}
+
+pub async fn update(client: &Client, args: UpdateArgs) -> Result<()> {
+    let dead_manager_after_ms = args.autopilot.map(Autopilot::millis);
+    let request = v1::UpdateClusterRequest { autolock: args.autolock, dead_manager_after_ms };
+    let answer = client.control()?.update_cluster(request).await.map_err(said)?.into_inner();
+    match (args.autolock, answer.unlock_key.as_str()) {
+        (None, _) => {}
+        (Some(_), "") => println!("Managers start unlocked."),
+        (Some(_), key) => print!("{}", autolock::advice(key)),
+    }
+    match (dead_manager_after_ms, answer.cluster.unwrap_or_default().dead_manager_after_ms) {
+        (None, _) => {}
+        (Some(_), 0) => println!("Autopilot is off: managers that are dead stay until they are removed."),
+        (Some(_), millis) => {
+            println!("Autopilot removes managers that are down for {}.", moment::show_duration(millis));
+        }
     }
     Ok(())
 }
@@ -236,8 +292,33 @@ pub async fn info(client: &Client, format: Format) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::args::Cli;
+    use super::*;
+    use crate::args::{Cli, ClusterCommand, Command};
     use clap::Parser;
+
+    #[test]
+    fn autopilot_is_a_time_or_off() {
+        assert_eq!(autopilot("off"), Ok(Autopilot(None)));
+        assert_eq!(autopilot("10m").map(Autopilot::millis), Ok(600_000));
+        for bad in ["", "on", "10", "-5m", "0s", "1us"] {
+            assert_eq!(autopilot(bad), Err("use a time such as 10m, or off".into()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn settings_are_changed_alone_or_together() {
+        let parse = |more: &[&str]| match Cli::try_parse_from([&["heddle", "cluster", "update"], more].concat()) {
+            Ok(Cli { command: Command::Cluster(ClusterCommand::Update(args)), .. }) => {
+                Some((args.autolock, args.autopilot.map(Autopilot::millis)))
+            }
+            _ => None,
+        };
+        assert_eq!(parse(&["--autolock"]), Some((Some(true), None)));
+        assert_eq!(parse(&["--autolock=false", "--autopilot", "1m"]), Some((Some(false), Some(60_000))));
+        assert_eq!(parse(&["--autopilot", "off"]), Some((None, Some(0))));
+        assert_eq!(parse(&["--autolock=maybe"]), None);
+        assert_eq!(parse(&[]), None, "nothing is asked for");
+    }
 
     #[test]
     fn a_cluster_that_goes_on_gets_no_new_settings() {

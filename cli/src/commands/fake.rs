@@ -237,7 +237,7 @@ impl control_server::Control for Fake {
     async fn get_join_token(&self, _: Request<v1::GetJoinTokenRequest>) -> Answer<v1::JoinToken> {
         Err(Status::unimplemented("get_join_token"))
     }
-    async fn update_cluster(&self, _: Request<v1::UpdateClusterRequest>) -> Answer<v1::UnlockKey> {
+    async fn update_cluster(&self, _: Request<v1::UpdateClusterRequest>) -> Answer<v1::UpdateClusterResponse> {
         Err(Status::unimplemented("update_cluster"))
     }
     async fn get_unlock_key(&self, _: Request<v1::GetUnlockKeyRequest>) -> Answer<v1::UnlockKey> {

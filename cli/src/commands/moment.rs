@@ -32,6 +32,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(span).map_err(|_| "use a time that is not negative".into())
 }
 
+/// Such as `1h 30m`.
+pub fn show_duration(millis: u64) -> String {
+    format!("{:#}", SignedDuration::from_millis(i64::try_from(millis).unwrap_or(i64::MAX)))
+}
+
 /// RFC 3339, UTC.
 pub fn show(millis: u64) -> String {
     i64::try_from(millis).ok().and_then(|m| Timestamp::from_millisecond(m).ok()).unwrap_or_default().to_string()
@@ -46,6 +51,7 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
         assert!(duration("5").is_err() && duration("-5s").is_err());
+        assert_eq!([0, 600_000, 5_400_000].map(show_duration), ["0s", "10m", "1h 30m"]);
     }
 
     #[test]

@@ -104,6 +104,10 @@ fn text(status: &v1::ClusterStatus, own_ends_ms: Option<u64>) -> String {
     for lag in &status.behind {
         text += &format!("Behind:        {} by {} revisions\n", lag.hostname, lag.revisions);
     }
+    if status.dead_manager_after_ms > 0 {
+        let after = moment::show_duration(status.dead_manager_after_ms);
+        text += &format!("Autopilot:     removes a manager that is down for {after}\n");
+    }
     let own = own_ends_ms.map_or_else(String::new, |ends| format!("this host's until {}, ", moment::show(ends)));
     let root = moment::show(status.root_certificate_ends_ms);
     text += &format!("Certificates:  {own}the cluster's until {root}\n\n{managers}\n");
@@ -129,6 +133,7 @@ fn value(status: &v1::ClusterStatus, own_ends_ms: Option<u64>) -> Value {
             "canLose": quorum.spare(), "sentence": quorum.sentence(),
         },
         "nodes": { "ready": nodes.ready, "down": nodes.down, "unknown": nodes.unknown },
+        "deadManagerAfterMs": Some(status.dead_manager_after_ms).filter(|ms| *ms > 0),
         "behind": status.behind.iter().map(lag).collect::<Vec<_>>(),
         "certificateEnds": own_ends_ms.map(moment::show), "rootCertificateEnds": moment::show(status.root_certificate_ends_ms),
     })
@@ -186,6 +191,7 @@ mod tests {
             nodes: Some(v1::NodeCounts { ready: 2, down: 1, unknown: 0 }),
             behind: vec![v1::NodeLag { node: "n3".into(), hostname: "h3".into(), revisions: 7 }],
             root_certificate_ends_ms: 2_000_000_000_000,
+            dead_manager_after_ms: 600_000,
             ..v1::ClusterStatus::default()
         };
         expect![[r#"
@@ -194,6 +200,7 @@ mod tests {
             Revision:      89
             Nodes:         2 ready, 1 down
             Behind:        h3 by 7 revisions
+            Autopilot:     removes a manager that is down for 10m
             Certificates:  this host's until 2027-01-15T08:00:00Z, the cluster's until 2033-05-18T03:33:20Z
 
             MANAGER  ADDRESS         ROLE     REACHABLE  LOG INDEX  LAG  LAST SEEN

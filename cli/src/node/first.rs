@@ -94,6 +94,7 @@ pub fn cluster(
         heartbeat,
         task_history: TASK_HISTORY,
         node_cert_life: certificate_life(request.cert_life_s)?,
+        dead_manager_after: ClusterSpec::dead_manager_after_of(request.dead_manager_after_ms)?,
     };
     let join_tokens = ca::new_tokens(rand::random());
     let cluster = Cluster {

@@ -9,6 +9,7 @@ use crate::{
 };
 use heddle_model::{
     ServiceId,
+    cluster::BadAutopilot,
     connection::Connection,
     endpoint::PublishMode,
     limits::{self, LimitError},
@@ -32,6 +33,8 @@ pub enum SpecError {
     Name(#[from] BadName),
     #[error(transparent)]
     Limit(#[from] LimitError),
+    #[error(transparent)]
+    Autopilot(#[from] BadAutopilot),
     #[error("{kind} {name:?} exists already: choose another name")]
     Exists { kind: &'static str, name: String },
     #[error(transparent)]

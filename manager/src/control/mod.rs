@@ -7,12 +7,14 @@
 //! removal   what goes when something is removed                     nodes     what may be changed of nodes
 //! stale     reads that this manager answers by itself               autolock  what locks managers that start
 //! users     people with certificates                               changes   what may be changed of services
+//!                                                                   cluster   what may be changed of all of it
 //! ```
 
 mod autolock;
 mod ca;
 mod changes;
 pub(crate) mod check;
+mod cluster;
 pub(crate) mod find;
 mod forward;
 mod inspect;
@@ -33,6 +35,7 @@ pub use check::SpecError;
 pub use find::FindError;
 pub use forward::Forward;
 pub use nodes::NodeError;
+pub(crate) use nodes::remove as remove_node;
 pub use service::ControlService;
 pub use stale::HEADER as STALE_HEADER;
 pub use users::UsersService;

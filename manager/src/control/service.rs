@@ -1,7 +1,7 @@
 //! The gRPC service behind the CLI.
 
 use super::{
-    ControlError, autolock, changes, check, find,
+    ControlError, autolock, changes, check, cluster, find,
     forward::{Forward, LARGEST},
     inspect, nodes, progress, removal, stale,
 };
@@ -83,6 +83,11 @@ fn known(state: &Snapshot) -> Result<Arc<Cluster>, Status> {
     state.cluster.clone().ok_or_else(|| Status::unavailable("this manager is still starting"))
 }
 
+/// Empty: autolock is off.
+fn unlock_key(cluster: &Arc<Cluster>) -> String {
+    cluster.unlock_key.as_ref().map_or_else(String::new, |key| key.0.clone())
+}
+
 fn some<T>(field: &str, value: Option<T>) -> Result<T, Status> {
     value.ok_or_else(|| Status::invalid_argument(format!("field {field} is missing")))
 }
@@ -103,6 +108,24 @@ impl ControlService {
 
     async fn cluster(&self) -> Result<Arc<Cluster>, Status> {
         known(&*self.state().await?)
+    }
+
+    fn info(&self, state: &Snapshot) -> Result<v1::ClusterInfo, Status> {
+        let cluster = known(state)?;
+        let managers = state.nodes.values().filter(|n| n.manager.is_some());
+        Ok(v1::ClusterInfo {
+            id: cluster.id.to_string(),
+            name: cluster.spec.name.clone(),
+            version: state.version.0,
+            leader: self.store().leader().map_or_else(String::new, |n| n.to_string()),
+            managers: managers.map(|n| (**n).clone().into()).collect(),
+            data_path_port: cluster.spec.data_path_port.get().into(),
+            ca_digest: root_digest(&cluster.root_ca.cert_pem).unwrap_or_default(),
+            tunnel_port: cluster.spec.tunnel_port.get().into(),
+            epochs: Some(cluster.epochs.into()),
+            autolock: cluster.unlock_key.is_some(),
+            dead_manager_after_ms: cluster.spec.dead_manager_after_ms(),
+        })
     }
 
     fn with_report(&self, node: Arc<Node>) -> v1::Node {
@@ -129,19 +152,6 @@ impl ControlService {
     }
 
     /// Writes what another unlock key makes of the cluster, if it is another, and answers with the key.
-    async fn relock(
-        &self,
-        mut next: impl FnMut(&Cluster) -> Result<Option<Cluster>, ControlError>,
-    ) -> Answer<v1::UnlockKey> {
-        self.write(|state| {
-            let Some(cluster) = &state.cluster else { return Ok(Vec::new()) };
-            Ok(next(cluster)?.into_iter().map(|c| Mutation::Update(c.into())).collect())
-        })
-        .await?;
-        let key = self.cluster().await?.unlock_key.as_ref().map(|key| key.0.clone());
-        Ok(Response::new(v1::UnlockKey { key: key.unwrap_or_default() }))
-    }
-
     async fn write(
         &self,
         plan: impl FnMut(&Snapshot) -> Result<Vec<Mutation>, ControlError>,
@@ -423,35 +433,30 @@ impl control_server::Control for ControlService {
         Ok(Response::new(v1::JoinToken { token: ca::token_text(&cluster, role), managers }))
     }
 
-    async fn update_cluster(&self, request: Request<v1::UpdateClusterRequest>) -> Answer<v1::UnlockKey> {
+    async fn update_cluster(&self, request: Request<v1::UpdateClusterRequest>) -> Answer<v1::UpdateClusterResponse> {
         let request = at_leader!(self, request, update_cluster);
-        let on = some("autolock", request.autolock)?;
         let fresh = UnlockKey::new(rand::random()).text();
-        self.relock(|cluster| Ok(autolock::set(cluster, on, &fresh))).await
+        let state = self.write(|state| cluster::update(state, &request, &fresh)).await?;
+        let unlock_key = unlock_key(&known(&state)?);
+        Ok(Response::new(v1::UpdateClusterResponse { cluster: Some(self.info(&state)?), unlock_key }))
     }
 
     async fn get_unlock_key(&self, request: Request<v1::GetUnlockKeyRequest>) -> Answer<v1::UnlockKey> {
         let request = at_leader!(self, request, get_unlock_key);
         let fresh = request.rotate.then(|| UnlockKey::new(rand::random()).text());
-        self.relock(|cluster| Ok(autolock::rotate(cluster, fresh.as_ref())?)).await
+        let state = self
+            .write(|state| {
+                let Some(cluster) = &state.cluster else { return Ok(Vec::new()) };
+                let next = autolock::rotate(cluster, fresh.as_ref())?;
+                Ok(next.into_iter().map(|c| Mutation::Update(c.into())).collect())
+            })
+            .await?;
+        Ok(Response::new(v1::UnlockKey { key: unlock_key(&known(&state)?) }))
     }
 
     async fn get_cluster(&self, request: Request<v1::GetClusterRequest>) -> Answer<v1::ClusterInfo> {
         let (_, state) = look!(self, request, get_cluster);
-        let cluster = known(&state)?;
-        let managers = state.nodes.values().filter(|n| n.manager.is_some());
-        Ok(Response::new(v1::ClusterInfo {
-            id: cluster.id.to_string(),
-            name: cluster.spec.name.clone(),
-            version: state.version.0,
-            leader: self.store().leader().map_or_else(String::new, |n| n.to_string()),
-            managers: managers.map(|n| (**n).clone().into()).collect(),
-            data_path_port: cluster.spec.data_path_port.get().into(),
-            ca_digest: root_digest(&cluster.root_ca.cert_pem).unwrap_or_default(),
-            tunnel_port: cluster.spec.tunnel_port.get().into(),
-            epochs: Some(cluster.epochs.into()),
-            autolock: cluster.unlock_key.is_some(),
-        }))
+        Ok(Response::new(self.info(&state)?))
     }
 
     async fn rotate_tunnel(&self, request: Request<v1::RotateTunnelRequest>) -> Answer<v1::TunnelEpochs> {

@@ -127,7 +127,8 @@ impl Told for Node {
                 let why = message.map_or_else(String::new, |m| format!(" ({m})"));
                 format!("{} -> {}{why}", node_state(self.status.state), node_state(next.status.state))
             }),
-            (self.status.state == next.status.state && self.status != next.status).then(|| "heard again".to_owned()),
+            (self.status.state == next.status.state && self.status != next.status)
+                .then(|| message.map_or_else(|| "heard again".to_owned(), String::clone)),
             (self.role != next.role).then(|| format!("{} -> {}", self.role, next.role)),
             (self.spec.role != next.spec.role).then(|| format!("wanted as {}", next.spec.role)),
             (self.spec.availability != next.spec.availability)

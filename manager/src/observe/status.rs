@@ -46,6 +46,7 @@ pub fn status(state: &Snapshot, members: &Members, behind: &BTreeMap<NodeId, u64
         nodes: Some(counts(state)),
         behind: slowest(state, behind),
         root_certificate_ends_ms: root_ends(state),
+        dead_manager_after_ms: state.cluster.as_ref().map_or(0, |c| c.spec.dead_manager_after_ms()),
     }
 }
 

@@ -30,6 +30,7 @@ fn cluster(id: ClusterId) -> Cluster {
         heartbeat: Duration::from_secs(60),
         task_history: 1,
         node_cert_life: Duration::from_secs(3600),
+        dead_manager_after: None,
     };
     Cluster {
         root_ca: ca::new_root(&id).unwrap(),

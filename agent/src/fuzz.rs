@@ -12,7 +12,7 @@ use crate::{
     },
     executor::{self, record},
     host::links,
-    kernel::linux::{conntrack, ipvs::message, nft, watch, wireguard::netlink},
+    kernel::linux::{conntrack, genl, ipvs::message, nft, watch, wireguard::netlink},
     local::{network::HostNetwork, state::HostState},
     underlay::echo,
 };
@@ -37,11 +37,8 @@ use hickory_server::{
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     zone_handler::MessageResponse,
 };
-use netlink_packet_core::{
-    Emitable, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-    ParseableParametrized,
-};
-use netlink_packet_generic::GenlHeader;
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable};
+use netlink_packet_generic::GenlMessage;
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol as IpProtocol, Tuple},
@@ -159,10 +156,20 @@ fn pointer(addr: IpAddr) -> String {
 
 // ---- netlink
 
-fn emitted(message: &impl Emitable) -> Vec<u8> {
-    let mut bytes = vec![0; message.buffer_len()];
-    message.emit(&mut bytes);
-    bytes
+/// A message of generic netlink, as the kernel sends it.
+fn generic<F: genl::Family>(message: F) -> Vec<u8> {
+    let mut message = GenlMessage::from_payload(message);
+    message.set_resolved_family_id(0x20);
+    message.finalize();
+    serialized(message)
+}
+
+/// The same, read.
+fn answer<F: genl::Family>(bytes: &[u8]) -> Option<F> {
+    match genl::read::<F>(bytes).ok()?.payload {
+        NetlinkPayload::InnerMessage(inner) => Some(inner.into_parts().1),
+        _ => None,
+    }
 }
 
 fn serialized<T: NetlinkSerializable + Debug>(payload: T) -> Vec<u8> {
@@ -184,10 +191,9 @@ fn ipvs_answers() {
     let to = IpvsDestination::Weight(1);
     let destinations = ["10.9.9.9", "fd00::9"].map(|a| message::set_destination(&keys[0], (at(a), 80), to, true));
     let timeouts = message::set_timeouts(IpvsTimeouts::CONNTRACK);
-    let answers: Vec<_> = services.chain(destinations).chain([timeouts]).map(|m| emitted(&m)).collect();
+    let answers: Vec<_> = services.chain(destinations).chain([timeouts]).map(generic).collect();
     run(Memory::USUAL, one_of(&answers), |bytes| {
-        let header = GenlHeader { cmd: 1, version: 1 };
-        let Ok(answer) = message::Message::parse_with_param(bytes, header) else { return };
+        let Some(answer) = answer::<message::Message>(bytes) else { return };
         let _ = message::read_timeouts(&answer);
         for v6 in [false, true] {
             let _ = message::read_destination(&answer, v6);
@@ -216,10 +222,16 @@ fn wireguard_answers() {
         WireguardAttribute::ListenPort(51820),
         WireguardAttribute::Peers(vec![peer]),
     ];
-    let answer = emitted(&WireguardMessage { cmd: WireguardCmd::GetDevice, attributes });
-    run(Memory::USUAL, one_of(&[answer]), |bytes| {
-        let header = GenlHeader { cmd: WireguardCmd::GetDevice.into(), version: 1 };
-        let Ok(answer) = WireguardMessage::parse_with_param(bytes, header) else { return };
+    let sent = generic(WireguardMessage { cmd: WireguardCmd::GetDevice, attributes });
+    // A prefix length that is not there.
+    let length = [0x05, 0x00, 0x03, 0x00, 0x20].as_slice();
+    let at = sent.windows(length.len()).position(|w| w == length).unwrap();
+    let mut short = sent.clone();
+    short[at] = 4;
+    assert!(answer::<WireguardMessage>(&sent).is_some() && answer::<WireguardMessage>(&short).is_none());
+    // A panic that is caught costs more than what it is about.
+    run(Memory { base: 64 << 20, ..Memory::USUAL }, one_of(&[sent]), |bytes| {
+        let Some(answer) = answer::<WireguardMessage>(bytes) else { return };
         drop(netlink::read(answer.attributes.iter()));
         drop(netlink::traffic_of(&answer.attributes, Duration::from_secs(1)));
     });

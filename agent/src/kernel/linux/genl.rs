@@ -10,7 +10,7 @@ use netlink_packet_generic::{
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
 };
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_GENERIC};
-use std::{fmt::Debug, io, marker::PhantomData};
+use std::{fmt::Debug, io, marker::PhantomData, panic::catch_unwind};
 
 /// Messages of a family.
 pub trait Family: GenlFamily + Emitable + ParseableParametrized<[u8], GenlHeader> + Clone + Debug {}
@@ -78,6 +78,14 @@ fn socket() -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
+/// The first message of an answer. Parsers of some families take the length of an attribute on trust: what they panic at is an
+/// error as others are.
+pub(crate) fn read<F: Family>(bytes: &[u8]) -> io::Result<NetlinkMessage<GenlMessage<F>>> {
+    let parsed = catch_unwind(|| NetlinkMessage::<GenlMessage<F>>::deserialize(bytes));
+    let garbled = || io::Error::new(io::ErrorKind::InvalidData, "an attribute is shorter than it should be");
+    parsed.map_err(|_| garbled())?.map_err(io::Error::other)
+}
+
 /// Sends a request and collects what is answered until the kernel says it is done.
 async fn ask<F: Family>(socket: &mut TokioSocket, mut message: GenlMessage<F>, flags: u16) -> io::Result<Vec<F>> {
     message.finalize();
@@ -93,8 +101,7 @@ async fn ask<F: Family>(socket: &mut TokioSocket, mut message: GenlMessage<F>, f
         let (received, _) = socket.recv_from_full().await?;
         let mut at = 0;
         while at < received.len() {
-            let answer = NetlinkMessage::<GenlMessage<F>>::deserialize(&received[at..]);
-            let answer = answer.map_err(io::Error::other)?;
+            let answer = read::<F>(&received[at..])?;
             at += (answer.header.length as usize).max(1).next_multiple_of(4);
             match answer.payload {
                 NetlinkPayload::InnerMessage(inner) => answers.push(inner.into_parts().1),

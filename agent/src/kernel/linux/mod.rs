@@ -12,7 +12,7 @@ mod apply;
 pub mod conntrack;
 mod fault;
 pub mod firewall;
-mod genl;
+pub(crate) mod genl;
 pub mod ipvs;
 mod links;
 mod netlink;

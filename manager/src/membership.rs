@@ -37,12 +37,12 @@ enum Step {
 
 fn next(state: &Snapshot, members: &BTreeMap<u64, String>, own: u64) -> Option<Step> {
     state.cluster.as_ref()?;
-    let stays = |id: &u64| state.nodes.values().any(|n| raft_id(&n.id) == *id && n.spec.role == Role::Manager);
+    let stays = |id: &u64| state.nodes.values().any(|n| n.spec.role == Role::Manager && raft_id(&n.id) == *id);
     if let Some(id) = members.keys().find(|id| !stays(id)) {
         return Some(if *id == own { Step::HandOver } else { Step::Dismiss(*id) });
     }
     let at = |n: &Node| n.manager.as_ref().map(|m| (m.raft_id, m.addr.to_string()));
-    let told = state.nodes.values().filter_map(|n| at(n));
+    let told = state.managers().filter_map(|n| at(n));
     if let Some((id, addr)) = told.into_iter().find(|(id, addr)| members.get(id).is_some_and(|known| known != addr)) {
         return Some(Step::Move(id, addr));
     }

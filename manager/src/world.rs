@@ -234,7 +234,7 @@ fn distinct<T: Ord + Debug>(what: &str, values: impl Iterator<Item = T>) {
 }
 
 #[derive(Debug, Clone)]
-enum Event {
+pub enum Event {
     AddNode,
     RemoveNode(usize),
     NodeState(usize, bool),
@@ -257,7 +257,7 @@ enum Event {
     Lag(bool),
 }
 
-fn event() -> impl Strategy<Value = Event> {
+pub fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => Just(Event::AddNode),
         1 => any::<usize>().prop_map(Event::RemoveNode),
@@ -279,7 +279,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 impl World {
-    fn happen(&mut self, event: Event, number: usize) {
+    pub fn happen(&mut self, event: Event, number: usize) {
         let state = self.state.clone();
         fn pick<T>(all: impl Iterator<Item = T>, n: usize) -> Option<T> {
             let mut all: Vec<T> = all.collect();

@@ -77,7 +77,7 @@ impl Store {
         }
         let state = self.state.borrow();
         let leads = |n: &&Arc<heddle_model::node::Node>| n.manager.as_ref().is_some_and(|m| m.raft_id == id);
-        state.nodes.values().find(leads).map(|n| n.id.clone())
+        state.managers().find(leads).map(|n| n.id.clone())
     }
 
     pub fn contact(&self) -> &Contact {

@@ -6,9 +6,11 @@
 
 mod action;
 mod handle;
+mod index;
 mod snapshot;
 
 pub use crate::ambient::now;
 pub use action::{Action, Conflict, Mutation};
 pub use handle::{Store, WriteError};
-pub use snapshot::{Holder, Snapshot};
+pub use index::{Holder, Lists};
+pub use snapshot::Snapshot;

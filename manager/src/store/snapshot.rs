@@ -1,25 +1,22 @@
 //! All objects at one version, as an immutable value that is cheap to clone, with the indices that readers need.
 
-use super::{Action, Conflict, Mutation};
+use super::{
+    Action, Conflict, Mutation,
+    index::{Holder, Index},
+};
 use heddle_model::{
     ConnectionId, Kind, Meta, NetworkId, NodeId, Object, ServiceId, TaskId, Timestamp, Version,
     cluster::Cluster,
     connection::Connection,
     endpoint::Attachment,
+    net::Mtu,
     network::Network,
     node::Node,
     service::Service,
     task::{Task, TaskState},
 };
-use imbl::{OrdMap, OrdSet};
-use std::{net::IpAddr, sync::Arc};
-
-/// Who has an address of a network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holder {
-    Task(TaskId),
-    Connection(ConnectionId),
-}
+use imbl::OrdMap;
+use std::{net::IpAddr, str::FromStr, sync::Arc};
 
 /// Never changed in place by readers; raft's apply makes the next one.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,55 +29,77 @@ pub struct Snapshot {
     pub services: OrdMap<ServiceId, Arc<Service>>,
     pub tasks: OrdMap<TaskId, Arc<Task>>,
     pub connections: OrdMap<ConnectionId, Arc<Connection>>,
-    by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
-    by_node: OrdMap<NodeId, OrdSet<TaskId>>,
-    connections_by_node: OrdMap<NodeId, OrdSet<ConnectionId>>,
-    connections_by_network: OrdMap<NetworkId, OrdSet<ConnectionId>>,
-    holders: OrdMap<(NetworkId, IpAddr), Holder>,
-    names: OrdMap<(Kind, String), String>,
+    index: Index,
 }
 
 impl Snapshot {
     pub fn tasks_of_service(&self, id: &ServiceId) -> impl Iterator<Item = &Arc<Task>> {
-        self.by_service.get(id).into_iter().flatten().filter_map(|t| self.tasks.get(t))
+        self.index.tasks_of.get(id).into_iter().flat_map(OrdMap::values)
     }
 
     pub fn tasks_on_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Task>> {
-        self.by_node.get(id).into_iter().flatten().filter_map(|t| self.tasks.get(t))
+        self.index.tasks_on.get(id).into_iter().flat_map(OrdMap::values)
+    }
+
+    /// Those that have an address of the network.
+    pub fn tasks_in_network(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Task>> {
+        self.index.tasks_in.get(id).into_iter().flat_map(OrdMap::values)
     }
 
     /// Those that were given up too, until their addresses are free.
     pub fn connections_on_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Connection>> {
-        self.connections_by_node.get(id).into_iter().flatten().filter_map(|c| self.connections.get(c))
+        self.index.connections_on.get(id).into_iter().flat_map(OrdMap::values)
     }
 
     /// Those that were given up too, until their addresses are free.
     pub fn connections_to(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Connection>> {
-        self.connections_by_network.get(id).into_iter().flatten().filter_map(|c| self.connections.get(c))
+        self.index.connections_in.get(id).into_iter().flat_map(OrdMap::values)
     }
 
     /// The addresses of a network that tasks and connections have, in order.
     pub fn held<'a>(&'a self, id: &'a NetworkId) -> impl Iterator<Item = (IpAddr, &'a Holder)> {
         let first = (id.clone(), IpAddr::from([0, 0, 0, 0]));
-        self.holders.range(first..).take_while(move |((n, _), _)| n == id).map(|((_, addr), holder)| (*addr, holder))
+        let from = self.index.holders.range(first..);
+        from.take_while(move |((n, _), _)| n == id).map(|((_, addr), holder)| (*addr, holder))
     }
 
     pub fn holder(&self, id: &NetworkId, addr: IpAddr) -> Option<&Holder> {
-        self.holders.get(&(id.clone(), addr))
+        self.index.holders.get(&(id.clone(), addr))
+    }
+
+    /// Nodes whose data path ends at the address.
+    pub fn nodes_at(&self, addr: &IpAddr) -> impl Iterator<Item = &Arc<Node>> {
+        self.index.nodes_at.get(addr).into_iter().flatten().filter_map(|id| self.nodes.get(id))
+    }
+
+    /// Nodes that have a place in raft.
+    pub fn managers(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.index.managers.iter().filter_map(|id| self.nodes.get(id))
+    }
+
+    /// The least MTU that any node's data path leaves inside a network's VXLAN, in a tunnel or not.
+    pub fn least_mtu(&self, tunnel: bool) -> Option<Mtu> {
+        let inside = if tunnel { &self.index.inside_tunnel } else { &self.index.inside };
+        inside.get_min().map(|(mtu, _)| *mtu)
+    }
+
+    /// What the lists of readers are made of, to see what changed in them.
+    pub fn index(&self) -> &Index {
+        &self.index
     }
 
     pub fn service_named(&self, name: &str) -> Option<&Arc<Service>> {
-        let id = self.names.get(&(Kind::Service, name.to_owned()))?;
+        let id = self.index.names.get(&(Kind::Service, name.to_owned()))?;
         self.services.get(&id.parse::<ServiceId>().ok()?)
     }
 
     pub fn network_named(&self, name: &str) -> Option<&Arc<Network>> {
-        let id = self.names.get(&(Kind::Network, name.to_owned()))?;
+        let id = self.index.names.get(&(Kind::Network, name.to_owned()))?;
         self.networks.get(&id.parse::<NetworkId>().ok()?)
     }
 
     pub fn ingress_network(&self) -> Option<&Arc<Network>> {
-        self.networks.values().find(|n| n.spec.ingress)
+        self.index.ingress.get_min().and_then(|id| self.networks.get(id))
     }
 
     /// Every object, each kind in order of id: what a raft snapshot holds.
@@ -122,9 +141,7 @@ impl Snapshot {
             Mutation::NodeDescription { id, description } => {
                 self.nodes.get(id).is_some_and(|n| n.description != *description)
             }
-            Mutation::NodeDataPath { id, addr } => {
-                self.nodes.contains_key(id) && !self.nodes.values().any(|n| n.data_path_addr == *addr)
-            }
+            Mutation::NodeDataPath { id, addr } => self.nodes.contains_key(id) && self.nodes_at(addr).next().is_none(),
         }
     }
 
@@ -215,7 +232,7 @@ impl Snapshot {
 
     fn check_name(&self, object: &Object) -> Result<(), Conflict> {
         let Some(name) = object.unique_name() else { return Ok(()) };
-        match self.names.get(&(object.kind(), name.to_owned())) {
+        match self.index.names.get(&(object.kind(), name.to_owned())) {
             Some(owner) if owner != object.id() => {
                 Err(Conflict::NameTaken { kind: object.kind(), name: name.to_owned() })
             }
@@ -255,82 +272,87 @@ impl Snapshot {
         }
     }
 
-    fn get(&self, kind: Kind, id: &str) -> Option<Object> {
-        match kind {
-            Kind::Cluster => self.cluster.as_ref().filter(|c| c.id.as_str() == id).map(|c| Cluster::clone(c).into()),
-            Kind::Node => self.nodes.get(&id.parse::<NodeId>().ok()?).map(|o| Node::clone(o).into()),
-            Kind::Network => self.networks.get(&id.parse::<NetworkId>().ok()?).map(|o| Network::clone(o).into()),
-            Kind::Service => self.services.get(&id.parse::<ServiceId>().ok()?).map(|o| Service::clone(o).into()),
-            Kind::Task => self.tasks.get(&id.parse::<TaskId>().ok()?).map(|o| Task::clone(o).into()),
-            Kind::Connection => {
-                self.connections.get(&id.parse::<ConnectionId>().ok()?).map(|o| Connection::clone(o).into())
-            }
-        }
-    }
-
     fn meta(&self, kind: Kind, id: &str) -> Option<Meta> {
-        self.get(kind, id).map(|o| o.meta().clone())
+        fn of<Id: FromStr + Ord, T: Clone>(map: &OrdMap<Id, Arc<T>>, id: &str, meta: fn(&T) -> &Meta) -> Option<Meta> {
+            map.get(&id.parse::<Id>().ok()?).map(|o| meta(o).clone())
+        }
+        match kind {
+            Kind::Cluster => self.cluster.as_ref().filter(|c| c.id.as_str() == id).map(|c| c.meta.clone()),
+            Kind::Node => of(&self.nodes, id, |o| &o.meta),
+            Kind::Network => of(&self.networks, id, |o| &o.meta),
+            Kind::Service => of(&self.services, id, |o| &o.meta),
+            Kind::Task => of(&self.tasks, id, |o| &o.meta),
+            Kind::Connection => of(&self.connections, id, |o| &o.meta),
+        }
     }
 
     fn put(&mut self, object: Object) {
         self.take(object.kind(), object.id());
         if let Some(name) = object.unique_name() {
-            self.names.insert((object.kind(), name.to_owned()), object.id().to_owned());
-        }
-        if let (attachments, Some(holder)) = places(&object) {
-            let addrs = attachments.iter().flat_map(|a| a.addr.addrs().map(|addr| (a.network.clone(), addr)));
-            self.holders.extend(addrs.map(|key| (key, holder.clone())));
+            self.index.names.insert((object.kind(), name.to_owned()), object.id().to_owned());
         }
         match object {
             Object::Cluster(o) => self.cluster = Some(Arc::new(o)),
-            Object::Node(o) => drop(self.nodes.insert(o.id.clone(), Arc::new(o))),
-            Object::Network(o) => drop(self.networks.insert(o.id.clone(), Arc::new(o))),
+            Object::Node(o) => {
+                self.index.list_node(&o);
+                self.nodes.insert(o.id.clone(), Arc::new(o));
+            }
+            Object::Network(o) => {
+                self.index.list_network(&o);
+                self.networks.insert(o.id.clone(), Arc::new(o));
+            }
             Object::Service(o) => drop(self.services.insert(o.id.clone(), Arc::new(o))),
             Object::Task(o) => {
-                self.by_service.entry(o.service.clone()).or_default().insert(o.id.clone());
-                if let Some(node) = &o.node {
-                    self.by_node.entry(node.clone()).or_default().insert(o.id.clone());
-                }
-                self.tasks.insert(o.id.clone(), Arc::new(o));
+                let task = Arc::new(o);
+                self.index.list_task(&task);
+                self.tasks.insert(task.id.clone(), task);
             }
             Object::Connection(o) => {
-                let network = o.attachment.network.clone();
-                self.connections_by_network.entry(network).or_default().insert(o.id.clone());
-                self.connections_by_node.entry(o.node.clone()).or_default().insert(o.id.clone());
-                self.connections.insert(o.id.clone(), Arc::new(o));
+                let connection = Arc::new(o);
+                self.index.list_connection(&connection);
+                self.connections.insert(connection.id.clone(), connection);
             }
         }
     }
 
     fn take(&mut self, kind: Kind, id: &str) {
-        let Some(old) = self.get(kind, id) else { return };
-        if let Some(name) = old.unique_name() {
-            self.names.remove(&(kind, name.to_owned()));
-        }
-        for attachment in places(&old).0 {
-            for addr in attachment.addr.addrs() {
-                self.holders.remove(&(attachment.network.clone(), addr));
+        let name = match kind {
+            Kind::Cluster => {
+                self.cluster.take_if(|c| c.id.as_str() == id);
+                None
             }
-        }
-        match old {
-            Object::Cluster(_) => self.cluster = None,
-            Object::Node(o) => drop(self.nodes.remove(&o.id)),
-            Object::Network(o) => drop(self.networks.remove(&o.id)),
-            Object::Service(o) => drop(self.services.remove(&o.id)),
-            Object::Task(o) => {
-                self.tasks.remove(&o.id);
-                unlist(&mut self.by_service, &o.service, &o.id);
-                if let Some(node) = &o.node {
-                    unlist(&mut self.by_node, node, &o.id);
+            Kind::Node => {
+                if let Some(old) = remove(&mut self.nodes, id) {
+                    self.index.unlist_node(&old);
                 }
+                None
             }
-            Object::Connection(o) => {
-                self.connections.remove(&o.id);
-                unlist(&mut self.connections_by_network, &o.attachment.network, &o.id);
-                unlist(&mut self.connections_by_node, &o.node, &o.id);
+            Kind::Network => remove(&mut self.networks, id).map(|old| {
+                self.index.unlist_network(&old);
+                old.spec.annotations.name.clone()
+            }),
+            Kind::Service => remove(&mut self.services, id).map(|old| old.spec.annotations.name.clone()),
+            Kind::Task => {
+                if let Some(old) = remove(&mut self.tasks, id) {
+                    self.index.unlist_task(&old);
+                }
+                None
             }
+            Kind::Connection => {
+                if let Some(old) = remove(&mut self.connections, id) {
+                    self.index.unlist_connection(&old);
+                }
+                None
+            }
+        };
+        if let Some(name) = name {
+            self.index.names.remove(&(kind, name));
         }
     }
+}
+
+fn remove<Id: FromStr + Ord + Clone, T>(map: &mut OrdMap<Id, Arc<T>>, id: &str) -> Option<Arc<T>> {
+    map.remove(&id.parse::<Id>().ok()?)
 }
 
 /// An object's places on networks, and who has their addresses.
@@ -339,14 +361,5 @@ fn places(object: &Object) -> (&[Attachment], Option<Holder>) {
         Object::Task(t) => (&t.attachments, Some(Holder::Task(t.id.clone()))),
         Object::Connection(c) => (std::slice::from_ref(&c.attachment), Some(Holder::Connection(c.id.clone()))),
         Object::Cluster(_) | Object::Node(_) | Object::Network(_) | Object::Service(_) => (&[], None),
-    }
-}
-
-fn unlist<K: Ord + Clone, V: Ord + Clone>(index: &mut OrdMap<K, OrdSet<V>>, key: &K, value: &V) {
-    if let Some(mut set) = index.remove(key) {
-        set.remove(value);
-        if !set.is_empty() {
-            index.insert(key.clone(), set);
-        }
     }
 }

@@ -8,13 +8,14 @@ use crate::{
 };
 use constraint::Constraint;
 use heddle_model::{
-    NodeId, ServiceId,
+    NodeId, ServiceId, Version,
     net::{Port, Protocol},
     node::{Availability, Node, NodeState},
     task::{Task, TaskState},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     sync::Arc,
     time::Duration,
 };
@@ -33,19 +34,29 @@ impl Load {
         *self.of_service.entry(task.service.clone()).or_default() += 1;
         self.host_ports.extend(host_ports(task));
     }
+
+    fn of(&self, service: &ServiceId) -> usize {
+        self.of_service.get(service).copied().unwrap_or(0)
+    }
+
+    /// The least is the best.
+    fn rank(&self, service: &ServiceId, node: &NodeId) -> (usize, usize, NodeId) {
+        (self.of(service), self.all, node.clone())
+    }
 }
 
 fn host_ports(task: &Task) -> impl Iterator<Item = (Protocol, Port)> + '_ {
     task.host_ports.iter().map(|p| (p.protocol, p.published.unwrap_or(p.target)))
 }
 
-/// A task that waits, and what of the networks it is on matters here.
-struct Waiting<'a> {
-    task: &'a Task,
+/// What tasks ask of a node that are of one service and one version of it.
+struct Wanted<'a> {
+    like: &'a Task,
     encrypted: bool,
+    constraints: Vec<Constraint>,
 }
 
-type Filter = fn(&Node, &Load, &Waiting<'_>) -> Option<&'static str>;
+type Filter = fn(&Node, &Load, &Wanted<'_>) -> Option<&'static str>;
 
 /// In this order; the first refusal counts.
 const FILTERS: &[Filter] = &[
@@ -53,17 +64,46 @@ const FILTERS: &[Filter] = &[
     |node, _, _| (node.spec.availability != Availability::Active).then_some("not available"),
     |node, _, _| (!node.description.executors.iter().any(|e| e == "process")).then_some("cannot run processes"),
     |node, _, w| (w.encrypted && node.description.tunnel.is_none()).then_some("cannot encrypt"),
-    |node, _, w| {
-        let constraints = w.task.spec.placement.constraints.iter().filter_map(|c| c.parse::<Constraint>().ok());
-        constraints.into_iter().any(|c| !c.admits(node)).then_some("do not match the constraints")
-    },
+    |node, _, w| w.constraints.iter().any(|c| !c.admits(node)).then_some("do not match the constraints"),
     |_, load, w| {
-        let most = w.task.spec.placement.max_replicas_per_node as usize;
-        let here = load.of_service.get(&w.task.service).copied().unwrap_or(0);
-        (most > 0 && here >= most).then_some("have the most replicas allowed")
+        let most = w.like.spec.placement.max_replicas_per_node as usize;
+        (most > 0 && load.of(&w.like.service) >= most).then_some("have the most replicas allowed")
     },
-    |_, load, w| host_ports(w.task).any(|p| load.host_ports.contains(&p)).then_some("have the port taken"),
+    |_, load, w| host_ports(w.like).any(|p| load.host_ports.contains(&p)).then_some("have the port taken"),
 ];
+
+/// Nodes for such tasks, the one with the fewest of the service first, then the one with the fewest of all. What is placed only
+/// makes a node fuller: one that refuses once is not asked again.
+struct Candidates<'a> {
+    wanted: Wanted<'a>,
+    order: BinaryHeap<Reverse<(usize, usize, NodeId)>>,
+    refused: BTreeMap<&'static str, usize>,
+}
+
+impl<'a> Candidates<'a> {
+    fn new(loads: &BTreeMap<NodeId, Load>, wanted: Wanted<'a>) -> Self {
+        let rank = |(id, load): (&NodeId, &Load)| Reverse(load.rank(&wanted.like.service, id));
+        let order = loads.iter().map(rank).collect();
+        Self { wanted, order, refused: BTreeMap::new() }
+    }
+
+    /// Puts one task somewhere, or says why it fits nowhere.
+    fn place(&mut self, state: &Snapshot, loads: &mut BTreeMap<NodeId, Load>) -> Result<NodeId, String> {
+        while let Some(Reverse((_, _, id))) = self.order.pop() {
+            let Some((node, load)) = state.nodes.get(&id).zip(loads.get_mut(&id)) else { continue };
+            match FILTERS.iter().find_map(|f| f(node, load, &self.wanted)) {
+                Some(why) => *self.refused.entry(why).or_default() += 1,
+                None => {
+                    load.add(self.wanted.like);
+                    self.order.push(Reverse(load.rank(&self.wanted.like.service, &id)));
+                    return Ok(id);
+                }
+            }
+        }
+        let reasons: Vec<_> = self.refused.iter().map(|(why, n)| format!("{n} {why}")).collect();
+        Err(format!("no suitable node: {}", reasons.join(", ")))
+    }
+}
 
 /// So far two hosts' clocks may be apart with nothing wrong.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
@@ -81,45 +121,38 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
             load.add(task);
         }
     }
+    let encrypted = |task: &Task| {
+        let mut on = task.attachments.iter().filter_map(|a| state.networks.get(&a.network));
+        on.any(|n| n.spec.encrypted())
+    };
+    let mut groups: BTreeMap<(&ServiceId, Version, bool), Vec<&Arc<Task>>> = BTreeMap::new();
     for task in state.tasks.values().filter(waiting) {
         // Much further off than the delay is only a time by the clock of another host, which is ahead: nobody waits for that.
         let wait = task.not_before.since(context.now);
         if !wait.is_zero() && wait <= task.spec.restart.delay * 2 + CLOCKS_DIFFER {
             plan.wake_at(task.not_before);
-            continue;
+        } else {
+            groups.entry((&task.service, task.spec_version, encrypted(task))).or_default().push(task);
         }
-        let mut next = Task::clone(task);
-        match choose(state, &loads, task) {
-            Ok(node) => {
-                loads.entry(node.clone()).or_default().add(task);
-                next.node = Some(node);
-                next.status.state = TaskState::Assigned;
-                next.status.since = context.now;
-                next.status.message = "assigned to a node".into();
+    }
+    for ((_, _, encrypted), tasks) in groups {
+        let like = tasks[0];
+        let constraints = like.spec.placement.constraints.iter().filter_map(|c| c.parse().ok()).collect();
+        let mut candidates = Candidates::new(&loads, Wanted { like, encrypted, constraints });
+        for task in tasks {
+            let mut next = Task::clone(task);
+            match candidates.place(state, &mut loads) {
+                Ok(node) => {
+                    next.node = Some(node);
+                    next.status.state = TaskState::Assigned;
+                    next.status.since = context.now;
+                    next.status.message = "assigned to a node".into();
+                }
+                Err(reason) if next.status.message != reason => next.status.message = reason,
+                Err(_) => continue,
             }
-            Err(reason) if next.status.message != reason => next.status.message = reason,
-            Err(_) => continue,
+            plan.push(Mutation::Update(next.into()));
         }
-        plan.push(Mutation::Update(next.into()));
     }
     plan
-}
-
-fn choose(state: &Snapshot, loads: &BTreeMap<NodeId, Load>, task: &Task) -> Result<NodeId, String> {
-    let mut refused: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut best = None;
-    let on = task.attachments.iter().filter_map(|a| state.networks.get(&a.network));
-    let waiting = Waiting { task, encrypted: on.into_iter().any(|n| n.spec.encrypted()) };
-    for (id, load) in loads {
-        let Some(node) = state.nodes.get(id) else { continue };
-        match FILTERS.iter().find_map(|f| f(node, load, &waiting)) {
-            Some(why) => *refused.entry(why).or_default() += 1,
-            None => {
-                let rank = (load.of_service.get(&task.service).copied().unwrap_or(0), load.all, id);
-                best = Some(best.map_or(rank, |b: (usize, usize, &NodeId)| b.min(rank)));
-            }
-        }
-    }
-    let reasons = || refused.iter().map(|(why, n)| format!("{n} {why}")).collect::<Vec<_>>().join(", ");
-    best.map(|(_, _, id)| id.clone()).ok_or_else(|| format!("no suitable node: {}", reasons()))
 }

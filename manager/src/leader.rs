@@ -10,7 +10,7 @@ use crate::{
     tunnel,
 };
 use heddle_model::{
-    Timestamp,
+    Timestamp, Version,
     node::{NodeState, NodeStatus},
 };
 use heddle_plumbing::metrics;
@@ -29,6 +29,10 @@ const STAGES: &[(&str, Stage)] = &[
 ];
 /// How often leadership and heartbeats are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Acknowledgements that come within this time are looked at together.
+const GATHER: Duration = Duration::from_millis(5);
+/// Mutations of one transaction: a longer plan is written as several, in order.
+const MOST: usize = 1000;
 /// Heartbeats that may be missing.
 const MISSED: u32 = 3;
 /// Nodes need time to find a new leader: this, and so many heartbeats.
@@ -42,7 +46,9 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut leads_since: Option<Instant> = None;
+    let mut looked: Option<Instant> = None;
     let mut wake: Option<Timestamp> = None;
+    let mut reached = Version(0);
     let mut dirty = true;
     loop {
         // In this order: whichever it is, all of it is looked at.
@@ -50,7 +56,11 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
             biased;
             () = cancel.cancelled() => return,
             changed = state.changed() => if changed.is_err() { return } else { dirty = true },
-            _ = acks.changed() => dirty = true,
+            _ = acks.changed() => {
+                tokio::time::sleep(GATHER).await;
+                acks.mark_unchanged();
+                dirty |= sessions.min_ready(&store.snapshot()) != reached;
+            }
             _ = tick.tick() => {}
         }
         if !store.is_leader() {
@@ -59,16 +69,21 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
             continue;
         }
         let since = *leads_since.get_or_insert_with(Instant::now);
-        membership::settle(&store).await;
-        let mut result = watch_nodes(&store, &sessions, since).await;
-        if result.is_ok() {
-            result = autopilot::tidy(&store, since).await;
+        let mut result = Ok(());
+        if looked.is_none_or(|at| at.elapsed() >= TICK) {
+            membership::settle(&store).await;
+            result = watch_nodes(&store, &sessions, since).await;
+            if result.is_ok() {
+                result = autopilot::tidy(&store, since).await;
+            }
+            looked = Some(Instant::now());
         }
         let due = wake.is_some_and(|at| at <= now());
         let result = match result {
             Ok(()) if dirty || due => {
                 state.mark_unchanged();
                 acks.mark_unchanged();
+                reached = sessions.min_ready(&store.snapshot());
                 pass(&store, &sessions).await.map(|next| {
                     dirty = false;
                     wake = next;
@@ -93,7 +108,7 @@ async fn pass(store: &Store, sessions: &Sessions) -> Result<Option<Timestamp>, W
         wake = [wake, plan.wake].into_iter().flatten().min();
         if !plan.mutations.is_empty() {
             tracing::debug!(stage = name, mutations = plan.mutations.len(), "planned");
-            let written = store.write(plan.mutations).await;
+            let written = write(store, plan.mutations).await;
             metrics::pass(name, began.elapsed(), written.is_ok());
             written?;
         } else {
@@ -101,6 +116,14 @@ async fn pass(store: &Store, sessions: &Sessions) -> Result<Option<Timestamp>, W
         }
     }
     Ok(wake)
+}
+
+async fn write(store: &Store, mutations: Vec<Mutation>) -> Result<(), WriteError> {
+    let mut rest = mutations.into_iter();
+    while rest.len() > 0 {
+        store.write(rest.by_ref().take(MOST).collect()).await?;
+    }
+    Ok(())
 }
 
 async fn watch_nodes(store: &Store, sessions: &Sessions, leads_since: Instant) -> Result<(), WriteError> {

@@ -3,7 +3,7 @@
 use crate::{
     address, ambient, ca,
     control::{CaService, ControlService, Forward, UsersService},
-    dispatcher::{DispatcherService, Logs, Sessions},
+    dispatcher::{DispatcherService, Logs, SessionServer, Sessions},
     leader, membership,
     observe::{self, History, ObserveService},
     raft::{
@@ -16,7 +16,7 @@ use crate::{
     store::{Mutation, Store, WriteError},
     vault::{self, Vault},
 };
-use heddle_model::{Annotations, Meta, NetworkId, cluster::Cluster, net::Pool, network, node::Node};
+use heddle_model::{Annotations, Meta, NetworkId, Version, cluster::Cluster, net::Pool, network, node::Node};
 use heddle_plumbing::{
     access::{self, Guard},
     tls::{self, Credentials, CredentialsError},
@@ -100,6 +100,7 @@ pub struct Manager {
     pub store: Store,
     credentials: Credentials,
     sessions: Arc<Sessions>,
+    session_server: SessionServer,
     logs: Arc<Logs>,
     history: Arc<History>,
     attaching: Arc<tokio::sync::Mutex<()>>,
@@ -161,12 +162,14 @@ impl Manager {
         let cancel = CancellationToken::new();
         tokio::spawn(leader::run(store.clone(), sessions.clone(), cancel.clone()));
         tokio::spawn(vault::follow(vault.clone(), store.clone(), credentials.clone(), cancel.clone()));
+        let session_server = SessionServer::start(store.clone(), sessions.clone(), cancel.clone());
         let outvoted = CancellationToken::new();
         tokio::spawn(standing::watch(store.clone(), credentials.clone(), cancel.clone(), outvoted.clone()));
         Ok(Self {
             store,
             credentials: credentials.clone(),
             sessions,
+            session_server,
             logs: Arc::default(),
             history,
             attaching: Arc::default(),
@@ -346,7 +349,7 @@ impl Manager {
         let raft = RaftServer::new(raft).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         let dispatcher = DispatcherServer::new(DispatcherService {
             store: self.store.clone(),
-            sessions: self.sessions.clone(),
+            sessions: self.session_server.clone(),
             logs: self.logs.clone(),
             forward: self.forward(),
             attaching: self.attaching.clone(),
@@ -357,6 +360,11 @@ impl Manager {
             .add_service(raft)
             .add_service(dispatcher)
             .add_service(NodeCaServer::new(CaService { forward: self.forward() }))
+    }
+
+    /// The revision that the data plane of every ready node has reached, as this manager knows it while it leads.
+    pub fn reached(&self) -> Version {
+        self.sessions.min_ready(&self.store.snapshot())
     }
 
     /// Sets this manager's numbers to what they are now.

@@ -42,7 +42,7 @@ const KEPT: u64 = 20;
 pub struct Guest {
     pub raft: Raft,
     pub store: Store,
-    pub sessions: Arc<Sessions>,
+    pub sessions: SessionServer,
     net: Net,
     at: At,
 }
@@ -61,8 +61,7 @@ impl Guest {
         let (up, heard) = mpsc::channel(256);
         let (say, mut said) = mpsc::channel(64);
         let heard = ReceiverStream::new(heard).map(Ok::<_, tonic::Status>);
-        let server = SessionServer { store: self.store.clone(), sessions: self.sessions.clone() };
-        tokio::spawn(server.serve(node, heard, say));
+        tokio::spawn(self.sessions.clone().serve(node, heard, say));
         let mut wire = self.net.stream(self.at, agent, down);
         tokio::spawn(async move {
             while let Some(message) = said.recv().await {
@@ -220,6 +219,7 @@ async fn start(
     let store = Store::new(raft.clone(), state);
     let sessions = Arc::new(Sessions::default());
     tokio::spawn(leader::run(store.clone(), sessions.clone(), CancellationToken::new()));
+    let sessions = SessionServer::start(store.clone(), sessions, CancellationToken::new());
     let guest = Arc::new(Guest { raft, store, sessions, net: net.clone(), at });
     let mut jobs = net.listen(at);
     let _ = ready.set(guest.clone());

@@ -46,7 +46,7 @@ pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceP
     }
     newest = newest.max(service.map_or(Version(0), |s| s.meta.version));
     let behind =
-        state.nodes.values().filter(|n| n.status.state == NodeState::Ready && sessions.acked_by(&n.id) < newest);
+        state.nodes.values().filter(|n| n.status.state == NodeState::Ready && sessions.reached_by(&n.id) < newest);
     out.waiting_for = behind.map(|n| n.description.hostname.clone()).collect();
     if out.running < out.desired {
         reasons.extend(failures);

@@ -1,7 +1,8 @@
 //! Places on overlays that hosts ask for: what is given, what is refused, and who is told.
 
 use super::{
-    Sessions, assignment,
+    Sessions,
+    assignment::{self, Concerned},
     connection::{self, Wanted},
 };
 use crate::{
@@ -20,7 +21,10 @@ use heddle_model::{
     task::TaskState,
     workload::NetworkWish,
 };
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// Two hosts and two overlays: "open", 10.70.0.0/29 with one address kept, and "front", for services alone, on which
 /// service "web" runs once on each.
@@ -289,12 +293,12 @@ fn what_a_node_complains_of_ends_with_its_session() {
     let node = NodeId::from_random([1; 16]);
     let send = || tokio::sync::mpsc::channel(1).0;
     let complaint = |text: &str| NodeReport { errors: vec![text.into()], warnings: vec!["w".repeat(10_000)] };
-    let first = sessions.begin(&node, send());
+    let (first, _) = sessions.begin(&node, send());
     sessions.reported(&node, first, complaint("port taken"));
     assert_eq!(sessions.report_of(&node), complaint("port taken").bounded());
     sessions.end(&node, first);
     assert_eq!(sessions.report_of(&node).errors, ["port taken"], "it may tell why the node is silent");
-    let second = sessions.begin(&node, send());
+    let (second, _) = sessions.begin(&node, send());
     assert!(sessions.report_of(&node).is_empty());
     sessions.reported(&node, first, complaint("late"));
     assert!(sessions.report_of(&node).is_empty());
@@ -317,4 +321,54 @@ fn a_host_that_joined_anew_is_one_peer() {
     stage.world.write(vec![Mutation::NodeStatus { id: old.id.clone(), status }]);
     let now = peers(&stage);
     assert!(now.contains(&id) && !now.contains(&old.id), "{now:?}");
+}
+
+#[test]
+fn a_node_has_reached_what_did_not_concern_it_and_never_less_than_before() {
+    let sessions = Sessions::default();
+    let node = NodeId::from_random([1; 16]);
+    let (serial, _bell) = sessions.begin(&node, tokio::sync::mpsc::channel(1).0);
+    let nobody = || Concerned::Some(BTreeSet::new());
+    let mut last = 0;
+    let mut reached = |expected: u64| {
+        let now = sessions.reached_by(&node).0;
+        assert_eq!(now, expected);
+        assert!(now >= last);
+        last = now;
+    };
+    sessions.changed(&nobody(), Version(3));
+    reached(0);
+    sessions.telling(&node, serial);
+    sessions.told(&node, serial, Version(3), Version(3));
+    reached(0);
+    sessions.acked(&node, serial, Version(3));
+    reached(3);
+    sessions.changed(&nobody(), Version(9));
+    reached(9);
+    // Something may concern it: until that was looked at, it has what it had.
+    sessions.changed(&Concerned::All, Version(10));
+    reached(9);
+    sessions.telling(&node, serial);
+    sessions.changed(&nobody(), Version(11));
+    reached(9);
+    // It did not.
+    sessions.told(&node, serial, Version(10), Version(3));
+    reached(11);
+    // It does, and more comes before it is told.
+    sessions.changed(&Concerned::All, Version(12));
+    sessions.telling(&node, serial);
+    sessions.changed(&Concerned::All, Version(13));
+    sessions.told(&node, serial, Version(12), Version(12));
+    reached(11);
+    sessions.acked(&node, serial, Version(12));
+    reached(12);
+    sessions.telling(&node, serial);
+    sessions.told(&node, serial, Version(13), Version(13));
+    sessions.changed(&nobody(), Version(14));
+    reached(12);
+    sessions.acked(&node, serial, Version(13));
+    reached(14);
+    // Another session begins with nothing.
+    sessions.end(&node, serial);
+    assert_eq!(sessions.reached_by(&node), Version(0));
 }

@@ -100,7 +100,7 @@ impl Stage {
     }
 }
 
-fn certificate(cluster: &Cluster, id: &NodeId, role: Role) -> Credentials {
+pub fn certificate(cluster: &Cluster, id: &NodeId, role: Role) -> Credentials {
     let (key, csr) = tls::new_key_and_csr().unwrap();
     let cert = ca::issue(&cluster.root_ca, &cluster.id, id, role, &csr, Duration::from_secs(600)).unwrap();
     Credentials::new(key, cert, cluster.root_ca.cert_pem.clone()).unwrap()

@@ -1,0 +1,245 @@
+//! The leader's side of one agent's session: what it says goes to the store or to `Sessions`, and it is told what concerns it.
+
+use super::{Sessions, assignment, feed, reports::Reports};
+use crate::store::{Mutation, Snapshot, Store, now};
+use futures::{Stream, StreamExt};
+use heddle_model::{
+    NodeId, Version, limits,
+    node::{Node, NodeDescription, NodeState, NodeStatus},
+    task::TaskStatus,
+};
+use heddle_proto::v1::{self, agent_message::Message as FromAgent, manager_message::Message as ToAgent};
+use std::{net::IpAddr, sync::Arc};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+pub(super) fn session(state: &Snapshot, node: &NodeId, term: u64) -> Option<v1::SessionInfo> {
+    let heartbeat = state.cluster.as_ref()?.spec.heartbeat.as_millis();
+    let role = v1::Role::from(state.nodes.get(node)?.next_role()).into();
+    Some(v1::SessionInfo { managers: managers(state), heartbeat_ms: heartbeat as u32, role, term })
+}
+
+/// The managers as agents dial them.
+pub fn managers(state: &Snapshot) -> Vec<v1::ManagerAddr> {
+    let manager = |n: &Arc<Node>| {
+        n.manager.as_ref().map(|m| v1::ManagerAddr { node: n.id.to_string(), addr: m.addr.to_string() })
+    };
+    state.managers().filter_map(manager).collect()
+}
+
+/// Serves the sessions of all agents. Cheap to clone.
+#[derive(Clone)]
+pub struct SessionServer {
+    store: Store,
+    sessions: Arc<Sessions>,
+    reports: Reports,
+}
+
+/// What becomes of something that an agent said.
+enum Heard {
+    /// It is to be told what it does not know yet.
+    Tell(Vec<Mutation>),
+    Write(Vec<Mutation>),
+    Nothing,
+    End,
+}
+
+impl SessionServer {
+    /// Until cancelled, sessions hear of what changes.
+    pub fn start(store: Store, sessions: Arc<Sessions>, cancel: CancellationToken) -> Self {
+        tokio::spawn(feed::run(store.clone(), sessions.clone(), cancel));
+        let reports = Reports::start(store.clone());
+        Self { store, sessions, reports }
+    }
+
+    /// Until either side ends it, or this manager does not lead any more.
+    pub async fn serve(
+        self,
+        node: NodeId,
+        mut from: impl Stream<Item = Result<v1::AgentMessage, Status>> + Unpin,
+        send: mpsc::Sender<v1::ManagerMessage>,
+    ) {
+        let (serial, bell) = self.sessions.begin(&node, send.clone());
+        let reports = self.reports.queue();
+        let mut told = Told::new(node.clone());
+        loop {
+            let heard = tokio::select! {
+                biased;
+                received = from.next() => match received {
+                    Some(Ok(v1::AgentMessage { message: Some(received) })) if self.sessions.seen(&node, serial) => {
+                        self.hear(&mut told, serial, received)
+                    }
+                    _ => Heard::End,
+                },
+                // Who has not said yet who it is, is told nothing.
+                () = bell.notified() => if told.state.is_some() { Heard::Tell(Vec::new()) } else { Heard::Nothing },
+            };
+            let (tell, news) = match heard {
+                Heard::Tell(news) => (true, news),
+                Heard::Write(news) => (false, news),
+                Heard::Nothing => continue,
+                Heard::End => break,
+            };
+            if !self.store.is_leader() {
+                break;
+            }
+            if !news.is_empty() && reports.try_send(news).is_err() {
+                tracing::warn!(%node, "a node says more than can be written: its session ends");
+                break;
+            }
+            if tell && !self.tell(&mut told, serial, &send).await {
+                break;
+            }
+        }
+        self.sessions.end(&node, serial);
+        tracing::debug!(%node, "session ended");
+    }
+
+    /// False: it hears nothing more.
+    async fn tell(&self, told: &mut Told, serial: u64, send: &mpsc::Sender<v1::ManagerMessage>) -> bool {
+        self.sessions.telling(&told.node, serial);
+        let state = self.store.snapshot();
+        let version = state.version;
+        let Some(messages) = told.catch_up(state, self.store.term()) else { return false };
+        for message in messages {
+            if send.send(v1::ManagerMessage { message: Some(message) }).await.is_err() {
+                return false;
+            }
+        }
+        self.sessions.told(&told.node, serial, version, told.sent);
+        true
+    }
+
+    fn hear(&self, told: &mut Told, serial: u64, message: FromAgent) -> Heard {
+        let node = &told.node;
+        match message {
+            FromAgent::Hello(hello) => match self.hello(node, hello) {
+                Ok(mutations) => Heard::Tell(mutations),
+                Err(status) => {
+                    tracing::warn!(%node, %status, "cannot read a node's greeting");
+                    Heard::End
+                }
+            },
+            // It was late, and is no stranger for that: its session goes on. Whoever leads no more may hear of no change any
+            // more; whoever leads again does so in another term.
+            FromAgent::Heartbeat(_) => match self.ready(node) {
+                Some(back) => Heard::Write(vec![back]),
+                None if !self.store.is_leader() => Heard::End,
+                None if told.state.is_some() && told.term() != Some(self.store.term()) => Heard::Tell(Vec::new()),
+                None => Heard::Nothing,
+            },
+            FromAgent::Report(report) => {
+                self.sessions.reported(node, serial, report.into());
+                Heard::Nothing
+            }
+            FromAgent::Ack(ack) => {
+                told.ack(Version(ack.revision));
+                self.sessions.acked(&told.node, serial, Version(ack.revision));
+                Heard::Nothing
+            }
+            FromAgent::Status(update) => Heard::Write(self.reported(node, update)),
+        }
+    }
+
+    fn hello(&self, node: &NodeId, hello: v1::Hello) -> Result<Vec<Mutation>, Status> {
+        let description = hello.description.ok_or_else(|| Status::invalid_argument("the description is missing"))?;
+        let description = NodeDescription::try_from(description)?;
+        limits::description(&description).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        tracing::debug!(%node, host = description.hostname, "node reports");
+        let addr = hello.data_path_addr.parse();
+        let addr = addr.map_err(|_| Status::invalid_argument("field data_path_addr is not an address"))?;
+        let mut mutations = vec![Mutation::NodeDescription { id: node.clone(), description }];
+        mutations.extend(self.moved(node, addr));
+        mutations.extend(self.ready(node));
+        Ok(mutations)
+    }
+
+    /// None: its data path is there already, or another node's is.
+    fn moved(&self, node: &NodeId, addr: IpAddr) -> Option<Mutation> {
+        let state = self.store.snapshot();
+        let stored = state.nodes.get(node)?.data_path_addr;
+        if stored == addr {
+            return None;
+        }
+        if let Some(other) = state.nodes_at(&addr).next() {
+            tracing::warn!(%node, %addr, of = %other.id, "a node's data path is at another's address: it counts where it was");
+            return None;
+        }
+        tracing::info!(%node, from = %stored, to = %addr, "a node's data path moves");
+        Some(Mutation::NodeDataPath { id: node.clone(), addr })
+    }
+
+    /// None: it is already.
+    fn ready(&self, node: &NodeId) -> Option<Mutation> {
+        let stored = self.store.snapshot().nodes.get(node).map(|n| n.status.state)?;
+        let status = NodeStatus { state: NodeState::Ready, message: String::new(), since: now() };
+        (stored != NodeState::Ready).then(|| Mutation::NodeStatus { id: node.clone(), status })
+    }
+
+    fn reported(&self, node: &NodeId, update: v1::TaskStatusUpdate) -> Vec<Mutation> {
+        let state = self.store.snapshot();
+        let report = |r: v1::TaskReport| {
+            let id = r.task.parse().ok()?;
+            let status = TaskStatus::try_from(r.status?).ok()?.bounded();
+            // A node speaks for its own tasks only.
+            let own = state.tasks.get(&id).is_some_and(|t| t.node.as_ref() == Some(node));
+            own.then_some(Mutation::TaskStatus { id, status })
+        };
+        update.tasks.into_iter().filter_map(report).collect()
+    }
+}
+
+/// What an agent has been told so far.
+struct Told {
+    node: NodeId,
+    /// None: nothing yet.
+    state: Option<Arc<Snapshot>>,
+    /// The last revision that was worth a message.
+    sent: Version,
+    session: Option<v1::SessionInfo>,
+    /// A revision that was sent and when, until it is acknowledged.
+    waits: Option<(Version, Instant)>,
+}
+
+impl Told {
+    fn new(node: NodeId) -> Self {
+        Self { node, state: None, sent: Version(0), session: None, waits: None }
+    }
+
+    fn term(&self) -> Option<u64> {
+        self.session.as_ref().map(|s| s.term)
+    }
+
+    /// What brings the agent to this state. None: the cluster has no such node.
+    fn catch_up(&mut self, state: Arc<Snapshot>, term: u64) -> Option<Vec<ToAgent>> {
+        let mut out = Vec::new();
+        let session = session(&state, &self.node, term);
+        if session.is_some() && session != self.session {
+            self.session.clone_from(&session);
+            out.extend(session.map(ToAgent::Session));
+        }
+        let revision = state.version.0;
+        let news = match &self.state {
+            None => Some(v1::Assignments::complete(revision, &assignment::view(&state, &self.node)?)),
+            Some(old) => {
+                let changes = assignment::changes(old, &state, &self.node)?;
+                let same = changes.is_empty() && assignment::same_cluster(old, &state);
+                (!same).then(|| v1::Assignments::incremental(self.sent.0, revision, changes))
+            }
+        };
+        if let Some(news) = news {
+            out.push(ToAgent::Assignments(news));
+            self.sent = state.version;
+            self.waits.get_or_insert((self.sent, Instant::now()));
+        }
+        self.state = Some(state);
+        Some(out)
+    }
+
+    fn ack(&mut self, revision: Version) {
+        if let Some((_, sent)) = self.waits.take_if(|(waits, _)| *waits <= revision) {
+            metrics::histogram!("heddle_dispatcher_ack_latency_seconds").record(sent.elapsed());
+        }
+    }
+}

@@ -11,7 +11,7 @@ use crate::{
 use heddle_model::{
     NodeId, Timestamp,
     cluster::Role,
-    node::{Node, NodeState, NodeStatus},
+    node::{Node, NodeState},
 };
 use openraft::{Instant as _, async_runtime::WatchReceiver};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -61,34 +61,47 @@ enum Stays {
     Write(#[from] WriteError),
 }
 
+/// Whoever follows the events is told why, before the node is gone.
+fn say_why(state: &Snapshot, id: &NodeId, down: Duration) -> Vec<Mutation> {
+    let message = format!("removed by autopilot: down for {down:?}");
+    let node = state.nodes.get(id).filter(|n| n.status.message != message);
+    let told = node.map(|n| {
+        let mut node = Node::clone(n);
+        node.status.message = message;
+        Mutation::Update(node.into())
+    });
+    told.into_iter().collect()
+}
+
 /// Lets one dead manager go, if this manager leads and there is one that should.
 pub async fn tidy(store: &Store, leads_since: Instant) -> Result<(), WriteError> {
-    // A new leader has to hear of the others first.
-    if leads_since.elapsed() < HEARD {
+    let state = store.snapshot();
+    let Some(limit) = state.cluster.as_ref().and_then(|c| c.spec.dead_manager_after) else { return Ok(()) };
+    // A new leader has to hear of the others first, and does not trust the clock by which the one before wrote.
+    if leads_since.elapsed() < HEARD.max(limit) {
         return Ok(());
     }
-    let members = members(store);
-    let Some((id, down)) = next(&store.snapshot(), &members, now()) else { return Ok(()) };
+    let Some((id, down)) = next(&state, &members(store), now()) else { return Ok(()) };
     let down = Duration::from_secs(down.as_secs());
-    // Whoever follows the events is told why, before the node is gone.
-    let told = |state: &Snapshot| {
-        let since = state.nodes.get(&id).map_or(now(), |n| n.status.since);
-        let message = format!("removed by autopilot: down for {down:?}");
-        Mutation::NodeStatus { id: id.clone(), status: NodeStatus { state: NodeState::Down, message, since } }
+    let gone = async {
+        let may_go = |state: &Snapshot| match next(state, &members(store), now()) {
+            Some((due, _)) if due == id => Ok(Some(remove_node(state, id.as_str(), true)?.1)),
+            _ => Ok::<_, NodeError>(None),
+        };
+        store
+            .update(|state| Ok::<_, Stays>(may_go(state)?.map_or_else(Vec::new, |_| say_why(state, &id, down))))
+            .await?;
+        store.update(|state| Ok::<_, Stays>(may_go(state)?.unwrap_or_default())).await
     };
-    store.write(vec![told(&store.snapshot())]).await?;
-    let gone = store.update(|state| match next(state, &members, now()) {
-        Some((due, _)) if due == id => remove_node(state, id.as_str(), true).map(|(_, m)| m).map_err(Stays::from),
-        _ => Ok(Vec::new()),
-    });
     match gone.await {
         Ok(state) if !state.nodes.contains_key(&id) => {
             tracing::warn!(node = %id, ?down, "autopilot removed a dead manager");
             Ok(())
         }
         Ok(_) => Ok(()),
+        // It is looked at again all the time.
         Err(Stays::Node(why)) => {
-            tracing::warn!(node = %id, %why, "autopilot does not remove a dead manager");
+            tracing::debug!(node = %id, %why, "autopilot does not remove a dead manager");
             Ok(())
         }
         Err(Stays::Write(error)) => Err(error),
@@ -99,7 +112,7 @@ pub async fn tidy(store: &Store, leads_since: Instant) -> Result<(), WriteError>
 mod tests {
     use super::*;
     use crate::world::World;
-    use heddle_model::cluster::Cluster;
+    use heddle_model::{cluster::Cluster, node::NodeStatus};
 
     const LIMIT: Duration = Duration::from_secs(600);
     /// When the managers that are down went down.

@@ -98,11 +98,11 @@ impl Fault {
     }
 }
 
-/// Of one key: what was written last that was acknowledged, and what was tried last.
-#[derive(Debug, Clone, Copy, Default)]
+/// Of one key: what was written last that was acknowledged, and all that was not, which may have been written at any time since.
+#[derive(Debug, Clone, Default)]
 struct Written {
     acknowledged: u64,
-    tried: u64,
+    refused: BTreeSet<u64>,
 }
 
 struct Load {
@@ -132,7 +132,6 @@ impl Load {
             }
             let key = format!("w{writer}k{}", nth % KEYS);
             let written = all.entry(key.clone()).or_default();
-            written.tried = nth;
             let label = format!("{key}={nth}");
             let manager = MANAGERS[(nth as usize + writer) % MANAGERS.len()];
             match lab.try_heddle(manager, &["node", "update", "--label-add", &label, STEADY]) {
@@ -140,7 +139,10 @@ impl Load {
                     written.acknowledged = nth;
                     self.accepted();
                 }
-                Err(_) => drop(self.refused.fetch_add(1, Ordering::Relaxed)),
+                Err(_) => {
+                    written.refused.insert(nth);
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
         all
@@ -217,14 +219,14 @@ fn what_was_acknowledged_is_there_and_nothing_was_restarted() {
         load.unanswered.load(Ordering::Relaxed),
         load.asked.load(Ordering::Relaxed),
     );
-    assert!(load.writes.load(Ordering::Relaxed) > seconds, "hardly anything was written");
+    assert!(load.writes.load(Ordering::Relaxed) > seconds / 4, "hardly anything was written");
 
     for manager in MANAGERS {
         let found = wait_for(CALM, "every manager answers", || labels(&lab, manager));
         for (key, written) in &written {
             let value = found[key].as_str().map_or(0, |v| v.parse().unwrap());
             assert!(
-                (written.acknowledged..=written.tried).contains(&value),
+                value == written.acknowledged || written.refused.contains(&value),
                 "{manager} has {key}={value}, and of it {written:?}"
             );
         }

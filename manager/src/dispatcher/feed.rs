@@ -1,6 +1,9 @@
 //! Looks at every new state once, and wakes the sessions of those whom it may concern.
 
-use super::{Sessions, assignment::concerned};
+use super::{
+    Sessions,
+    assignment::{Concerned, concerned},
+};
 use crate::store::Store;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -9,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToken) {
     let mut watch = store.watch();
     let mut old = watch.borrow_and_update().clone();
-    sessions.changed(&super::assignment::Concerned::All, old.version);
+    sessions.changed(&Concerned::All, old.clone());
     loop {
         tokio::select! {
             biased;
@@ -17,7 +20,9 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
             changed = watch.changed() => if changed.is_err() { return },
         }
         let new = watch.borrow_and_update().clone();
-        sessions.changed(&concerned(&old, &new), new.version);
+        // Whoever leads has sessions, and nobody else.
+        let concerned = if sessions.open() > 0 { concerned(&old, &new) } else { Concerned::All };
+        sessions.changed(&concerned, new.clone());
         old = new;
     }
 }

@@ -1,6 +1,11 @@
 //! The leader's side of one agent's session: what it says goes to the store or to `Sessions`, and it is told what concerns it.
 
-use super::{Sessions, assignment, feed, reports::Reports};
+use super::{
+    Sessions,
+    assignment::{self, Concerned},
+    feed,
+    reports::Reports,
+};
 use crate::store::{Mutation, Snapshot, Store, now};
 use futures::{Stream, StreamExt};
 use heddle_model::{
@@ -48,6 +53,7 @@ enum Heard {
 impl SessionServer {
     /// Until cancelled, sessions hear of what changes.
     pub fn start(store: Store, sessions: Arc<Sessions>, cancel: CancellationToken) -> Self {
+        sessions.changed(&Concerned::All, store.snapshot());
         tokio::spawn(feed::run(store.clone(), sessions.clone(), cancel));
         let reports = Reports::start(store.clone());
         Self { store, sessions, reports }
@@ -73,7 +79,9 @@ impl SessionServer {
                     _ => Heard::End,
                 },
                 // Who has not said yet who it is, is told nothing.
-                () = bell.notified() => if told.state.is_some() { Heard::Tell(Vec::new()) } else { Heard::Nothing },
+                () = bell.notified() => if told.greeted { Heard::Tell(Vec::new()) } else { Heard::Nothing },
+                // Some of its reports were lost.
+                () = reports.closed() => Heard::End,
             };
             let (tell, news) = match heard {
                 Heard::Tell(news) => (true, news),
@@ -98,9 +106,13 @@ impl SessionServer {
 
     /// False: it hears nothing more.
     async fn tell(&self, told: &mut Told, serial: u64, send: &mpsc::Sender<v1::ManagerMessage>) -> bool {
-        self.sessions.telling(&told.node, serial);
-        let state = self.store.snapshot();
+        let state = self.sessions.telling(&told.node, serial);
         let version = state.version;
+        // It was made a moment ago.
+        if !state.nodes.contains_key(&told.node) && self.store.snapshot().nodes.contains_key(&told.node) {
+            self.sessions.put_off(&told.node, serial);
+            return true;
+        }
         let Some(messages) = told.catch_up(state, self.store.term()) else { return false };
         for message in messages {
             if send.send(v1::ManagerMessage { message: Some(message) }).await.is_err() {
@@ -115,7 +127,10 @@ impl SessionServer {
         let node = &told.node;
         match message {
             FromAgent::Hello(hello) => match self.hello(node, hello) {
-                Ok(mutations) => Heard::Tell(mutations),
+                Ok(mutations) => {
+                    told.greeted = true;
+                    Heard::Tell(mutations)
+                }
                 Err(status) => {
                     tracing::warn!(%node, %status, "cannot read a node's greeting");
                     Heard::End
@@ -127,7 +142,10 @@ impl SessionServer {
                 Some(back) => Heard::Write(vec![back]),
                 None if !self.store.is_leader() => Heard::End,
                 None if told.state.is_some() && told.term() != Some(self.store.term()) => Heard::Tell(Vec::new()),
-                None => Heard::Nothing,
+                None => {
+                    told.keep(self.sessions.as_told(node, serial));
+                    Heard::Nothing
+                }
             },
             FromAgent::Report(report) => {
                 self.sessions.reported(node, serial, report.into());
@@ -144,7 +162,10 @@ impl SessionServer {
 
     fn hello(&self, node: &NodeId, hello: v1::Hello) -> Result<Vec<Mutation>, Status> {
         let description = hello.description.ok_or_else(|| Status::invalid_argument("the description is missing"))?;
-        let description = NodeDescription::try_from(description)?;
+        let mut description = NodeDescription::try_from(description)?;
+        if limits::shorten(&mut description) {
+            tracing::warn!(%node, "a host has more subnets or ports than are kept of one");
+        }
         limits::description(&description).map_err(|e| Status::invalid_argument(e.to_string()))?;
         tracing::debug!(%node, host = description.hostname, "node reports");
         let addr = hello.data_path_addr.parse();
@@ -193,6 +214,8 @@ impl SessionServer {
 /// What an agent has been told so far.
 struct Told {
     node: NodeId,
+    /// It has said who it is.
+    greeted: bool,
     /// None: nothing yet.
     state: Option<Arc<Snapshot>>,
     /// The last revision that was worth a message.
@@ -204,7 +227,7 @@ struct Told {
 
 impl Told {
     fn new(node: NodeId) -> Self {
-        Self { node, state: None, sent: Version(0), session: None, waits: None }
+        Self { node, greeted: false, state: None, sent: Version(0), session: None, waits: None }
     }
 
     fn term(&self) -> Option<u64> {
@@ -235,6 +258,15 @@ impl Told {
         }
         self.state = Some(state);
         Some(out)
+    }
+
+    /// A newer state that is the same to the node: an old one would keep what is gone in memory.
+    fn keep(&mut self, same: Option<Arc<Snapshot>>) {
+        if self.state.is_some()
+            && let Some(same) = same
+        {
+            self.state = Some(same);
+        }
     }
 
     fn ack(&mut self, revision: Version) {

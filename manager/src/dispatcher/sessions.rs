@@ -55,8 +55,8 @@ impl Entry {
 struct All {
     nodes: BTreeMap<NodeId, Entry>,
     begun: u64,
-    /// Whom it concerns is known of all states up to this.
-    looked: Version,
+    /// Whom it concerns is known of all states up to this: sessions tell this one, and none that is newer.
+    looked: Arc<Snapshot>,
 }
 
 impl All {
@@ -65,7 +65,7 @@ impl All {
     }
 
     fn reached(&self, node: &NodeId) -> Version {
-        self.nodes.get(node).map_or(Version(0), |e| e.reached(self.looked))
+        self.nodes.get(node).map_or(Version(0), |e| e.reached(self.looked.version))
     }
 }
 
@@ -124,9 +124,9 @@ impl Sessions {
     }
 
     /// The state became this, which may be something to these.
-    pub fn changed(&self, concerned: &Concerned, version: Version) {
+    pub fn changed(&self, concerned: &Concerned, state: Arc<Snapshot>) {
         let mut all = self.all();
-        let before = std::mem::replace(&mut all.looked, version);
+        let before = std::mem::replace(&mut all.looked, state).version;
         for (_, entry) in all.nodes.iter_mut().filter(|(node, e)| e.send.is_some() && concerned.includes(node)) {
             entry.settle(before);
             entry.due = true;
@@ -136,20 +136,35 @@ impl Sessions {
         self.ring();
     }
 
-    /// The session looks at the newest state from here on, and tells what concerns its node.
-    pub fn telling(&self, node: &NodeId, serial: u64) {
+    /// The state of which the session is to tell what concerns its node, from here on.
+    pub fn telling(&self, node: &NodeId, serial: u64) -> Arc<Snapshot> {
         let mut all = self.all();
-        let looked = all.looked;
+        let looked = all.looked.clone();
         if let Some(entry) = all.of(node, serial) {
-            entry.settle(looked);
+            entry.settle(looked.version);
             (entry.due, entry.telling) = (false, true);
         }
+        looked
+    }
+
+    /// Nothing was told: the node is not in that state yet, and the one that has it rings.
+    pub fn put_off(&self, node: &NodeId, serial: u64) {
+        if let Some(entry) = self.all().of(node, serial) {
+            (entry.due, entry.telling) = (true, false);
+        }
+    }
+
+    /// The newest state, if it is nothing to the node beside what it was told already.
+    pub fn as_told(&self, node: &NodeId, serial: u64) -> Option<Arc<Snapshot>> {
+        let mut all = self.all();
+        let looked = all.looked.clone();
+        all.of(node, serial).filter(|e| !e.due && !e.telling).map(|_| looked)
     }
 
     /// All of this state is told, `sent` being the last revision that was worth a message.
     pub fn told(&self, node: &NodeId, serial: u64, version: Version, sent: Version) {
         let mut all = self.all();
-        let looked = all.looked;
+        let looked = all.looked.version;
         if let Some(entry) = all.of(node, serial) {
             entry.before = entry.reached(looked);
             (entry.told, entry.sent, entry.telling) = (entry.told.max(version), sent, false);

@@ -6,7 +6,7 @@ use super::{
     connection::{self, Wanted},
 };
 use crate::{
-    store::{Conflict, Mutation},
+    store::{Conflict, Mutation, Snapshot},
     world::World,
 };
 use heddle_model::{
@@ -24,6 +24,7 @@ use heddle_model::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 /// Two hosts and two overlays: "open", 10.70.0.0/29 with one address kept, and "front", for services alone, on which
@@ -323,6 +324,10 @@ fn a_host_that_joined_anew_is_one_peer() {
     assert!(now.contains(&id) && !now.contains(&old.id), "{now:?}");
 }
 
+fn at(version: u64) -> Arc<Snapshot> {
+    Arc::new(Snapshot::from_objects(Version(version), []))
+}
+
 #[test]
 fn a_node_has_reached_what_did_not_concern_it_and_never_less_than_before() {
     let sessions = Sessions::default();
@@ -336,35 +341,35 @@ fn a_node_has_reached_what_did_not_concern_it_and_never_less_than_before() {
         assert!(now >= last);
         last = now;
     };
-    sessions.changed(&nobody(), Version(3));
+    sessions.changed(&nobody(), at(3));
     reached(0);
     sessions.telling(&node, serial);
     sessions.told(&node, serial, Version(3), Version(3));
     reached(0);
     sessions.acked(&node, serial, Version(3));
     reached(3);
-    sessions.changed(&nobody(), Version(9));
+    sessions.changed(&nobody(), at(9));
     reached(9);
     // Something may concern it: until that was looked at, it has what it had.
-    sessions.changed(&Concerned::All, Version(10));
+    sessions.changed(&Concerned::All, at(10));
     reached(9);
     sessions.telling(&node, serial);
-    sessions.changed(&nobody(), Version(11));
+    sessions.changed(&nobody(), at(11));
     reached(9);
     // It did not.
     sessions.told(&node, serial, Version(10), Version(3));
     reached(11);
     // It does, and more comes before it is told.
-    sessions.changed(&Concerned::All, Version(12));
+    sessions.changed(&Concerned::All, at(12));
     sessions.telling(&node, serial);
-    sessions.changed(&Concerned::All, Version(13));
+    sessions.changed(&Concerned::All, at(13));
     sessions.told(&node, serial, Version(12), Version(12));
     reached(11);
     sessions.acked(&node, serial, Version(12));
     reached(12);
     sessions.telling(&node, serial);
     sessions.told(&node, serial, Version(13), Version(13));
-    sessions.changed(&nobody(), Version(14));
+    sessions.changed(&nobody(), at(14));
     reached(12);
     sessions.acked(&node, serial, Version(13));
     reached(14);

@@ -70,6 +70,10 @@ pub fn concerned(old: &Snapshot, new: &Snapshot) -> Concerned {
         if [old, new].iter().any(|s| s.ingress_network().is_some_and(|n| n.id == network)) {
             return Concerned::All;
         }
+        // To look at each of them costs more than that every node looks at what changed.
+        if new.count_in_network(&network) > new.nodes.len() {
+            return Concerned::All;
+        }
         concerned.extend(new.tasks_in_network(&network).filter_map(|t| t.node.clone()));
         concerned.extend(new.connections_to(&network).map(|c| c.node.clone()));
     }

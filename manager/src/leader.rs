@@ -10,11 +10,11 @@ use crate::{
     tunnel,
 };
 use heddle_model::{
-    Timestamp, Version,
+    Object, Timestamp, Version, limits,
     node::{NodeState, NodeStatus},
 };
 use heddle_plumbing::metrics;
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +31,9 @@ const STAGES: &[(&str, Stage)] = &[
 const TICK: Duration = Duration::from_millis(100);
 /// Acknowledgements that come within this time are looked at together.
 const GATHER: Duration = Duration::from_millis(5);
-/// Mutations of one transaction: a longer plan is written as several, in order.
+/// Mutations of one transaction, and bytes of the specs of tasks in it: a longer plan is written as several, in order.
 const MOST: usize = 1000;
+const MOST_BYTES: u64 = 8 << 20;
 /// Heartbeats that may be missing.
 const MISSED: u32 = 3;
 /// Nodes need time to find a new leader: this, and so many heartbeats.
@@ -84,7 +85,7 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
                 state.mark_unchanged();
                 acks.mark_unchanged();
                 reached = sessions.min_ready(&store.snapshot());
-                pass(&store, &sessions).await.map(|next| {
+                pass(&store, &sessions, since).await.map(|next| {
                     dirty = false;
                     wake = next;
                 })
@@ -98,7 +99,7 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
 }
 
 /// Every stage once; the earliest time at which one wants to run again.
-async fn pass(store: &Store, sessions: &Sessions) -> Result<Option<Timestamp>, WriteError> {
+async fn pass(store: &Store, sessions: &Sessions, since: Instant) -> Result<Option<Timestamp>, WriteError> {
     let mut wake = None;
     for (name, stage) in STAGES {
         let state = store.snapshot();
@@ -108,9 +109,16 @@ async fn pass(store: &Store, sessions: &Sessions) -> Result<Option<Timestamp>, W
         wake = [wake, plan.wake].into_iter().flatten().min();
         if !plan.mutations.is_empty() {
             tracing::debug!(stage = name, mutations = plan.mutations.len(), "planned");
-            let written = write(store, plan.mutations).await;
+            let written = write(store, sessions, since, plan.mutations).await;
             metrics::pass(name, began.elapsed(), written.is_ok());
-            written?;
+            match written {
+                // A report came in between: the other stages need not wait for that this one plans anew.
+                Err(WriteError::Conflict(error)) => {
+                    tracing::debug!(stage = name, %error, "planned anew");
+                    wake = Some(now());
+                }
+                written => written?,
+            }
         } else {
             metrics::pass(name, began.elapsed(), true);
         }
@@ -118,12 +126,36 @@ async fn pass(store: &Store, sessions: &Sessions) -> Result<Option<Timestamp>, W
     Ok(wake)
 }
 
-async fn write(store: &Store, mutations: Vec<Mutation>) -> Result<(), WriteError> {
-    let mut rest = mutations.into_iter();
-    while rest.len() > 0 {
-        store.write(rest.by_ref().take(MOST).collect()).await?;
+/// Nodes that fail meanwhile are noticed all the same.
+async fn write(store: &Store, sessions: &Sessions, since: Instant, mutations: Vec<Mutation>) -> Result<(), WriteError> {
+    let mut rest = VecDeque::from(mutations);
+    let mut looked = Instant::now();
+    while !rest.is_empty() {
+        let next = rest.drain(..first_part(&rest)).collect();
+        store.write(next).await?;
+        if looked.elapsed() >= TICK {
+            watch_nodes(store, sessions, since).await?;
+            looked = Instant::now();
+        }
     }
     Ok(())
+}
+
+/// How many of the first mutations are one transaction.
+fn first_part(mutations: &VecDeque<Mutation>) -> usize {
+    let mut bytes = 0;
+    let fits = |mutation: &&Mutation| {
+        bytes += match mutation {
+            Mutation::Create(Object::Task(task)) | Mutation::Update(Object::Task(task)) => limits::size(&task.spec),
+            _ => 0,
+        };
+        bytes <= MOST_BYTES
+    };
+    let part = mutations.iter().take(MOST).take_while(fits).count().max(1);
+    let is = |n: usize, kind: fn(&Mutation) -> bool| mutations.get(n).is_some_and(kind);
+    // What takes the place of another is not cut off from what ends that one: the delay between them would be lost.
+    let apart = is(part, |m| matches!(m, Mutation::Create(_))) && is(part - 1, |m| matches!(m, Mutation::Update(_)));
+    if apart && part > 1 { part - 1 } else { part }
 }
 
 async fn watch_nodes(store: &Store, sessions: &Sessions, leads_since: Instant) -> Result<(), WriteError> {
@@ -166,6 +198,7 @@ fn lost(state: &Snapshot, sessions: &Sessions, leads_since: Instant) -> Vec<Muta
 mod tests {
     use super::*;
     use crate::world::World;
+    use heddle_model::{service::Runtime, task::Task};
 
     fn lost_after(heartbeat: Duration, sessions: &Sessions, led: Duration) -> usize {
         let mut world = World::new();
@@ -176,6 +209,32 @@ mod tests {
             *cluster = changed.into();
         }
         lost(&world.state, sessions, Instant::now() - led).len()
+    }
+
+    #[test]
+    fn a_long_plan_is_cut_where_that_harms_nothing() {
+        let mut world = World::new();
+        world.ready_nodes(1);
+        world.run(1, |_| {});
+        world.settle();
+        let task = Task::clone(world.state.tasks.values().next().unwrap());
+        let (new, old) = (|| Mutation::Create(task.clone().into()), || Mutation::Update(task.clone().into()));
+        let parts = |mut all: VecDeque<Mutation>| {
+            let mut parts = Vec::new();
+            while !all.is_empty() {
+                parts.push(all.drain(..first_part(&all)).count());
+            }
+            parts
+        };
+        assert_eq!(parts((0..MOST * 2 + 1).map(|_| new()).collect()), [MOST, MOST, 1]);
+        // The last of the first part would be cut off from what takes its place.
+        let pairs = (0..MOST).flat_map(|_| [old(), new()]);
+        assert_eq!(parts([new()].into_iter().chain(pairs).collect()), [MOST - 1, MOST, 2]);
+        let mut large = task.clone();
+        let Runtime::Process(program) = &mut large.spec.runtime;
+        program.command.push("x".repeat(5 << 20));
+        let large = || Mutation::Create(large.clone().into());
+        assert_eq!(parts([large(), large(), new()].into()), [1, 2], "as many bytes as fit, and never none");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub const MAX_MESSAGE: usize = 64 << 20;
 /// Bytes of the entries in one call, unless one entry alone has more.
 const BATCH: usize = 8 << 20;
 const CHUNK: usize = 1 << 20;
+/// Bytes a second that a way to another manager takes at least, with what writing them there takes.
+const SLOWEST: usize = 1 << 20;
 /// A snapshot of tens of megabytes over a slow link.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -112,7 +114,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Outcome<AppendEntriesResponse<TypeConfig>> {
         let (payload, last) = first_entries(rpc, BATCH).map_err(unreachable)?;
-        let request = packed(payload, option.hard_ttl());
+        let limit = option.hard_ttl() + Duration::from_millis((payload.len() * 1000 / SLOWEST) as u64);
+        let request = packed(payload, limit);
         match (unpack(self.client()?.append_entries(request).await)?, last) {
             (AppendEntriesResponse::Success, Some(_)) => Ok(AppendEntriesResponse::PartialSuccess(last)),
             (answer, _) => Ok(answer),

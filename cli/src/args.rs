@@ -76,6 +76,12 @@ pub enum Command {
     /// Services
     #[command(subcommand)]
     Service(commands::service::ServiceCommand),
+    /// Secrets: bytes that tasks have as files in memory, and that nobody can read back
+    #[command(subcommand)]
+    Secret(commands::payload::PayloadCommand),
+    /// Configs: bytes that tasks have as files in memory
+    #[command(subcommand)]
+    Config(commands::payload::PayloadCommand),
     /// A whole cluster on this machine, for trying and testing
     #[command(subcommand)]
     Lab(lab::LabCommand),

@@ -24,6 +24,7 @@ use args::{Cli, ClusterCommand, Command};
 use clap::CommandFactory;
 use client::Client;
 use heddle_agent::executor;
+use heddle_model::payload::PayloadKind;
 use std::{path::PathBuf, process::ExitCode};
 
 /// As docker's `run` says that the workload itself is not to blame.
@@ -112,6 +113,8 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Network(command) => commands::network::run(client, command).await,
         Command::Tunnel(command) => commands::tunnel::run(client, command).await,
         Command::Service(command) => commands::service::run(client, command).await,
+        Command::Secret(command) => commands::payload::run(client, PayloadKind::Secret, command).await,
+        Command::Config(command) => commands::payload::run(client, PayloadKind::Config, command).await,
         Command::Doctor(args) => doctor::run(client, args.format).await,
         Command::Whoami(args) => whoami::run(args).await,
         Command::Completions { shell } => {

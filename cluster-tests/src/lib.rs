@@ -5,7 +5,7 @@
 //!  └── workload: what a host runs by itself
 //! balancing, discovery, encryption, failure, scaling   what has to hold, whatever the hosts are: namespaces or machines
 //! daemon     one of them, asked by many at once                 footprint  what a host has, to find leaks
-//! wire       what goes over a host's cable
+//! wire       what goes over a host's cable                        kept       what its disk has
 //! ```
 
 pub mod balancing;
@@ -14,6 +14,7 @@ pub mod discovery;
 pub mod encryption;
 pub mod failure;
 pub mod footprint;
+mod kept;
 pub mod matrix;
 pub mod scaling;
 pub mod vm;

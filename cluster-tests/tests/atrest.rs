@@ -3,39 +3,11 @@
 
 use heddle_cluster_tests::{HOSTS, Lab, program, skipped, wait};
 use serde_json::Value;
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
 const MARK: &str = "rest-marker-6f1d20c7";
 const PEM: &str = "PRIVATE KEY-----";
 const REFUSAL: &str = "heddle: this manager is locked: run `heddle unlock`";
-
-/// All files below, but for what has been removed since.
-fn files(dir: &Path, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.map(Result::unwrap) {
-        match entry.file_type().unwrap() {
-            kind if kind.is_dir() => files(&entry.path(), found),
-            kind if kind.is_file() => found.push(entry.path()),
-            _ => {}
-        }
-    }
-}
-
-/// Files of a host's state that have these bytes, below its directory.
-fn holding(lab: &Lab, host: &str, text: &str) -> Vec<String> {
-    let root = lab.state_dir(host);
-    let mut all = Vec::new();
-    files(Path::new(&root), &mut all);
-    assert!(all.iter().any(|f| f.ends_with("raft/raft.redb")), "{all:?}");
-    let has = |file: &PathBuf| match fs::read(file) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
-        bytes => bytes.unwrap().windows(text.len()).any(|w| w == text.as_bytes()),
-    };
-    all.iter().filter(|f| has(f)).map(|f| f.strip_prefix(&root).unwrap().display().to_string()).collect()
-}
 
 fn state_key(lab: &Lab, host: &str) -> Option<String> {
     fs::read_to_string(lab.state_dir(host) + "/certificates/state.key").ok()
@@ -126,9 +98,9 @@ fn nothing_of_the_cluster_is_in_clear() {
             text if text.contains(MARK) => Ok(()),
             text => Err(text),
         });
-        assert_eq!(holding(&lab, host, MARK), Vec::<String>::new(), "{host}");
+        assert_eq!(lab.holding(host, MARK), Vec::<String>::new(), "{host}");
         // Of the node, not of the cluster: it is the control that files are really searched.
-        assert_eq!(holding(&lab, host, PEM), ["certificates/node.key"], "{host}");
+        assert_eq!(lab.holding(host, PEM), ["certificates/node.key"], "{host}");
         assert!(kept(&lab, host, "clear").ends_with('\n'));
     }
 
@@ -138,8 +110,8 @@ fn nothing_of_the_cluster_is_in_clear() {
     }
     wait("the majority is lost", || lab.try_heddle("node1", &["init", "--force-new-cluster"]));
     assert!(lab.heddle("node1", &["service", "inspect", "secret"]).contains(MARK));
-    assert_eq!(holding(&lab, "node1", MARK), Vec::<String>::new());
-    assert_eq!(holding(&lab, "node1", PEM), ["certificates/node.key"]);
+    assert_eq!(lab.holding("node1", MARK), Vec::<String>::new());
+    assert_eq!(lab.holding("node1", PEM), ["certificates/node.key"]);
     restart(&lab, "node1");
     wait("it reads it", || match lab.try_heddle("node1", &["service", "inspect", "secret"])? {
         text if text.contains(MARK) => Ok(()),
@@ -158,7 +130,7 @@ fn nothing_of_the_cluster_is_in_clear() {
     assert!(lab.heddle("node1", &["service", "inspect", "secret"]).contains(MARK));
     assert!(state_key(&lab, "node1").unwrap().starts_with("wrapped"), "from the first moment on");
     for text in [MARK, PEM] {
-        assert_eq!(holding(&lab, "node1", text), Vec::<String>::new());
+        assert_eq!(lab.holding("node1", text), Vec::<String>::new());
     }
     restart(&lab, "node1");
     is_locked(&lab, "node1");
@@ -181,7 +153,7 @@ fn a_locked_manager_waits_for_its_key_and_nothing_else_does() {
     }
     for host in HOSTS {
         kept(&lab, host, "wrapped");
-        assert_eq!(holding(&lab, host, PEM), Vec::<String>::new(), "{host}");
+        assert_eq!(lab.holding(host, PEM), Vec::<String>::new(), "{host}");
     }
     lab.create_web("web", 3, &["-p", "8080:80"]);
     let all = programs(&lab);
@@ -297,7 +269,7 @@ fn keys_change_and_managers_that_were_away_follow() {
     lab.connected("node3");
     lab.heddle("node1", &["node", "promote", "node3"]);
     kept(&lab, "node3", "wrapped");
-    assert_eq!(holding(&lab, "node3", PEM), Vec::<String>::new());
+    assert_eq!(lab.holding("node3", PEM), Vec::<String>::new());
 
     // Off again: they start by themselves, also who was away.
     wait(

@@ -2,7 +2,7 @@
 
 use crate::{
     address, ambient, ca,
-    control::{CaService, ControlService, Forward, UsersService},
+    control::{CaService, ControlService, Forward, PayloadsService, UsersService},
     dispatcher::{DispatcherService, Logs, SessionServer, Sessions},
     leader, membership,
     observe::{self, History, ObserveService},
@@ -23,7 +23,8 @@ use heddle_plumbing::{
 };
 use heddle_proto::v1::{
     self, control_server::ControlServer, dispatcher_server::DispatcherServer, node_ca_server::NodeCaServer,
-    observe_server::ObserveServer, raft_client::RaftClient, raft_server::RaftServer, users_server::UsersServer,
+    observe_server::ObserveServer, payloads_server::PayloadsServer, raft_client::RaftClient, raft_server::RaftServer,
+    users_server::UsersServer,
 };
 use ipnet::IpNet;
 use openraft::{BasicNode, Config, async_runtime::WatchReceiver};
@@ -330,6 +331,11 @@ impl Manager {
     }
 
     /// What the local socket serves too.
+    pub fn payloads(&self) -> PayloadsServer<PayloadsService> {
+        PayloadsServer::new(PayloadsService { forward: self.forward() })
+    }
+
+    /// What the local socket serves too.
     pub fn users(&self) -> UsersServer<UsersService> {
         UsersServer::new(UsersService { forward: self.forward() })
     }
@@ -356,6 +362,7 @@ impl Manager {
         });
         Routes::new(self.control())
             .add_service(self.observer())
+            .add_service(self.payloads())
             .add_service(self.users())
             .add_service(raft)
             .add_service(dispatcher)

@@ -2,7 +2,7 @@
 
 use crate::{
     allocator::{self, subnets},
-    control::{check, removal},
+    control::{check, payloads, removal},
     dispatcher::connection::{self, AttachError, Wanted},
     orchestrator,
     plan::{Context, Stage},
@@ -10,13 +10,14 @@ use crate::{
     store::{Action, Holder, Mutation, Snapshot},
 };
 use heddle_model::{
-    Annotations, ClusterId, Kind, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp, Version,
+    Annotations, ClusterId, Kind, Meta, NetworkId, NodeId, PayloadId, ServiceId, TaskId, Timestamp, Version,
     cluster::{AddressPools, Cluster, ClusterSpec, JoinTokens, Role, RootCa, Secret},
     connection::Connection,
     endpoint::{Attachment, EndpointSpec, PortConfig, PublishMode},
     net::{Port, Protocol},
     network::{INGRESS, Network, NetworkSpec},
     node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
+    payload::{Content, FileMode, FilePath, Payload, PayloadFile, PayloadKind},
     service::{Mode, NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
     task::{TaskState, TaskStatus},
     update::UpdateConfig,
@@ -130,6 +131,7 @@ impl World {
                     networks: vec![NetworkTarget { target: network.to_string(), aliases: vec![] }],
                     stop_grace: Duration::from_secs(1),
                     linger: Duration::ZERO,
+                    files: Vec::new(),
                     force_update: 0,
                 },
                 endpoint: EndpointSpec { ports: vec![port], ..EndpointSpec::default() },
@@ -140,6 +142,16 @@ impl World {
             endpoint: None,
             update: None,
             previous: None,
+        }
+    }
+
+    pub fn payload(&mut self, kind: PayloadKind, name: &str, size: usize) -> Payload {
+        Payload {
+            id: PayloadId::from_random(self.random()),
+            meta: Meta::default(),
+            kind,
+            annotations: Annotations { name: name.into(), ..Annotations::default() },
+            content: Content(vec![7; size].into()),
         }
     }
 
@@ -233,6 +245,12 @@ fn distinct<T: Ord + Debug>(what: &str, values: impl Iterator<Item = T>) {
     }
 }
 
+fn secret_file(secret: &Payload) -> PayloadFile {
+    let path = FilePath::of(PayloadKind::Secret, &secret.annotations.name).unwrap();
+    let (source, mode) = (secret.id.to_string(), FileMode::READABLE);
+    PayloadFile { kind: PayloadKind::Secret, source, path, uid: 0, gid: 0, mode }
+}
+
 #[derive(Debug, Clone)]
 pub enum Event {
     AddNode,
@@ -246,6 +264,8 @@ pub enum Event {
     Report(TaskState),
     EndTask(usize),
     RemoveNetwork(usize),
+    /// If nobody uses it.
+    RemoveSecret(usize),
     /// The ingress network goes, if nothing is published, and another comes.
     NewIngress,
     /// A node asks that one of a few workloads joins a network, at the address of this number if there is one.
@@ -269,6 +289,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => prop_oneof![Just(TaskState::Running), Just(TaskState::Shutdown)].prop_map(Event::Report),
         1 => any::<usize>().prop_map(Event::EndTask),
         1 => any::<usize>().prop_map(Event::RemoveNetwork),
+        1 => any::<usize>().prop_map(Event::RemoveSecret),
         1 => Just(Event::NewIngress),
         3 => (any::<usize>(), any::<usize>(), 0..6u8, prop::option::of(0..18u8))
             .prop_map(|(n, on, w, at)| Event::Connect(n, on, w, at)),
@@ -299,9 +320,17 @@ impl World {
                 Mutation::NodeStatus { id: n.id.clone(), status: NodeStatus { state, ..NodeStatus::default() } }
             }),
             Event::AddNetwork => Some(Mutation::Create(self.network(&format!("n{number}"), false).into())),
-            Event::AddService(n, replicas) => pick(open(), n)
-                .filter(|_| state.ingress_network().is_some())
-                .map(|n| Mutation::Create(self.service(&format!("s{number}"), replicas, &n.id).into())),
+            Event::AddService(n, replicas) => {
+                pick(open(), n).filter(|_| state.ingress_network().is_some()).map(|network| {
+                    let mut service = self.service(&format!("s{number}"), replicas, &network.id);
+                    // Two of three have one of a few secrets.
+                    let secret = state.payloads_of(PayloadKind::Secret).nth(n % 3).cloned();
+                    service.spec.task.files = secret.map(|s| secret_file(&s)).into_iter().collect();
+                    let more = self.payload(PayloadKind::Secret, &format!("p{number}"), 3);
+                    self.write(vec![Mutation::Create(more.into())]);
+                    Mutation::Create(service.into())
+                })
+            }
             Event::Scale(n, replicas) => pick(state.services.values(), n).map(|s| {
                 let mut service = Service::clone(s);
                 service.spec.mode = Mode::Replicated { replicas };
@@ -332,6 +361,12 @@ impl World {
             Event::RemoveNetwork(n) => {
                 let network = pick(open(), n).filter(|n| check::network_removal(&state, n).is_ok());
                 self.write(network.map(|n| removal::network(&state, n)).unwrap_or_default());
+                None
+            }
+            Event::RemoveSecret(n) => {
+                let secret = pick(state.payloads.keys(), n);
+                let removal = secret.and_then(|id| payloads::remove(&state, PayloadKind::Secret, id.as_str()).ok());
+                self.write(removal.map(|(_, mutations)| mutations).unwrap_or_default());
                 None
             }
             Event::NewIngress => {

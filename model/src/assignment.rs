@@ -3,10 +3,11 @@
 //! The manager computes a `NodeView` from its store and sends differences; the agent applies them and holds the same value.
 
 use crate::{
-    ClusterId, NetworkId, NodeId, ServiceId, TaskId,
+    ClusterId, NetworkId, NodeId, PayloadId, ServiceId, TaskId,
     endpoint::{EndpointMode, PortConfig, VirtualIp},
     net::{DualAddr, DualSubnet, Mac, Mtu, Port, Vni},
     node::IngressLeg,
+    payload::Content,
     task::Task,
     tunnel::{Epoch, Epochs, PublicKey},
 };
@@ -88,6 +89,8 @@ pub struct NodeView {
     pub peers: BTreeMap<NodeId, PeerView>,
     pub services: BTreeMap<ServiceId, ServiceView>,
     pub endpoints: BTreeMap<(NetworkId, TaskId), EndpointView>,
+    /// Secrets and configs of those tasks.
+    pub payloads: BTreeMap<PayloadId, Content>,
 }
 
 /// One thing to add or replace.
@@ -98,6 +101,7 @@ pub enum Item {
     Peer(PeerView),
     Service(ServiceView),
     Endpoint(EndpointView),
+    Payload(PayloadId, Content),
 }
 
 /// One thing to forget.
@@ -108,6 +112,7 @@ pub enum Key {
     Peer(NodeId),
     Service(ServiceId),
     Endpoint(NetworkId, TaskId),
+    Payload(PayloadId),
 }
 
 /// The difference between two views. Applying it twice does no harm.
@@ -144,6 +149,7 @@ impl NodeView {
             peers: BTreeMap::new(),
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            payloads: BTreeMap::new(),
         }
     }
 
@@ -154,6 +160,10 @@ impl NodeView {
         diff_map(&self.peers, &new.peers, Item::Peer, Key::Peer, &mut out);
         diff_map(&self.services, &new.services, Item::Service, Key::Service, &mut out);
         diff_map(&self.endpoints, &new.endpoints, Item::Endpoint, |(n, t)| Key::Endpoint(n, t), &mut out);
+        let payloads = new.payloads.iter().filter(|(id, content)| self.payloads.get(id) != Some(content));
+        out.update.extend(payloads.map(|(id, content)| Item::Payload(id.clone(), content.clone())));
+        let gone = self.payloads.keys().filter(|id| !new.payloads.contains_key(id));
+        out.remove.extend(gone.cloned().map(Key::Payload));
         diff_map(&self.tasks, &new.tasks, |t| Item::Task(Box::new(t)), Key::Task, &mut out);
         out
     }
@@ -168,6 +178,7 @@ impl NodeView {
                 Item::Peer(p) => drop(self.peers.insert(p.node.clone(), p)),
                 Item::Service(s) => drop(self.services.insert(s.id.clone(), s)),
                 Item::Endpoint(e) => drop(self.endpoints.insert((e.network.clone(), e.task.clone()), e)),
+                Item::Payload(id, content) => drop(self.payloads.insert(id, content)),
             }
         }
         for key in changes.remove {
@@ -177,6 +188,7 @@ impl NodeView {
                 Key::Peer(p) => drop(self.peers.remove(&p)),
                 Key::Service(s) => drop(self.services.remove(&s)),
                 Key::Endpoint(n, t) => drop(self.endpoints.remove(&(n, t))),
+                Key::Payload(id) => drop(self.payloads.remove(&id)),
             }
         }
     }

@@ -98,6 +98,10 @@ id!(
     /// A place on an overlay that a host asked for.
     ConnectionId
 );
+id!(
+    /// A secret or a config.
+    PayloadId
+);
 
 #[cfg(test)]
 mod tests {

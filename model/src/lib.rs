@@ -6,6 +6,7 @@
 //!              update                       how its tasks are replaced by others
 //!                 └─ network ── endpoint    what it is reachable by
 //!                      └─ tunnel            keys of hosts, for networks that are encrypted
+//!              payload                      secrets and configs, which tasks have as files
 //! limits                                    how large what is asked for may be
 //! net/                                      units of the data plane: Vni, Mac, Port, Mtu, IfName, subnets
 //! ```
@@ -28,12 +29,13 @@ pub mod net;
 pub mod network;
 pub mod node;
 pub mod object;
+pub mod payload;
 pub mod service;
 pub mod task;
 pub mod tunnel;
 pub mod update;
 pub mod workload;
 
-pub use id::{ClusterId, ConnectionId, NetworkId, NodeId, ServiceId, TaskId};
+pub use id::{ClusterId, ConnectionId, NetworkId, NodeId, PayloadId, ServiceId, TaskId};
 pub use meta::{Annotations, Meta, Timestamp, Version};
 pub use object::{Kind, Object};

@@ -28,6 +28,8 @@ const CONSTRAINT: usize = 1 << 10;
 const NETWORKS: usize = 64;
 const ALIASES: usize = 64;
 const PORTS: usize = 1024;
+/// Secrets and configs of one task.
+const FILES: usize = 64;
 /// Addresses of a network that are in use by others.
 const AUX: usize = 1024;
 /// Name servers, search domains, options of a resolver; further lines of /etc/hosts.
@@ -148,16 +150,18 @@ fn task(task: &TaskSpec) -> Result {
         long("network", &network.target, NAME)?;
         names("aliases", network.aliases.iter(), ALIASES)?;
     }
-    Ok(())
+    many("secrets and configs", task.files.len(), FILES)?;
+    task.files.iter().try_for_each(|file| long("secret or config", &file.source, NAME))
 }
 
 /// Bytes of the texts of a task's spec.
-fn size(task: &TaskSpec) -> u64 {
+pub fn size(task: &TaskSpec) -> u64 {
     let Runtime::Process(program) = &task.runtime;
     let variables = program.env.iter().map(|(name, value)| name.len() + value.len());
     let aliases = task.networks.iter().flat_map(|n| &n.aliases);
     let texts = program.command.iter().chain(&task.placement.constraints).chain(aliases).map(String::len);
-    texts.chain(variables).sum::<usize>() as u64
+    let files = task.files.iter().map(|file| file.source.len() + file.path.as_path().as_os_str().len());
+    texts.chain(variables).chain(files).sum::<usize>() as u64
 }
 
 pub fn service(spec: &ServiceSpec) -> Result {
@@ -183,6 +187,14 @@ pub fn network(spec: &NetworkSpec) -> Result {
 pub fn wish(wish: &NetworkWish) -> Result {
     long("network", &wish.network, NAME)?;
     names("aliases", wish.aliases.iter(), ALIASES)
+}
+
+/// Leaves out of what a node says of its host what is too much to keep of its lists. True: something was left out.
+pub fn shorten(host: &mut NodeDescription) -> bool {
+    let whole = host.host_subnets.len() <= SUBNETS && host.listening.len() <= LISTENING;
+    host.host_subnets.truncate(SUBNETS);
+    host.listening.truncate(LISTENING);
+    !whole
 }
 
 /// What a node says of its host, which every manager keeps.
@@ -277,6 +289,7 @@ mod tests {
                 networks: vec![NetworkTarget { target: "n".into(), aliases: vec![] }],
                 stop_grace: Default::default(),
                 linger: Default::default(),
+                files: Vec::new(),
                 force_update: 0,
             },
             endpoint: Default::default(),

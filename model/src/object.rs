@@ -1,7 +1,14 @@
 //! Any stored object, for the store, the watch and generic listings.
 
 use crate::{
-    Meta, cluster::Cluster, connection::Connection, network::Network, node::Node, service::Service, task::Task,
+    Meta,
+    cluster::Cluster,
+    connection::Connection,
+    network::Network,
+    node::Node,
+    payload::{Payload, PayloadKind},
+    service::Service,
+    task::Task,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,6 +21,17 @@ pub enum Kind {
     Service,
     Task,
     Connection,
+    Secret,
+    Config,
+}
+
+impl From<PayloadKind> for Kind {
+    fn from(kind: PayloadKind) -> Kind {
+        match kind {
+            PayloadKind::Secret => Kind::Secret,
+            PayloadKind::Config => Kind::Config,
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -25,6 +43,8 @@ impl fmt::Display for Kind {
             Kind::Service => "service",
             Kind::Task => "task",
             Kind::Connection => "connection",
+            Kind::Secret => "secret",
+            Kind::Config => "config",
         })
     }
 }
@@ -37,6 +57,7 @@ pub enum Object {
     Service(Service),
     Task(Task),
     Connection(Connection),
+    Payload(Payload),
 }
 
 impl Object {
@@ -48,6 +69,7 @@ impl Object {
             Object::Service(_) => Kind::Service,
             Object::Task(_) => Kind::Task,
             Object::Connection(_) => Kind::Connection,
+            Object::Payload(o) => o.kind.into(),
         }
     }
 
@@ -59,6 +81,7 @@ impl Object {
             Object::Service(o) => o.id.as_str(),
             Object::Task(o) => o.id.as_str(),
             Object::Connection(o) => o.id.as_str(),
+            Object::Payload(o) => o.id.as_str(),
         }
     }
 
@@ -67,6 +90,7 @@ impl Object {
         match self {
             Object::Network(o) => Some(&o.spec.annotations.name),
             Object::Service(o) => Some(&o.spec.annotations.name),
+            Object::Payload(o) => Some(&o.annotations.name),
             Object::Cluster(_) | Object::Node(_) | Object::Task(_) | Object::Connection(_) => None,
         }
     }
@@ -79,6 +103,7 @@ impl Object {
             Object::Service(o) => &o.meta,
             Object::Task(o) => &o.meta,
             Object::Connection(o) => &o.meta,
+            Object::Payload(o) => &o.meta,
         }
     }
 
@@ -90,6 +115,7 @@ impl Object {
             Object::Service(o) => &mut o.meta,
             Object::Task(o) => &mut o.meta,
             Object::Connection(o) => &mut o.meta,
+            Object::Payload(o) => &mut o.meta,
         }
     }
 }
@@ -103,4 +129,4 @@ macro_rules! object_from {
         }
     )*};
 }
-object_from!(Cluster, Node, Network, Service, Task, Connection);
+object_from!(Cluster, Node, Network, Service, Task, Connection, Payload);

@@ -3,6 +3,7 @@
 use crate::{
     Annotations, Meta, ServiceId, Version,
     endpoint::{Endpoint, EndpointSpec, PortConfig, PublishMode},
+    payload::PayloadFile,
     update::{Previous, UpdateConfig, UpdateStatus},
 };
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,9 @@ pub struct TaskSpec {
     pub restart: RestartPolicy,
     pub placement: Placement,
     pub networks: Vec<NetworkTarget>,
+    /// Secrets and configs, each at a path of its own.
+    #[serde(default)]
+    pub files: Vec<PayloadFile>,
     /// Time between the stop signal and SIGKILL.
     pub stop_grace: Duration,
     /// Between the moment when no balancer sends anything any more and the stop signal: for requests under way.

@@ -30,11 +30,12 @@ fn words(message: &str, field: &str) -> &'static [&'static str] {
         ("KeysEntry", "value") => {
             &["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="]
         }
-        (_, "id" | "node" | "service" | "task" | "peer" | "cluster" | "workload") => {
+        (_, "id" | "node" | "service" | "task" | "peer" | "cluster" | "workload" | "payload") => {
             &["0123456789abcdefghijklmno", "1123456789abcdefghijklmno"]
         }
         ("NetworkWish", "network") => &["net", "0123456789abcdefghijklmno"],
         (_, "network") => &["0123456789abcdefghijklmno"],
+        ("PayloadFile", "path") => &["/run/secrets/key", "/etc/app.conf"],
         (_, "mac") => &["02:42:0a:01:00:05", "00:00:00:00:00:00"],
         (_, "subnet" | "range" | "host_subnets") => &["10.1.0.0/24", "fd00:1::/64"],
         (_, "data_path_addr" | "servers" | "host_ip") => ADDRS,

@@ -139,6 +139,7 @@ impl World {
             placement: Placement::default(),
             networks: vec![NetworkTarget { target: network.to_string(), aliases: vec![] }],
             stop_grace: Duration::from_secs(1),
+            files: Vec::new(),
             force_update: 0,
             linger: Duration::ZERO,
         };

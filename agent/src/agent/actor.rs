@@ -2,7 +2,7 @@
 
 use super::{
     answers::answers,
-    launch::launch,
+    launch::{knows_secrets, launch, memory_files},
     membership::Membership,
     missing::{self, Aim},
     picture::{MemberPicture, Picture, Status, TunnelPicture},
@@ -17,7 +17,7 @@ use crate::{
         step::Step,
     },
     dns::{Resolver, Upstream, Zone},
-    executor::{Ends, HOST_NETNS, ProcessExecutor, TaskProcess},
+    executor::{Ends, HOST_NETNS, ProcessExecutor, ShimSpec, TaskProcess},
     host,
     kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
     local::{driver::facts::HostFacts, state::HostState, store::Store},
@@ -297,7 +297,14 @@ impl Actor {
         let (ready, on_host) = (self.ready.clone(), self.on_host());
         let view = self.member.as_ref().and_then(|m| m.view.clone());
         let answers = |job: &Job, pid: u32| answers(view.as_deref(), job, pid);
-        let sandboxed = |id: &TaskId| ready.contains(id) || on_host.contains(id);
+        let lacking: BTreeSet<TaskId> = self
+            .worker
+            .tasks
+            .iter()
+            .filter(|(_, l)| !knows_secrets(&l.job, view.as_deref()))
+            .map(|(id, _)| id.clone())
+            .collect();
+        let sandboxed = |id: &TaskId| !lacking.contains(id) && (ready.contains(id) || on_host.contains(id));
         for todo in self.worker.advance(&processes, sandboxed, answers, now()) {
             let done = match &todo {
                 Todo::Start(id) => {
@@ -369,7 +376,17 @@ impl Actor {
         let netns = netns(id, self.on_host().contains(id), sandbox.is_some())?;
         let launch = launch(&local.job, sandbox, &host);
         tracing::info!(task = local.job.name(), "starting");
-        self.executor.start(id, local.job.process(), &launch.hostname, &netns, launch.env, launch.files)
+        let process = local.job.process();
+        let spec = ShimSpec {
+            command: process.command.clone(),
+            env: launch.env.into_iter().chain(process.env.clone()).collect(),
+            dir: process.dir.clone(),
+            hostname: launch.hostname,
+            netns,
+            files: launch.files,
+        };
+        let view = self.member.as_ref().and_then(|m| m.view.as_deref());
+        self.executor.start(id, &spec, &memory_files(&local.job, view))
     }
 
     /// The sandboxes that should exist. They keep their gateway addresses.
@@ -577,6 +594,7 @@ impl Actor {
         for id in self.executor.list().unwrap_or_default().iter().filter(|id| !workloads.contains_key(*id)) {
             self.executor.forget(id);
         }
+        self.executor.clear_places();
         self.status.send_replace(Status::default());
         self.leader.send_replace(None);
         self.show();

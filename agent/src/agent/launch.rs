@@ -1,7 +1,13 @@
 //! What a program is started with: its environment, and files of its own in its view of the host.
 
-use crate::{dataplane::desired::Sandbox, worker::Job};
-use heddle_model::{task::Task, workload::Workload};
+use crate::{dataplane::desired::Sandbox, executor::MemoryFile, worker::Job};
+use heddle_model::{
+    PayloadId,
+    assignment::NodeView,
+    payload::{Content, PayloadFile},
+    task::Task,
+    workload::Workload,
+};
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
 
 const RESOLVER: &str = "127.0.0.11";
@@ -33,6 +39,33 @@ pub fn launch(job: &Job, sandbox: Option<&Sandbox>, host: &str) -> Launch {
     }
     let files = sandbox.map(|sandbox| files(job, sandbox, &hostname)).unwrap_or_default();
     Launch { hostname, env, files }
+}
+
+fn secrets(job: &Job) -> &[PayloadFile] {
+    job.task().map_or(&[], |task| &task.spec.files)
+}
+
+fn content<'a>(file: &PayloadFile, view: Option<&'a NodeView>) -> Option<&'a Content> {
+    view?.payloads.get(&file.source.parse::<PayloadId>().ok()?)
+}
+
+/// Whether its secrets and configs are known here: after a restart only a manager tells them.
+pub fn knows_secrets(job: &Job, view: Option<&NodeView>) -> bool {
+    secrets(job).iter().all(|file| content(file, view).is_some())
+}
+
+/// Its secrets and configs, as files.
+pub fn memory_files(job: &Job, view: Option<&NodeView>) -> Vec<MemoryFile> {
+    let file = |file: &PayloadFile| {
+        Some(MemoryFile {
+            path: file.path.as_path().to_owned(),
+            uid: file.uid,
+            gid: file.gid,
+            mode: file.mode.get(),
+            content: content(file, view)?.clone(),
+        })
+    };
+    secrets(job).iter().filter_map(file).collect()
 }
 
 fn of_service(task: &Task) -> [(String, String); 2] {
@@ -79,9 +112,12 @@ fn resolv_conf(workload: Option<&Workload>) -> String {
 mod tests {
     use super::*;
     use heddle_model::{
-        Annotations, TaskId, Timestamp,
-        service::ProcessSpec,
-        task::TaskStatus,
+        Annotations, ClusterId, Meta, ServiceId, TaskId, Timestamp, Version,
+        assignment::ClusterView,
+        net::Port,
+        payload::{FileMode, FilePath, PayloadKind},
+        service::{Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
+        task::{TaskState, TaskStatus},
         workload::{DnsConfig, WorkloadSpec},
     };
 
@@ -98,6 +134,66 @@ mod tests {
             stop_grace: None,
             status: TaskStatus::default(),
         }))
+    }
+
+    fn cluster() -> ClusterView {
+        ClusterView {
+            id: ClusterId::from_random([1; 16]),
+            ingress_seed: 1,
+            data_path_port: Port::try_from(4789).unwrap(),
+            tunnel_port: Port::try_from(51820).unwrap(),
+            epochs: Default::default(),
+        }
+    }
+
+    fn task(files: Vec<PayloadFile>) -> Task {
+        Task {
+            id: TaskId::from_random([1; 16]),
+            meta: Meta::default(),
+            service: ServiceId::from_random([2; 16]),
+            service_name: "web".into(),
+            slot: 1,
+            spec: TaskSpec {
+                runtime: Runtime::Process(ProcessSpec::default()),
+                restart: RestartPolicy::default(),
+                placement: Placement::default(),
+                networks: vec![],
+                files,
+                stop_grace: std::time::Duration::ZERO,
+                linger: TaskSpec::LINGER,
+                force_update: 0,
+            },
+            spec_version: Version(1),
+            node: None,
+            attachments: vec![],
+            host_ports: vec![],
+            desired: TaskState::Running,
+            stop: false,
+            started: None,
+            not_before: Timestamp(0),
+            status: TaskStatus::default(),
+        }
+    }
+
+    #[test]
+    fn a_task_is_not_started_before_its_secrets_are_known() {
+        let file = PayloadFile {
+            kind: PayloadKind::Secret,
+            source: PayloadId::from_random([3; 16]).to_string(),
+            path: FilePath::of(PayloadKind::Secret, "key").unwrap(),
+            uid: 7,
+            gid: 8,
+            mode: FileMode::READABLE,
+        };
+        let job = Job::Task(Box::new(task(vec![file.clone()])));
+        let mut view = NodeView::empty(cluster());
+        assert!(!knows_secrets(&job, None) && !knows_secrets(&job, Some(&view)));
+        assert!(knows_secrets(&Job::Task(Box::new(task(vec![]))), None));
+        let content = Content(b"word"[..].into());
+        view.payloads.insert(file.source.parse().unwrap(), content.clone());
+        assert!(knows_secrets(&job, Some(&view)));
+        let want = MemoryFile { path: "/run/secrets/key".into(), uid: 7, gid: 8, mode: 0o444, content };
+        assert_eq!(memory_files(&job, Some(&view)), [want]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What the agent keeps on disk, so that a restarted daemon goes on as before although no manager answers.
+//! What the agent keeps on disk, so that a restarted daemon goes on as before although no manager answers. What secrets and
+//! configs hold is not of it: a task that is to be started needs a manager for that.
 
 use heddle_model::assignment::NodeView;
 use heddle_proto::v1;
@@ -41,9 +42,9 @@ impl Memory {
         }
     }
 
-    /// The assignments as last heard, complete.
+    /// The assignments as last heard, complete but for secrets and configs.
     pub fn save_view(&self, revision: u64, view: &NodeView) {
-        let bytes = prost::Message::encode_to_vec(&v1::Assignments::complete(revision, view));
+        let bytes = prost::Message::encode_to_vec(&v1::Assignments::without_secrets(revision, view));
         if let Err(error) = write_whole(&self.dir.join(VIEW), &bytes) {
             tracing::warn!(%error, "cannot keep the assignments");
         }

@@ -85,6 +85,7 @@ fn task(n: u8, nets: &[u8], on: u8, running: bool) -> Task {
             networks: vec![],
             stop_grace: std::time::Duration::ZERO,
             linger: TaskSpec::LINGER,
+            files: Vec::new(),
             force_update: 0,
         },
         spec_version: Version(1),

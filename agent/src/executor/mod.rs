@@ -2,20 +2,24 @@
 //!
 //! ```text
 //! daemon ── starts ─> shim (outlives the daemon) ── parent of ─> init (pid 1 of the task) ─> the program
+//!    │                                                                         memory  its secrets and configs
 //!    └── looks at the task's directory: task.json, exit.json, log.jsonl          ends  rings when a shim has ended
 //! ```
 
 mod ends;
 mod log;
+mod memory;
 pub(crate) mod record;
 mod shim;
 
 pub use ends::Ends;
 pub use log::{Line, Stream, read};
+pub use memory::MemoryFile;
 pub use record::{Exit, HOST_NETNS, ShimSpec};
 pub use shim::{Outcome, run as run_shim};
 
-use heddle_model::{TaskId, service::ProcessSpec};
+use heddle_model::TaskId;
+use memory::PLACES;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -23,8 +27,9 @@ use nix::{
 use record::{EXIT, Running, SPEC, TASK};
 use std::{
     collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
+    fs,
+    io::{self, BufWriter},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -68,36 +73,25 @@ impl ProcessExecutor {
         Ok(names.filter_map(|n| n.parse().ok()).collect())
     }
 
-    /// Starts the program in the network namespace `netns`. Returns when the program runs, or says why it
-    /// cannot.
-    pub fn start(
-        &self,
-        task: &TaskId,
-        process: &ProcessSpec,
-        hostname: &str,
-        netns: &Path,
-        env: BTreeMap<String, String>,
-        files: BTreeMap<String, String>,
-    ) -> io::Result<()> {
+    /// Starts a program. Returns when it runs, or says why it cannot. What secrets and configs hold is not written down.
+    pub fn start(&self, task: &TaskId, spec: &ShimSpec, secret: &[MemoryFile]) -> io::Result<()> {
         let dir = self.task_dir(task);
         fs::create_dir_all(&dir)?;
         self.reset(task);
-        let spec = ShimSpec {
-            command: process.command.clone(),
-            env: env.into_iter().chain(process.env.clone()).collect(),
-            dir: process.dir.clone(),
-            hostname: hostname.to_owned(),
-            netns: netns.to_owned(),
-            files,
-        };
-        fs::write(dir.join(SPEC), serde_json::to_vec(&spec)?)?;
-        let status = Command::new(&self.shim)
+        fs::write(dir.join(SPEC), serde_json::to_vec(spec)?)?;
+        self.make_places(secret)?;
+        let mut shim = Command::new(&self.shim)
             .arg("task-shim")
             .arg(&dir)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(fs::File::create(dir.join("shim.log"))?)
-            .status()?;
+            .spawn()?;
+        if let Some(input) = shim.stdin.take() {
+            // One that ended at once says why by itself.
+            let _ = rmp_serde::encode::write(&mut BufWriter::new(input), secret);
+        }
+        let status = shim.wait()?;
         if status.success() {
             return Ok(());
         }
@@ -106,6 +100,32 @@ impl ProcessExecutor {
         }
         let text = fs::read_to_string(dir.join("shim.log")).unwrap_or_default();
         Err(io::Error::other(text.lines().last().unwrap_or("the shim did not start").to_owned()))
+    }
+
+    /// Makes the places of secrets and configs on a host that has none: in its own view they stay empty.
+    fn make_places(&self, secret: &[MemoryFile]) -> io::Result<()> {
+        for place in PLACES.into_iter().filter(|place| secret.iter().any(|f| f.is_in(place))) {
+            match fs::create_dir(place) {
+                Ok(()) => fs::write(self.made(place), "")?,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(io::Error::new(e.kind(), format!("cannot make {place}: {e}"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// There if the place was made here.
+    fn made(&self, place: &str) -> PathBuf {
+        self.dir.join(format!("made{}", place.replace('/', "-")))
+    }
+
+    /// Takes those away that were made here.
+    pub fn clear_places(&self) {
+        for place in PLACES {
+            if fs::remove_file(self.made(place)).is_ok() {
+                let _ = fs::remove_dir(place);
+            }
+        }
     }
 
     /// What a task's program was started with.

@@ -4,6 +4,7 @@
 
 use super::{
     log::{LONGEST, Stream, Writer, now_ms},
+    memory::{self, MemoryFile},
     record::{self, EXIT, Exit, Running, SPEC, ShimSpec, TASK},
 };
 use nix::{
@@ -47,6 +48,11 @@ pub fn run(dir: &Path) -> io::Result<Outcome> {
         record::read(&dir.join(SPEC))?.ok_or_else(|| io::Error::other("the task has no specification"))?;
     let netns = fs::File::open(&spec.netns)
         .map_err(|e| io::Error::new(e.kind(), format!("network namespace {}: {e}", spec.netns.display())))?;
+    let secret: Vec<MemoryFile> = rmp_serde::from_read(io::stdin().lock()).map_err(io::Error::other)?;
+    if !secret.is_empty() {
+        // What crashes on the way to the program leaves no core behind; the program itself is as any other.
+        prctl::set_dumpable(false)?;
+    }
     let (ready, tell) = pipe()?;
     // SAFETY: the process has one thread, so the child may go on as it likes.
     match unsafe { fork() }? {
@@ -64,13 +70,13 @@ pub fn run(dir: &Path) -> io::Result<Outcome> {
             drop(ready);
             setsid()?;
             setns(netns, CloneFlags::CLONE_NEWNET)?;
-            supervise(dir, &spec, tell)?;
+            supervise(dir, &spec, secret, tell)?;
             Ok(Outcome::Ended)
         }
     }
 }
 
-fn supervise(dir: &Path, spec: &ShimSpec, tell: OwnedFd) -> io::Result<()> {
+fn supervise(dir: &Path, spec: &ShimSpec, secret: Vec<MemoryFile>, tell: OwnedFd) -> io::Result<()> {
     let new = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID;
     unshare(new)?;
     let (out_read, out_write) = pipe()?;
@@ -82,13 +88,13 @@ fn supervise(dir: &Path, spec: &ShimSpec, tell: OwnedFd) -> io::Result<()> {
     let init = match unsafe { fork() }? {
         ForkResult::Child => {
             drop((out_read, err_read, go_write, up_read, tell));
-            let status = be_init(spec, &null, [&out_write, &err_write], &go_read, up_write);
+            let status = be_init(spec, secret, &null, [&out_write, &err_write], &go_read, up_write);
             // SAFETY: ends this process at once, without the parent's clean-up.
             unsafe { libc::_exit(status) }
         }
         ForkResult::Parent { child } => child,
     };
-    drop((out_write, err_write, go_read, up_write));
+    drop((out_write, err_write, go_read, up_write, secret));
     let (shim, init_pid) = (std::process::id(), init.as_raw() as u32);
     let running = Running {
         shim,
@@ -163,7 +169,14 @@ fn write_lines(pending: &mut Vec<u8>, stream: Stream, log: &mut Writer, end: boo
 }
 
 /// Pid 1 of the task: prepares its view of the system, runs the program, reaps orphans, passes signals on.
-fn be_init(spec: &ShimSpec, null: &fs::File, [out, err]: [&OwnedFd; 2], go: &OwnedFd, up: OwnedFd) -> i32 {
+fn be_init(
+    spec: &ShimSpec,
+    secret: Vec<MemoryFile>,
+    null: &fs::File,
+    [out, err]: [&OwnedFd; 2],
+    go: &OwnedFd,
+    up: OwnedFd,
+) -> i32 {
     let prepared = (|| -> io::Result<()> {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         // The shim has written down who we are before anything can be left behind.
@@ -171,8 +184,10 @@ fn be_init(spec: &ShimSpec, null: &fs::File, [out, err]: [&OwnedFd; 2], go: &Own
         dup2_stdin(null)?;
         dup2_stdout(out)?;
         dup2_stderr(err)?;
-        prepare(spec)
+        prepare(spec)?;
+        memory::show(&secret)
     })();
+    drop(secret);
     let signals = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1];
     let signals: SigSet = signals.into_iter().chain([Signal::SIGUSR2]).collect();
     let child = prepared.and_then(|()| {

@@ -205,6 +205,7 @@ mod tests {
                 networks: vec![],
                 stop_grace: Duration::from_secs(10),
                 linger: TaskSpec::LINGER,
+                files: Vec::new(),
                 force_update: 0,
             },
             spec_version: Version(1),

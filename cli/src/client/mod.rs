@@ -7,7 +7,7 @@ use heddle_manager::control::STALE_HEADER;
 use heddle_plumbing::tls;
 use heddle_proto::v1::{
     self, control_client::ControlClient, host_client::HostClient, local_client::LocalClient,
-    observe_client::ObserveClient, users_client::UsersClient,
+    observe_client::ObserveClient, payloads_client::PayloadsClient, users_client::UsersClient,
 };
 use std::{
     io,
@@ -128,6 +128,10 @@ impl Client {
 
     pub fn observe(&self) -> Result<ObserveClient<Asking>> {
         Ok(ObserveClient::new(self.cluster()?).max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    pub fn payloads(&self) -> Result<PayloadsClient<Asking>> {
+        Ok(PayloadsClient::new(self.cluster()?).max_decoding_message_size(MAX_MESSAGE))
     }
 
     pub fn users(&self) -> Result<UsersClient<Asking>> {

@@ -3,6 +3,7 @@
 //! ```text
 //! run, ps, logs, exec, start, stop, wait, rm, inspect   workloads of this host
 //! network   service   node   cluster   user   tunnel    what the rest is about
+//! payload                                               secrets and configs
 //! status, events                                        how the cluster is and what becomes of it
 //! backup                                                the cluster as a file, and back
 //! autolock                                              managers that start locked
@@ -24,6 +25,7 @@ pub mod moment;
 pub mod network;
 pub mod node;
 pub(crate) mod pair;
+pub mod payload;
 pub mod ps;
 pub mod rm;
 pub mod run;

@@ -2,11 +2,14 @@
 
 use super::member::Daemon;
 use heddle_manager::{
-    control::{ControlService, UsersService},
+    control::{ControlService, PayloadsService, UsersService},
     manager::Manager,
     observe::ObserveService,
 };
-use heddle_proto::v1::{control_server::ControlServer, observe_server::ObserveServer, users_server::UsersServer};
+use heddle_proto::v1::{
+    control_server::ControlServer, observe_server::ObserveServer, payloads_server::PayloadsServer,
+    users_server::UsersServer,
+};
 use std::{
     convert::Infallible,
     future::Future,
@@ -32,6 +35,12 @@ impl OfManager for ControlServer<ControlService> {
 impl OfManager for ObserveServer<ObserveService> {
     fn of(manager: &Manager) -> Self {
         manager.observer()
+    }
+}
+
+impl OfManager for PayloadsServer<PayloadsService> {
+    fn of(manager: &Manager) -> Self {
+        manager.payloads()
     }
 }
 

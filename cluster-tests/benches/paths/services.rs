@@ -226,6 +226,7 @@ fn task(n: u32, networks: &[NetworkView; 2], node: &NodeId) -> Task {
             networks: vec![],
             stop_grace: Duration::ZERO,
             linger: TaskSpec::LINGER,
+            files: Vec::new(),
             force_update: 0,
         },
         spec_version: Version(1),

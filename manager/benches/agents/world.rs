@@ -47,6 +47,7 @@ fn service(name: &str, replicas: u64, networks: Vec<NetworkTarget>, ports: Vec<P
         placement: Placement::default(),
         networks,
         stop_grace: Duration::from_secs(10),
+        files: Vec::new(),
         force_update: 0,
         linger: Duration::ZERO,
     };

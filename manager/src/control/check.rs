@@ -16,6 +16,7 @@ use heddle_model::{
     meta::{BadName, check_name},
     net::{Mtu, Pool, PoolError, Port, Protocol},
     network::{self, Driver, ENCRYPTED, Network, NetworkSpec},
+    payload::FilePath,
     service::{Mode, Runtime, Service, ServiceSpec},
     update::{FailureAction, Order},
 };
@@ -121,6 +122,10 @@ pub enum SpecError {
     StartFirst { port: Port },
     #[error("service {0:?} has no spec before the one it has: it was never updated")]
     NoPrevious(String),
+    #[error("{path} is the place of two secrets or configs: give one of them another")]
+    PathTwice { path: FilePath },
+    #[error("{path} is a secret or config, and {inside} would lie in it: give one of them another place")]
+    PathInside { path: FilePath, inside: FilePath },
     #[error("no command: give the program to run after `--`")]
     NoCommand,
     #[error("network {name} is used by service {by}: remove the service first")]
@@ -271,6 +276,7 @@ fn possible(state: &Snapshot, old: Option<&Service>, spec: &mut ServiceSpec) -> 
         constraint.parse::<Constraint>()?;
     }
     networks(state, spec)?;
+    files(state, spec)?;
     ports(state, old, spec)?;
     updates(spec)?;
     let Mode::Replicated { replicas } = spec.mode;
@@ -320,6 +326,25 @@ fn networks(state: &Snapshot, spec: &mut ServiceSpec) -> Result<(), SpecError> {
             check_name(alias)?;
         }
         target.target = network.id.to_string();
+    }
+    Ok(())
+}
+
+/// Names the secrets and configs by id.
+fn files(state: &Snapshot, spec: &mut ServiceSpec) -> Result<(), SpecError> {
+    let mut paths: Vec<FilePath> = Vec::new();
+    for file in &mut spec.task.files {
+        file.source = find::payload(state, file.kind, &file.source)?.id.to_string();
+        for path in &paths {
+            let (path, inside) = if path < &file.path { (path, &file.path) } else { (&file.path, path) };
+            if path == inside {
+                return Err(SpecError::PathTwice { path: path.clone() });
+            }
+            if inside.as_path().starts_with(path.as_path()) {
+                return Err(SpecError::PathInside { path: path.clone(), inside: inside.clone() });
+            }
+        }
+        paths.push(file.path.clone());
     }
     Ok(())
 }

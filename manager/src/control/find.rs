@@ -2,7 +2,13 @@
 
 use crate::store::Snapshot;
 pub use heddle_model::find::FindError;
-use heddle_model::{find::find, network::Network, node::Node, service::Service};
+use heddle_model::{
+    find::find,
+    network::Network,
+    node::Node,
+    payload::{Payload, PayloadKind},
+    service::Service,
+};
 use std::sync::Arc;
 
 pub fn node(state: &Snapshot, reference: &str) -> Result<Arc<Node>, FindError> {
@@ -18,4 +24,9 @@ pub fn network(state: &Snapshot, reference: &str) -> Result<Arc<Network>, FindEr
 pub fn service(state: &Snapshot, reference: &str) -> Result<Arc<Service>, FindError> {
     let all = state.services.values().map(|s| (s.id.as_str(), s.spec.annotations.name.as_str(), s));
     find("service", reference, all).cloned()
+}
+
+pub fn payload(state: &Snapshot, kind: PayloadKind, reference: &str) -> Result<Arc<Payload>, FindError> {
+    let all = state.payloads_of(kind).map(|p| (p.id.as_str(), p.annotations.name.as_str(), p));
+    find(kind.as_str(), reference, all).cloned()
 }

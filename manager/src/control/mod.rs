@@ -7,7 +7,7 @@
 //! removal   what goes when something is removed                     nodes     what may be changed of nodes
 //! stale     reads that this manager answers by itself               autolock  what locks managers that start
 //! users     people with certificates                               changes   what may be changed of services
-//!                                                                   cluster   what may be changed of all of it
+//! payloads  secrets and configs                                    cluster   what may be changed of all of it
 //! ```
 
 mod autolock;
@@ -19,6 +19,7 @@ pub(crate) mod find;
 mod forward;
 mod inspect;
 pub(crate) mod nodes;
+pub(crate) mod payloads;
 mod progress;
 pub(crate) mod removal;
 mod service;
@@ -36,6 +37,7 @@ pub use find::FindError;
 pub use forward::Forward;
 pub use nodes::NodeError;
 pub(crate) use nodes::remove as remove_node;
+pub use payloads::PayloadsService;
 pub use service::ControlService;
 pub use stale::HEADER as STALE_HEADER;
 pub use users::UsersService;

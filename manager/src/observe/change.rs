@@ -2,11 +2,12 @@
 
 use crate::store::{Mutation, Snapshot};
 use heddle_model::{
-    ConnectionId, Kind, Meta, NetworkId, NodeId, ServiceId, TaskId,
+    ConnectionId, Kind, Meta, NetworkId, NodeId, PayloadId, ServiceId, TaskId,
     cluster::Cluster,
     connection::Connection,
     network::Network,
     node::{Node, NodeState},
+    payload::Payload,
     service::{Mode, Service, ServiceSpec},
     task::Task,
 };
@@ -57,6 +58,7 @@ fn change(kind: Kind, id: String, before: &Snapshot, after: &Snapshot) -> Option
         Kind::Service => id.parse().ok().and_then(|id: ServiceId| of(both.map(|s| s.services.get(&id)))),
         Kind::Task => id.parse().ok().and_then(|id: TaskId| of(both.map(|s| s.tasks.get(&id)))),
         Kind::Connection => id.parse().ok().and_then(|id: ConnectionId| of(both.map(|s| s.connections.get(&id)))),
+        Kind::Secret | Kind::Config => id.parse().ok().and_then(|id: PayloadId| of(both.map(|s| s.payloads.get(&id)))),
     }?;
     Some(Change { kind, id, name, what, detail })
 }
@@ -110,6 +112,18 @@ impl Told for Cluster {
             said(self.users != next.users, "users"),
             said(self.removed != next.removed, "certificates that count no more"),
         ])
+    }
+}
+
+impl Told for Payload {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+    fn name(&self) -> String {
+        self.annotations.name.clone()
+    }
+    fn difference(&self, _: &Self) -> String {
+        String::new()
     }
 }
 

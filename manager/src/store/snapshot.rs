@@ -5,13 +5,14 @@ use super::{
     index::{Holder, Index},
 };
 use heddle_model::{
-    ConnectionId, Kind, Meta, NetworkId, NodeId, Object, ServiceId, TaskId, Timestamp, Version,
+    ConnectionId, Kind, Meta, NetworkId, NodeId, Object, PayloadId, ServiceId, TaskId, Timestamp, Version,
     cluster::Cluster,
     connection::Connection,
     endpoint::Attachment,
     net::Mtu,
     network::Network,
     node::Node,
+    payload::{Payload, PayloadKind},
     service::Service,
     task::{Task, TaskState},
 };
@@ -29,6 +30,7 @@ pub struct Snapshot {
     pub services: OrdMap<ServiceId, Arc<Service>>,
     pub tasks: OrdMap<TaskId, Arc<Task>>,
     pub connections: OrdMap<ConnectionId, Arc<Connection>>,
+    pub payloads: OrdMap<PayloadId, Arc<Payload>>,
     index: Index,
 }
 
@@ -44,6 +46,10 @@ impl Snapshot {
     /// Those that have an address of the network.
     pub fn tasks_in_network(&self, id: &NetworkId) -> impl Iterator<Item = &Arc<Task>> {
         self.index.tasks_in.get(id).into_iter().flat_map(OrdMap::values)
+    }
+
+    pub fn count_in_network(&self, id: &NetworkId) -> usize {
+        self.index.tasks_in.get(id).map_or(0, OrdMap::len)
     }
 
     /// Those that were given up too, until their addresses are free.
@@ -98,6 +104,15 @@ impl Snapshot {
         self.networks.get(&id.parse::<NetworkId>().ok()?)
     }
 
+    pub fn payloads_of(&self, kind: PayloadKind) -> impl Iterator<Item = &Arc<Payload>> {
+        self.payloads.values().filter(move |p| p.kind == kind)
+    }
+
+    pub fn payload_named(&self, kind: PayloadKind, name: &str) -> Option<&Arc<Payload>> {
+        let id = self.index.names.get(&(kind.into(), name.to_owned()))?;
+        self.payloads.get(&id.parse::<PayloadId>().ok()?)
+    }
+
     pub fn ingress_network(&self) -> Option<&Arc<Network>> {
         self.index.ingress.get_min().and_then(|id| self.networks.get(id))
     }
@@ -110,7 +125,8 @@ impl Snapshot {
         let services = self.services.values().map(|o| Object::Service((**o).clone()));
         let tasks = self.tasks.values().map(|o| Object::Task((**o).clone()));
         let connections = self.connections.values().map(|o| Object::Connection((**o).clone()));
-        cluster.chain(nodes).chain(networks).chain(services).chain(tasks).chain(connections)
+        let payloads = self.payloads.values().map(|o| Object::Payload((**o).clone()));
+        cluster.chain(nodes).chain(networks).chain(services).chain(tasks).chain(connections).chain(payloads)
     }
 
     /// The value that `objects` came from.
@@ -253,6 +269,13 @@ impl Snapshot {
         {
             return Err(Conflict::NotFound { kind: Kind::Network, id: c.attachment.network.to_string() });
         }
+        if let Object::Service(s) = object {
+            for file in &s.spec.task.files {
+                if !file.source.parse::<PayloadId>().is_ok_and(|id| self.payloads.contains_key(&id)) {
+                    return Err(Conflict::NotFound { kind: file.kind.into(), id: file.source.clone() });
+                }
+            }
+        }
         let (attachments, own) = places(object);
         for attachment in attachments {
             for addr in attachment.addr.addrs() {
@@ -265,8 +288,18 @@ impl Snapshot {
     }
 
     fn check_unused(&self, kind: Kind, id: &str) -> Result<(), Conflict> {
-        let network = id.parse::<NetworkId>().ok().filter(|_| kind == Kind::Network);
-        match network.and_then(|n| self.connections_to(&n).next().map(|c| c.id.to_string())) {
+        let user = match kind {
+            Kind::Network => {
+                let network = id.parse::<NetworkId>().ok();
+                network.and_then(|n| self.connections_to(&n).next().map(|c| c.id.to_string()))
+            }
+            Kind::Secret | Kind::Config => {
+                let uses = |s: &&Arc<Service>| s.spec.task.files.iter().any(|f| f.source == id);
+                self.services.values().find(uses).map(|s| s.id.to_string())
+            }
+            Kind::Cluster | Kind::Node | Kind::Service | Kind::Task | Kind::Connection => None,
+        };
+        match user {
             Some(by) => Err(Conflict::InUse { kind, id: id.to_owned(), by }),
             None => Ok(()),
         }
@@ -283,6 +316,7 @@ impl Snapshot {
             Kind::Service => of(&self.services, id, |o| &o.meta),
             Kind::Task => of(&self.tasks, id, |o| &o.meta),
             Kind::Connection => of(&self.connections, id, |o| &o.meta),
+            Kind::Secret | Kind::Config => of(&self.payloads, id, |o| &o.meta),
         }
     }
 
@@ -312,6 +346,7 @@ impl Snapshot {
                 self.index.list_connection(&connection);
                 self.connections.insert(connection.id.clone(), connection);
             }
+            Object::Payload(o) => drop(self.payloads.insert(o.id.clone(), Arc::new(o))),
         }
     }
 
@@ -344,6 +379,7 @@ impl Snapshot {
                 }
                 None
             }
+            Kind::Secret | Kind::Config => remove(&mut self.payloads, id).map(|old| old.annotations.name.clone()),
         };
         if let Some(name) = name {
             self.index.names.remove(&(kind, name));
@@ -360,6 +396,8 @@ fn places(object: &Object) -> (&[Attachment], Option<Holder>) {
     match object {
         Object::Task(t) => (&t.attachments, Some(Holder::Task(t.id.clone()))),
         Object::Connection(c) => (std::slice::from_ref(&c.attachment), Some(Holder::Connection(c.id.clone()))),
-        Object::Cluster(_) | Object::Node(_) | Object::Network(_) | Object::Service(_) => (&[], None),
+        Object::Cluster(_) | Object::Node(_) | Object::Network(_) | Object::Service(_) | Object::Payload(_) => {
+            (&[], None)
+        }
     }
 }

@@ -47,6 +47,7 @@ fn service() -> Service {
             networks: Vec::new(),
             stop_grace: LIMIT,
             linger: Duration::ZERO,
+            files: Vec::new(),
             force_update: 0,
         },
         endpoint: EndpointSpec::default(),

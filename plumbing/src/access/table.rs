@@ -8,7 +8,7 @@ use super::{
 
 type Method = (&'static str, super::Access, super::Effect);
 
-const SERVICES: [(&str, &[Method]); 8] = [
+const SERVICES: [(&str, &[Method]); 9] = [
     // Operators: root, on the local socket of a manager; people with a certificate; managers, which pass on what they were asked.
     (
         "heddle.v1.Control",
@@ -44,6 +44,16 @@ const SERVICES: [(&str, &[Method]); 8] = [
         ],
     ),
     ("heddle.v1.Observe", &[("GetStatus", Operator, Reads), ("WatchEvents", Operator, Reads)]),
+    // What a secret holds is told by none of them.
+    (
+        "heddle.v1.Payloads",
+        &[
+            ("CreatePayload", Operator, Changes),
+            ("ListPayloads", Operator, Reads),
+            ("GetPayload", Operator, Reads),
+            ("RemovePayload", Operator, Changes),
+        ],
+    ),
     (
         "heddle.v1.Users",
         &[

@@ -5,12 +5,23 @@ use crate::v1::{self, assigned, assigned_key};
 use heddle_model::{
     assignment::{Changes, ClusterView, EndpointView, Item, Key, NetworkView, NodeView, PeerView, ServiceView},
     net::{Mtu, Vni},
+    payload::Content,
 };
 
 impl v1::Assignments {
     /// Replaces all that the node knew.
     pub fn complete(revision: u64, view: &NodeView) -> Self {
-        let changes = NodeView::empty(view.cluster.clone()).diff(view);
+        Self::all(revision, NodeView::empty(view.cluster.clone()).diff(view))
+    }
+
+    /// The same without what no disk may hold.
+    pub fn without_secrets(revision: u64, view: &NodeView) -> Self {
+        let mut changes = NodeView::empty(view.cluster.clone()).diff(view);
+        changes.update.retain(|item| !matches!(item, Item::Payload(..)));
+        Self::all(revision, changes)
+    }
+
+    fn all(revision: u64, changes: Changes) -> Self {
         Self { r#type: v1::assignments::Type::Complete.into(), ..Self::incremental(0, revision, changes) }
     }
 
@@ -90,6 +101,9 @@ impl From<Item> for v1::Assigned {
                 aliases: e.aliases,
                 in_service: e.in_service,
             }),
+            Item::Payload(id, content) => {
+                assigned::Item::Payload(v1::AssignedPayload { id: id.into(), content: content.0.to_vec() })
+            }
         };
         Self { item: Some(item) }
     }
@@ -138,6 +152,7 @@ impl TryFrom<v1::Assigned> for Item {
                 aliases: e.aliases,
                 in_service: e.in_service,
             }),
+            assigned::Item::Payload(p) => Item::Payload(text("payload.id", &p.id)?, Content(p.content.into())),
         })
     }
 }
@@ -150,6 +165,7 @@ impl From<Key> for v1::AssignedKey {
             Key::Peer(p) => assigned_key::Key::Peer(p.into()),
             Key::Service(s) => assigned_key::Key::Service(s.into()),
             Key::Endpoint(n, t) => assigned_key::Key::Endpoint(v1::EndpointKey { network: n.into(), task: t.into() }),
+            Key::Payload(p) => assigned_key::Key::Payload(p.into()),
         };
         Self { key: Some(key) }
     }
@@ -166,6 +182,7 @@ impl TryFrom<v1::AssignedKey> for Key {
             assigned_key::Key::Endpoint(e) => {
                 Key::Endpoint(text("key.endpoint.network", &e.network)?, text("key.endpoint.task", &e.task)?)
             }
+            assigned_key::Key::Payload(p) => Key::Payload(text("key.payload", &p)?),
         })
     }
 }
@@ -174,10 +191,11 @@ impl TryFrom<v1::AssignedKey> for Key {
 mod tests {
     use super::*;
     use heddle_model::{
-        ClusterId, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp, Version,
+        ClusterId, Meta, NetworkId, NodeId, PayloadId, ServiceId, TaskId, Timestamp, Version,
         endpoint::{Attachment, EndpointMode, PortConfig, PublishMode},
         net::{DualAddr, DualSubnet, Mac, Port, Protocol},
         node::IngressLeg,
+        payload::{FileMode, FilePath, PayloadFile, PayloadKind},
         service::{NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
         task::{Task, TaskState, TaskStatus},
         tunnel::{Epoch, Epochs, PublicKey},
@@ -223,6 +241,14 @@ mod tests {
                     stop_grace: Duration::from_secs(10),
                     linger: Duration::from_millis(7),
                     force_update: 2,
+                    files: vec![PayloadFile {
+                        kind: PayloadKind::Secret,
+                        source: PayloadId::from_random([8; 16]).to_string(),
+                        path: FilePath::of(PayloadKind::Secret, "key").unwrap(),
+                        uid: 1000,
+                        gid: 100,
+                        mode: FileMode::READABLE,
+                    }],
                 },
                 spec_version: Version(4),
                 node: Some(node.clone()),
@@ -284,6 +310,7 @@ mod tests {
                 aliases: vec!["w".into()],
                 in_service: true,
             }),
+            Item::Payload(PayloadId::from_random([8; 16]), Content(b"hunter2"[..].into())),
         ];
         view.apply(Changes { cluster: view.cluster.clone(), update: items.into(), remove: vec![] });
         view

@@ -11,6 +11,7 @@ use heddle_model::{
     node::{
         Availability, IngressLeg, ManagerStatus, Node, NodeDescription, NodeReport, NodeSpec, NodeState, NodeStatus,
     },
+    payload::{FileMode, FilePath, PayloadFile, PayloadKind},
     service::{
         Mode, NetworkTarget, Placement, ProcessSpec, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec,
         TaskSpec,
@@ -32,6 +33,7 @@ enums! {
     PublishMode = PublishMode, "mode" { Ingress = Ingress, Host = Host }
     Backend = TunnelBackend, "tunnel.backend" { Kernel = Kernel, Userspace = Userspace }
     EndpointMode = EndpointMode, "endpoint.mode" { Vip = Vip, DnsRr = Dnsrr }
+    PayloadKind = PayloadKind, "kind" { Secret = Secret, Config = Config }
     RestartCondition = RestartCondition, "restart.condition" { None = None, OnFailure = OnFailure, Any = Any }
     TaskState = TaskState, "state" {
         New = New, Pending = Pending, Assigned = Assigned, Accepted = Accepted, Preparing = Preparing, Ready = Ready,
@@ -382,6 +384,7 @@ impl From<TaskSpec> for v1::TaskSpec {
             stop_grace_ms: millis(s.stop_grace),
             linger_ms: Some(millis(s.linger)),
             force_update: s.force_update,
+            files: s.files.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -411,6 +414,34 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
             stop_grace: Duration::from_millis(s.stop_grace_ms),
             linger: s.linger_ms.map_or(TaskSpec::LINGER, Duration::from_millis),
             force_update: s.force_update,
+            files: list(s.files)?,
+        })
+    }
+}
+
+impl From<PayloadFile> for v1::PayloadFile {
+    fn from(f: PayloadFile) -> Self {
+        Self {
+            kind: v1::PayloadKind::from(f.kind).into(),
+            source: f.source,
+            path: f.path.into(),
+            uid: f.uid,
+            gid: f.gid,
+            mode: f.mode.get(),
+        }
+    }
+}
+
+impl TryFrom<v1::PayloadFile> for PayloadFile {
+    type Error = ConvertError;
+    fn try_from(f: v1::PayloadFile) -> Result<Self> {
+        Ok(Self {
+            kind: f.kind().try_into()?,
+            path: text::<FilePath>("file.path", &f.path)?,
+            mode: FileMode::try_from(f.mode).map_err(|e| wrong("file.mode", e))?,
+            source: f.source,
+            uid: f.uid,
+            gid: f.gid,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     WaitArgs,
-    settings::{Settings, network, port},
+    settings::{Settings, config, network, port, secret},
 };
 use crate::commands::pair::key_value;
 use anyhow::{Result, bail};
@@ -11,6 +11,7 @@ use heddle_model::{
     Annotations,
     endpoint::{EndpointMode, EndpointSpec, PortConfig},
     network::HOST,
+    payload::PayloadFile,
     service::{Mode, NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, ServiceSpec, TaskSpec},
     update::UpdateConfig,
 };
@@ -32,6 +33,12 @@ pub struct CreateArgs {
     /// A network to join: NAME, or name=NAME,alias=ALIAS
     #[arg(long, value_parser = network)]
     network: Vec<NetworkTarget>,
+    /// A secret that tasks have as a file in /run/secrets: NAME, or source=NAME,target=PATH,uid=N,gid=N,mode=0444
+    #[arg(long, value_parser = secret, value_name = "SECRET")]
+    secret: Vec<PayloadFile>,
+    /// The same with a config, in /run/configs
+    #[arg(long, value_parser = config, value_name = "CONFIG")]
+    config: Vec<PayloadFile>,
     /// KEY=VALUE in the task's environment
     #[arg(short, long, value_parser = key_value)]
     env: Vec<(String, String)>,
@@ -80,6 +87,7 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
             networks: args.network.clone(),
             stop_grace: STOP_GRACE,
             linger: TaskSpec::LINGER,
+            files: args.secret.iter().chain(&args.config).cloned().collect(),
             force_update: 0,
         },
         endpoint: EndpointSpec {

@@ -148,7 +148,7 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
             }
         }
         ServiceCommand::Update(args) => {
-            let service = update::update(&mut control, &args).await?;
+            let service = update::update(client, &mut control, &args).await?;
             if !args.end.detach {
                 settle(&mut control, &args.service, &service.id, args.end.timeout, Goal::Updated).await?;
             }

@@ -5,6 +5,7 @@ use clap::Args;
 use heddle_model::{
     endpoint::{EndpointMode, PortConfig, PublishMode},
     net::{Port, Protocol},
+    payload::{BadFile, FileMode, FilePath, PayloadFile, PayloadKind},
     service::{Mode, NetworkTarget, RestartCondition, Runtime, ServiceSpec},
     update::{FailureAction, Order, Ratio, UpdateConfig},
 };
@@ -231,6 +232,37 @@ pub fn port(text: &str) -> Result<PortConfig, String> {
     Ok(PortConfig { protocol, target, published, mode: PublishMode::Ingress })
 }
 
+pub fn secret(text: &str) -> Result<PayloadFile, String> {
+    payload(PayloadKind::Secret, text)
+}
+
+pub fn config(text: &str) -> Result<PayloadFile, String> {
+    payload(PayloadKind::Config, text)
+}
+
+fn payload(kind: PayloadKind, text: &str) -> Result<PayloadFile, String> {
+    let (mut source, mut target, mut owners, mut mode) = (None, None, [0, 0], FileMode::READABLE);
+    let number = |name: &str, n: &str| n.parse().map_err(|_| format!("{name} {n:?}: use a number"));
+    match text.contains('=') {
+        false => source = Some(text),
+        true => {
+            for field in text.split(',') {
+                match field.split_once('=') {
+                    Some(("source" | "src", name)) => source = Some(name),
+                    Some(("target", path)) => target = Some(path),
+                    Some(("uid", n)) => owners[0] = number("uid", n)?,
+                    Some(("gid", n)) => owners[1] = number("gid", n)?,
+                    Some(("mode", digits)) => mode = digits.parse().map_err(|e: BadFile| e.to_string())?,
+                    _ => return Err(format!("{field:?}: use source=NAME, target=PATH, uid=N, gid=N, mode=0444")),
+                }
+            }
+        }
+    }
+    let source = source.filter(|name| !name.is_empty()).ok_or("source=NAME is missing")?.to_owned();
+    let path = FilePath::of(kind, target.unwrap_or(&source)).map_err(|e| e.to_string())?;
+    Ok(PayloadFile { kind, source, path, uid: owners[0], gid: owners[1], mode })
+}
+
 pub fn network(text: &str) -> Result<NetworkTarget, String> {
     if !text.contains('=') {
         return Ok(NetworkTarget { target: text.to_owned(), aliases: Vec::new() });
@@ -249,6 +281,25 @@ pub fn network(text: &str) -> Result<NetworkTarget, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_in_both_forms() {
+        for (text, want) in [
+            ("key", Some(("key", "/run/secrets/key", 0, 0, 0o444))),
+            ("source=key,target=a/b,uid=7,gid=8,mode=0400", Some(("key", "/run/secrets/a/b", 7, 8, 0o400))),
+            ("src=key,target=/etc/key", Some(("key", "/etc/key", 0, 0, 0o444))),
+            ("target=/etc/key", None),
+            ("source=key,mode=999", None),
+            ("source=key,uid=root", None),
+            ("source=key,target=../key", None),
+            ("source=key,x=1", None),
+        ] {
+            let got = secret(text).ok();
+            let got = got.as_ref().map(|f| (f.source.as_str(), f.path.to_string(), f.uid, f.gid, f.mode.get()));
+            let want = want.map(|(s, p, u, g, m)| (s, p.to_owned(), u, g, m));
+            assert_eq!(got, want, "{text}");
+        }
+    }
 
     #[test]
     fn ports_in_both_forms() {

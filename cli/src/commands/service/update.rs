@@ -2,10 +2,10 @@
 
 use super::{
     EndArgs,
-    settings::{Settings, network, port},
+    settings::{Settings, config, network, port, secret},
 };
 use crate::{
-    client::{Control, said},
+    client::{Client, Control, said},
     commands::pair::key_value,
 };
 use anyhow::{Result, anyhow, bail};
@@ -14,6 +14,7 @@ use heddle_model::{
     endpoint::PortConfig,
     net::{Port, Protocol},
     network::Network,
+    payload::{PayloadFile, PayloadKind},
     service::{NetworkTarget, Runtime, Service, ServiceSpec},
 };
 use heddle_proto::v1;
@@ -39,6 +40,18 @@ pub struct UpdateArgs {
     /// Leave a network
     #[arg(long, value_name = "NETWORK")]
     network_rm: Vec<String>,
+    /// Have another secret: NAME, or as `service create --secret` takes it
+    #[arg(long, value_parser = secret, value_name = "SECRET")]
+    secret_add: Vec<PayloadFile>,
+    /// Have a secret no more
+    #[arg(long, value_name = "SECRET")]
+    secret_rm: Vec<String>,
+    /// Have another config: NAME, or as `service create --config` takes it
+    #[arg(long, value_parser = config, value_name = "CONFIG")]
+    config_add: Vec<PayloadFile>,
+    /// Have a config no more
+    #[arg(long, value_name = "CONFIG")]
+    config_rm: Vec<String>,
     /// Set a variable of the environment: KEY=VALUE
     #[arg(long, value_parser = key_value, value_name = "KEY=VALUE")]
     env_add: Vec<(String, String)>,
@@ -78,11 +91,19 @@ fn target_port(text: &str) -> Result<(Port, Protocol), String> {
 }
 
 /// Reads the service, changes what is asked and writes it, again if somebody wrote in between.
-pub async fn update(control: &mut Control, args: &UpdateArgs) -> Result<v1::Service> {
+pub async fn update(client: &Client, control: &mut Control, args: &UpdateArgs) -> Result<v1::Service> {
     let networks = control.list_networks(v1::ListNetworksRequest {}).await.map_err(said)?.into_inner().networks;
     let networks = networks.into_iter().map(Network::try_from).collect::<Result<Vec<_>, _>>()?;
-    let names: BTreeMap<String, String> =
+    let mut names: BTreeMap<String, String> =
         networks.into_iter().map(|n| (n.id.to_string(), n.spec.annotations.name)).collect();
+    for (kind, gone) in [(v1::PayloadKind::Secret, &args.secret_rm), (v1::PayloadKind::Config, &args.config_rm)] {
+        if gone.is_empty() {
+            continue;
+        }
+        let request = v1::ListPayloadsRequest { kind: kind.into() };
+        let all = client.payloads()?.list_payloads(request).await.map_err(said)?.into_inner().payloads;
+        names.extend(all.into_iter().map(|p| (p.id, p.annotations.unwrap_or_default().name)));
+    }
     for _ in 0..TRIES {
         let request = v1::RefRequest { r#ref: args.service.clone() };
         let service = Service::try_from(control.get_service(request).await.map_err(said)?.into_inner())?;
@@ -115,7 +136,7 @@ fn take_key(map: &mut BTreeMap<String, String>, what: &str, key: &str) -> Result
     gone.map(drop).ok_or_else(|| anyhow!("{what} {key:?}: the service has none, see `heddle service inspect`"))
 }
 
-/// `names` are the cluster's networks by id.
+/// `names` are those of the cluster's networks, secrets and configs by id.
 fn edit(mut spec: ServiceSpec, args: &UpdateArgs, names: &BTreeMap<String, String>) -> Result<ServiceSpec> {
     args.settings.apply(&mut spec);
     for key in &args.label_rm {
@@ -134,6 +155,15 @@ fn edit(mut spec: ServiceSpec, args: &UpdateArgs, names: &BTreeMap<String, Strin
         take(&mut task.networks, "--network-rm", name, is)?;
     }
     task.networks.extend(args.network_add.iter().cloned());
+    for (kind, flag, gone) in
+        [(PayloadKind::Secret, "--secret-rm", &args.secret_rm), (PayloadKind::Config, "--config-rm", &args.config_rm)]
+    {
+        for name in gone {
+            let is = |f: &PayloadFile| f.kind == kind && (f.source == *name || names.get(&f.source) == Some(name));
+            take(&mut task.files, flag, name, is)?;
+        }
+    }
+    task.files.extend(args.secret_add.iter().chain(&args.config_add).cloned());
     for constraint in &args.constraint_rm {
         let plain = |c: &str| c.split_whitespace().collect::<String>();
         let is = |c: &String| plain(c) == plain(constraint);

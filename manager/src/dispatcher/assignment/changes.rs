@@ -4,7 +4,7 @@
 use super::item;
 use crate::store::{Lists, Snapshot};
 use heddle_model::{
-    ConnectionId, NetworkId, NodeId, ServiceId, TaskId,
+    ConnectionId, NetworkId, NodeId, PayloadId, ServiceId, TaskId,
     assignment::{Changes, EndpointView, Item, Key},
     task::Task,
 };
@@ -38,6 +38,16 @@ pub fn changes(old: &Snapshot, new: &Snapshot, node: &NodeId) -> Option<Changes>
         let pair = Pair { old: was_on.contains(network).then_some(old), new: on.contains(network).then_some(new) };
         pair.endpoints(network, &services, &nodes, &mut out);
     }
+    let (had, has) = (item::payloads(old, node), item::payloads(new, node));
+    let told = |state: &Snapshot, of: &BTreeSet<PayloadId>, id: &PayloadId| {
+        let content = of.contains(id).then(|| item::payload(state, id))?;
+        content.map(|content| (id.clone(), content))
+    };
+    let (was, is) = (|id: &_| told(old, &had, id), |id: &_| told(new, &has, id));
+    // They never change: most of them are not even looked at.
+    let other =
+        |id: &&PayloadId| had.contains(*id) != has.contains(*id) || old.payloads.get(*id) != new.payloads.get(*id);
+    compare(had.union(&has).filter(other), was, is, |(id, content)| Item::Payload(id, content), Key::Payload, &mut out);
     let here = |state: &Snapshot, id: &TaskId| {
         let task = state.tasks.get(id).filter(|t| item::here(t) && t.node.as_ref() == Some(node));
         task.map(|t| Box::new(Task::clone(t)))

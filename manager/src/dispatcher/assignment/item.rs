@@ -2,13 +2,14 @@
 
 use crate::store::Snapshot;
 use heddle_model::{
-    NetworkId, NodeId, ServiceId,
+    NetworkId, NodeId, PayloadId, ServiceId,
     assignment::{ClusterView, EndpointView, NetworkView, PeerView, ServiceView},
     connection::Connection,
     endpoint::{Attachment, PublishMode},
     net::Mtu,
     network::Network,
     node::{Node, NodeState},
+    payload::Content,
     service::Service,
     task::{Task, TaskState},
     tunnel::{Epoch, Epochs, PublicKey},
@@ -128,6 +129,16 @@ pub fn task(state: &Snapshot, task: &Task, network: &NetworkId) -> Option<Endpoi
         aliases: aliases.clone(),
         in_service: in_service(state, task),
     })
+}
+
+/// The secrets and configs of a node's tasks.
+pub fn payloads(state: &Snapshot, node: &NodeId) -> BTreeSet<PayloadId> {
+    let files = state.tasks_on_node(node).filter(|t| here(t)).flat_map(|t| &t.spec.files);
+    files.filter_map(|f| f.source.parse().ok()).collect()
+}
+
+pub fn payload(state: &Snapshot, id: &PayloadId) -> Option<Content> {
+    state.payloads.get(id).map(|p| p.content.clone())
 }
 
 pub fn is_up(state: &Snapshot, node: &NodeId) -> bool {

@@ -38,6 +38,8 @@ pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
         let connections = state.connections_to(network).filter_map(|c| item::connection(state, c));
         view.endpoints.extend(tasks.chain(connections).map(|e| ((e.network.clone(), e.task.clone()), e)));
     }
+    let payloads = item::payloads(state, node).into_iter();
+    view.payloads = payloads.filter_map(|id| Some((id.clone(), item::payload(state, &id)?))).collect();
     Some(view)
 }
 

@@ -5,7 +5,7 @@ use crate::{
     net::{At, Net},
     world,
 };
-use heddle_manager::raft::{Raft, RaftSnapshot, TypeConfig};
+use heddle_manager::raft::{Raft, RaftSnapshot, TypeConfig, install_snapshot};
 use openraft::{
     BasicNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2,
     errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
@@ -92,7 +92,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let send =
-            self.call(option.hard_ttl(), move |raft| async move { raft.install_full_snapshot(vote, snapshot).await });
+            self.call(option.hard_ttl(), move |raft| async move { install_snapshot(&raft, vote, snapshot).await });
         tokio::select! {
             biased;
             answer = send => Ok(answer?),

@@ -7,11 +7,13 @@
 //! peers    where they are, as they say          contact  when a majority was last heard of
 //! frame    encryption of what is stored         damage   what is made of a disk that has lost something
 //! plain    what was stored before that          recover  what one manager alone goes on with
+//! install  a snapshot that another sends
 //! ```
 
 pub mod contact;
 pub mod damage;
 pub(crate) mod frame;
+mod install;
 mod log;
 mod machine;
 mod network;
@@ -21,6 +23,7 @@ pub mod recover;
 mod runtime;
 mod service;
 
+pub use install::install_snapshot;
 pub use log::{LogStore, Writer};
 pub use machine::{Machine, RaftSnapshot};
 pub use network::{MAX_MESSAGE, Network};

@@ -1,6 +1,8 @@
 //! Calls from the other managers, and who is a member.
 
-use super::{Peers, Raft, RaftSnapshot, TypeConfig, decode, encode, machine::unpack, raft_id};
+use super::{
+    Peers, Raft, RaftSnapshot, TypeConfig, decode, encode, install::install_snapshot, machine::unpack, raft_id,
+};
 use crate::{
     address,
     control::Forward,
@@ -115,7 +117,7 @@ impl raft_server::Raft for RaftService {
         // Raft stops for good at one that it cannot install.
         unpack(&meta, &data).map_err(garbled)?;
         let snapshot = openraft::storage::Snapshot { meta, snapshot: data };
-        let answered = self.raft.install_full_snapshot(vote, snapshot).await;
+        let answered = install_snapshot(&self.raft, vote, snapshot).await;
         if answered.is_ok() {
             self.forward.store.contact().heard();
         }

@@ -2,14 +2,14 @@
 //! raft's membership and the agents' lists follow from that.
 
 use crate::{
-    raft::recover,
+    raft::{Peers, recover},
     store::{Store, WriteError},
 };
 use futures::future::join_all;
 use heddle_model::NodeId;
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1::{self, raft_client::RaftClient};
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
@@ -19,6 +19,26 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// Writes down where a node's manager is.
 pub async fn keep(store: &Store, node: &NodeId, addr: SocketAddr) -> Result<(), WriteError> {
     store.update(|state| Ok(recover::at_address(state, node, addr).into_iter().collect())).await.map(drop)
+}
+
+/// Dials the others where the state says they are, as soon as it does. Raft's own links would stay as they were made, and who
+/// moved may have told the process that ran here before.
+pub async fn follow(store: Store, peers: Peers, cancel: CancellationToken) {
+    let mut state = store.watch();
+    let mut known = BTreeMap::new();
+    loop {
+        let now = state.borrow_and_update().clone();
+        for manager in now.managers().filter_map(|n| n.manager.as_ref()) {
+            // From one change to the next: somebody who has moved on says so before the state does.
+            if known.insert(manager.raft_id, manager.addr) != Some(manager.addr) {
+                peers.moved(manager.raft_id, manager.addr);
+            }
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = state.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 /// Runs until everybody knows where this manager is.

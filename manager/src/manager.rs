@@ -162,6 +162,7 @@ impl Manager {
         let sessions = Arc::new(Sessions::default());
         let cancel = CancellationToken::new();
         tokio::spawn(leader::run(store.clone(), sessions.clone(), cancel.clone()));
+        tokio::spawn(address::follow(store.clone(), peers.clone(), cancel.clone()));
         tokio::spawn(vault::follow(vault.clone(), store.clone(), credentials.clone(), cancel.clone()));
         let session_server = SessionServer::start(store.clone(), sessions.clone(), cancel.clone());
         let outvoted = CancellationToken::new();

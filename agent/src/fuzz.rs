@@ -393,6 +393,7 @@ fn files_of_tasks() {
         hostname: "h".into(),
         netns: record::HOST_NETNS.into(),
         files: BTreeMap::new(),
+        secrets: 2,
     });
     file(&executor::Line { at_ms: 1, stream: executor::Stream::Stdout, text: "t".into() });
 }

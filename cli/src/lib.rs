@@ -75,6 +75,8 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
             if !nix::unistd::geteuid().is_root() {
                 anyhow::bail!("the daemon makes namespaces and links: run it as root");
             }
+            // It has keys and secrets in memory: a crash leaves no core behind. Programs that it starts are as any other.
+            nix::sys::prctl::set_dumpable(false)?;
             let (lb_backend, wireguard) = (args.lb_backend, args.wireguard.into());
             let (state_dir, metrics_addr) = (args.state_dir, args.metrics_addr);
             let (advertise_addr, data_path_addr) = (args.advertise_addr, args.data_path_addr);

@@ -377,6 +377,8 @@ impl Actor {
         let launch = launch(&local.job, sandbox, &host);
         tracing::info!(task = local.job.name(), "starting");
         let process = local.job.process();
+        let view = self.member.as_ref().and_then(|m| m.view.as_deref());
+        let secret = memory_files(&local.job, view);
         let spec = ShimSpec {
             command: process.command.clone(),
             env: launch.env.into_iter().chain(process.env.clone()).collect(),
@@ -384,9 +386,9 @@ impl Actor {
             hostname: launch.hostname,
             netns,
             files: launch.files,
+            secrets: secret.len(),
         };
-        let view = self.member.as_ref().and_then(|m| m.view.as_deref());
-        self.executor.start(id, &spec, &memory_files(&local.job, view))
+        self.executor.start(id, &spec, &secret)
     }
 
     /// The sandboxes that should exist. They keep their gateway addresses.

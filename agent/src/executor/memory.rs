@@ -1,5 +1,5 @@
 //! Secrets and configs in a task's view of the host: files of file systems in memory that it alone sees. What they hold reaches
-//! the shim by its standard input, and no disk; where the kernel can (6.4), nor its swap.
+//! the shim by its standard input, and no disk; where the kernel can (6.4), nor its swap. They go with the task; the daemon has them as long.
 //!
 //! Those in `/run/secrets` and `/run/configs` lie in a file system of their own there. Any other lies over a file of the host, for
 //! as long as nobody puts another file in its place there.
@@ -22,6 +22,13 @@ use std::{
 pub const PLACES: [&str; 2] = [PayloadKind::Secret.dir(), PayloadKind::Config.dir()];
 /// In the task's own /dev/shm, for those that lie elsewhere.
 const DRAFTS: &str = "/dev/shm/.heddle-files";
+
+/// Makes a mount read-only, and not what is mounted: kernels from 6.4 to 6.12 refuse that of a file system that may not be swapped.
+const CLOSED: MsFlags = MsFlags::MS_BIND
+    .union(MsFlags::MS_REMOUNT)
+    .union(MsFlags::MS_RDONLY)
+    .union(MsFlags::MS_NOSUID)
+    .union(MsFlags::MS_NODEV);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryFile {
@@ -71,15 +78,14 @@ fn show_in(place: &str, files: &[MemoryFile]) -> io::Result<()> {
         return Ok(());
     }
     let none: Option<&str> = None;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount_memory(place, flags)?;
+    mount_memory(place, MsFlags::MS_NOSUID | MsFlags::MS_NODEV)?;
     for file in here {
         if let Some(dir) = file.path.parent() {
             fs::create_dir_all(dir)?;
         }
         file.write(&file.path)?;
     }
-    Ok(mount(none, place, none, flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none)?)
+    Ok(mount(none, place, none, CLOSED, none)?)
 }
 
 /// Those that lie over files of the host.
@@ -89,7 +95,6 @@ fn show_over(files: &[MemoryFile]) -> io::Result<()> {
         return Ok(());
     }
     let none: Option<&str> = None;
-    let closed = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     fs::create_dir(DRAFTS)?;
     mount_memory(DRAFTS, MsFlags::MS_NOSUID | MsFlags::MS_NODEV)?;
     let mut covered = BTreeSet::new();
@@ -105,7 +110,7 @@ fn show_over(files: &[MemoryFile]) -> io::Result<()> {
         let draft = Path::new(DRAFTS).join(number.to_string());
         file.write(&draft)?;
         mount(Some(&draft), &target, none, MsFlags::MS_BIND, none)?;
-        mount(none, &target, none, closed, none)?;
+        mount(none, &target, none, CLOSED, none)?;
     }
     // Each stays as long as it lies over something.
     umount2(DRAFTS, MntFlags::MNT_DETACH)?;

@@ -24,6 +24,9 @@ pub struct ShimSpec {
     pub netns: PathBuf,
     /// Path in the task's view to content, such as /etc/resolv.conf.
     pub files: BTreeMap<String, String>,
+    /// How many files come by the standard input. None from a daemon that is older than this program.
+    #[serde(default)]
+    pub secrets: usize,
 }
 
 impl ShimSpec {

@@ -48,8 +48,12 @@ pub fn run(dir: &Path) -> io::Result<Outcome> {
         record::read(&dir.join(SPEC))?.ok_or_else(|| io::Error::other("the task has no specification"))?;
     let netns = fs::File::open(&spec.netns)
         .map_err(|e| io::Error::new(e.kind(), format!("network namespace {}: {e}", spec.netns.display())))?;
-    let secret: Vec<MemoryFile> = rmp_serde::from_read(io::stdin().lock()).map_err(io::Error::other)?;
-    if !secret.is_empty() {
+    let mut secret = Vec::<MemoryFile>::new();
+    if spec.secrets > 0 {
+        secret = rmp_serde::from_read(io::stdin().lock()).map_err(io::Error::other)?;
+        if secret.len() != spec.secrets {
+            return Err(io::Error::other("the daemon did not tell all secrets and configs"));
+        }
         // What crashes on the way to the program leaves no core behind; the program itself is as any other.
         prctl::set_dumpable(false)?;
     }

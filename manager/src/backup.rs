@@ -15,7 +15,9 @@ use std::{
 
 const MAGIC: &[u8; 16] = b"heddle backup\r\n\0";
 /// Goes up when a program of today could not read what is written.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Of a cluster without secrets and configs, which programs that know none can read.
+const PLAIN: u32 = 1;
 /// Magic, version, length of the payload.
 const HEAD: usize = 16 + 4 + 8;
 const DIGEST: usize = 32;
@@ -62,7 +64,8 @@ pub fn write(state: &Snapshot, made_at: Timestamp) -> io::Result<Vec<u8>> {
     let payload = zstd::encode_all(encode(&body)?.as_slice(), zstd::DEFAULT_COMPRESSION_LEVEL)?;
     let mut file = Vec::with_capacity(HEAD + DIGEST + payload.len());
     file.extend(MAGIC);
-    file.extend(VERSION.to_be_bytes());
+    let version = if state.payloads.is_empty() { PLAIN } else { VERSION };
+    file.extend(version.to_be_bytes());
     file.extend((payload.len() as u64).to_be_bytes());
     let digest = Sha256::new().chain_update(&file).chain_update(&payload).finalize();
     file.extend(digest);
@@ -80,7 +83,7 @@ pub fn read(file: &[u8]) -> Result<Backup, BackupError> {
     let number = |at: usize, to: usize| file.get(at..to).map(|b| b.iter().fold(0, |n, b| n << 8 | u64::from(*b)));
     let short = BackupError::Short { have, of: (HEAD + DIGEST) as u64 };
     let Some(version) = number(MAGIC.len(), MAGIC.len() + 4) else { return Err(short) };
-    if version != u64::from(VERSION) {
+    if !(u64::from(PLAIN)..=u64::from(VERSION)).contains(&version) {
         return Err(BackupError::Newer { found: version as u32 });
     }
     let (Some(length), Some(digest)) = (number(MAGIC.len() + 4, HEAD), file.get(HEAD..HEAD + DIGEST)) else {
@@ -105,7 +108,8 @@ pub fn read(file: &[u8]) -> Result<Backup, BackupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::World;
+    use crate::{store::Mutation, world::World};
+    use heddle_model::payload::PayloadKind;
     use proptest::prelude::*;
 
     fn file() -> (Snapshot, Vec<u8>) {
@@ -119,14 +123,24 @@ mod tests {
     fn what_is_written_is_read() {
         let (state, file) = file();
         let backup = read(&file).unwrap();
-        assert_eq!((backup.state, backup.made_at), (state, Timestamp(7)));
+        assert_eq!((file[19], backup.state, backup.made_at), (1, state, Timestamp(7)));
+    }
+
+    #[test]
+    fn one_with_secrets_is_for_programs_that_know_them() {
+        let mut world = World::new();
+        world.ready_nodes(1);
+        let secret = world.payload(PayloadKind::Secret, "key", 3);
+        world.write(vec![Mutation::Create(secret.into())]);
+        let file = write(&world.state, Timestamp(7)).unwrap();
+        assert_eq!((file[19], read(&file).unwrap().state), (2, world.state));
     }
 
     #[test]
     fn each_refusal_says_what_is_wrong() {
         let (_, file) = file();
         let mut newer = file.clone();
-        newer[19] = 2;
+        newer[19] = 3;
         let mut damaged = file.clone();
         *damaged.last_mut().unwrap() ^= 1;
         let longer = [&file[..], b"x"].concat();
@@ -135,7 +149,7 @@ mod tests {
         for (file, said) in [
             (&b""[..], "this is no backup of a Heddle cluster: use a file that `heddle cluster backup` made"),
             (b"PK\x03\x04", "this is no backup of a Heddle cluster: use a file that `heddle cluster backup` made"),
-            (&newer, "the backup is of version 2, and this program reads versions up to 1: use a newer heddle"),
+            (&newer, "the backup is of version 3, and this program reads versions up to 2: use a newer heddle"),
             (&file[..70], &short),
             (&file[..10], "the backup is cut short: 10 of 60 bytes are there"),
             (&file[..40], "the backup is cut short: 40 of 60 bytes are there"),

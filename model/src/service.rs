@@ -151,3 +151,13 @@ pub struct Service {
     #[serde(default)]
     pub previous: Option<Box<Previous>>,
 }
+
+impl Service {
+    /// Whether its tasks are given the secret or config with this id, or may be again: until an update is over, the spec
+    /// before is the way back.
+    pub fn uses(&self, payload: &str) -> bool {
+        let names = |spec: &ServiceSpec| spec.task.files.iter().any(|f| f.source == payload);
+        let open = self.update.as_ref().is_some_and(|u| u.state.in_progress() || u.state.is_paused());
+        names(&self.spec) || open && self.previous.as_ref().is_some_and(|p| names(&p.spec))
+    }
+}

@@ -94,7 +94,7 @@ fn check(state: &Snapshot, payload: &Payload) -> Result<(), PayloadError> {
 
 /// Names of the services that use it, in order.
 fn services(state: &Snapshot, payload: &Payload) -> Vec<String> {
-    let uses = state.services.values().filter(|s| s.spec.task.files.iter().any(|f| f.source == payload.id.as_str()));
+    let uses = state.services.values().filter(|s| s.uses(payload.id.as_str()));
     uses.map(|s| s.spec.annotations.name.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
@@ -232,8 +232,10 @@ mod tests {
     use super::*;
     use crate::{control::check, world::World};
     use heddle_model::{
+        Timestamp,
         payload::{FileMode, FilePath, PayloadFile},
         service::Service,
+        update::{Previous, UpdateState, UpdateStatus},
     };
 
     fn service(world: &mut World, files: Vec<PayloadFile>) -> Service {
@@ -292,7 +294,16 @@ mod tests {
         let service = world.state.service_named("web").unwrap().clone();
         let mut without = Service::clone(&service);
         without.spec.task.files.clear();
-        world.write(vec![Mutation::Update(without.into())]);
+        // Until the update is over it may be rolled back.
+        without.previous = Some(Box::new(Previous { spec: service.spec.clone(), spec_version: service.spec_version }));
+        for (state, refused) in
+            [(UpdateState::Updating, true), (UpdateState::Paused, true), (UpdateState::Completed, false)]
+        {
+            without.update = Some(UpdateStatus::begin(state, Timestamp(1), String::new()));
+            without.meta = world.state.service_named("web").unwrap().meta.clone();
+            world.write(vec![Mutation::Update(without.clone().into())]);
+            assert_eq!(remove(&world.state, PayloadKind::Secret, "key").is_err(), refused, "{state:?}");
+        }
         let (id, gone) = remove(&world.state, PayloadKind::Secret, key.id.short()).unwrap();
         assert_eq!(id, key.id);
         world.write(gone);

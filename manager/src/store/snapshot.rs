@@ -293,10 +293,7 @@ impl Snapshot {
                 let network = id.parse::<NetworkId>().ok();
                 network.and_then(|n| self.connections_to(&n).next().map(|c| c.id.to_string()))
             }
-            Kind::Secret | Kind::Config => {
-                let uses = |s: &&Arc<Service>| s.spec.task.files.iter().any(|f| f.source == id);
-                self.services.values().find(uses).map(|s| s.id.to_string())
-            }
+            Kind::Secret | Kind::Config => self.services.values().find(|s| s.uses(id)).map(|s| s.id.to_string()),
             Kind::Cluster | Kind::Node | Kind::Service | Kind::Task | Kind::Connection => None,
         };
         match user {

@@ -1,6 +1,9 @@
 //! What a balancer has to do, whichever it is: the same tests for each.
 
-use crate::{Lab, spread, wait, wire};
+use crate::{
+    Lab, spread, wait,
+    wire::{self, receive},
+};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -149,10 +152,11 @@ impl Held {
         let mut said = Vec::new();
         let mut part = [0; 4096];
         loop {
-            let count = self.stream.read(&mut part)?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            let count = match self.stream.read(&mut part) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
             said.extend_from_slice(&part[..count]);
             let text = String::from_utf8_lossy(&said);
             if let Some(at) = text.find("\r\n\r\n").filter(|_| text.ends_with("}\n")) {
@@ -206,7 +210,7 @@ pub fn what_ends_drains(lab: &Lab, grace: Duration) {
         let answers = lab.ask_from_task(&caller, &targets()[0], 12, false);
         if answers.tasks.len() == 3 { Ok(()) } else { Err(format!("{answers:?}")) }
     });
-    let mut held = hold(lab, &caller, 6);
+    let mut held = hold(lab, &caller, 10);
     let all: BTreeSet<_> = held.iter().map(|h| h.task.clone()).collect();
     assert_eq!(all.len(), 3, "connections to each");
 
@@ -297,7 +301,7 @@ pub fn a_flow_may_enter_by_another_host(lab: &Lab) {
     let take = |host: &str| lab.sh(host, "ip address del 10.77.0.99/16 dev eth0");
     give("node1");
     let open = || Held::open(lab.netns("client"), moving);
-    let mut held: Vec<_> = (0..8).map(|_| open().unwrap_or_else(|e| panic!("{moving}: {e}"))).collect();
+    let mut held: Vec<_> = (0..16).map(|_| open().unwrap_or_else(|e| panic!("{moving}: {e}"))).collect();
     assert!(held.iter().map(|h| &h.task).collect::<BTreeSet<_>>().len() > 1, "all have one backend");
     for (from, to) in [("node1", "node2"), ("node2", "node3")] {
         take(from);
@@ -318,7 +322,7 @@ fn answers_port(lab: &Lab, from: u16, to: &str) -> String {
         socket.connect(to)?;
         socket.send(b"?")?;
         let mut said = [0; 4096];
-        let count = socket.recv(&mut said)?;
+        let count = receive(&socket, &mut said)?;
         Ok(serde_json::from_slice::<Value>(&said[..count])?)
     });
     let answer = asked.unwrap_or_else(|e| panic!("{from} to {to}: {e}"));
@@ -357,6 +361,9 @@ pub fn a_port_may_lead_to_a_replica_and_its_service(lab: &Lab, turns: usize) {
     }
 }
 
+/// Less than a second: then a lost SYN is sent again.
+const BEFORE_AGAIN: Duration = Duration::from_millis(900);
+
 /// Whether a connection from this port is made at once, and ends in order.
 fn connects(netns: PathBuf, from: SocketAddr, to: SocketAddr) -> io::Result<()> {
     within(netns, move || {
@@ -365,7 +372,7 @@ fn connects(netns: PathBuf, from: SocketAddr, to: SocketAddr) -> io::Result<()> 
             let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             socket.set_reuseaddr(true)?;
             socket.bind(from)?;
-            tokio::time::timeout(AT_ONCE / 4, socket.connect(to)).await??;
+            tokio::time::timeout(BEFORE_AGAIN, socket.connect(to)).await??;
             Ok(())
         })
     })

@@ -14,7 +14,8 @@ use nix::{
 use std::{
     collections::BTreeSet,
     fs::File,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd,
     path::Path,
     sync::{
@@ -114,6 +115,16 @@ impl Capture {
     pub fn end(self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the capture ends well")
+    }
+}
+
+/// The next datagram. A socket with a time limit is interrupted when a child of this process ends: that is not the limit.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            received => return received,
+        }
     }
 }
 

@@ -175,7 +175,7 @@ fn what_was_acknowledged_is_there_and_nothing_was_restarted() {
     if skipped() {
         return;
     }
-    let (seconds, seed) = (number("CHAOS_SECONDS", || 60), number("CHAOS_SEED", rand::random));
+    let (seconds, seed) = (number("CHAOS_SECONDS", || 40), number("CHAOS_SEED", rand::random));
     let mut random = StdRng::seed_from_u64(seed);
     let lab = Lab::up("t-chaos", 6, 3);
     lab.create_web("steady", 3, &["--constraint", &format!("node.hostname=={STEADY}")]);

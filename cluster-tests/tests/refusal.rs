@@ -94,7 +94,7 @@ fn specs_that_cannot_be_are_refused() {
     // What cannot run says why.
     let said = lab.refused(
         "node1",
-        &["service", "create", "--process", "--name", "broken", "--timeout", "3", "--", "/no/such/program"],
+        &["service", "create", "--process", "--name", "broken", "--timeout", "10", "--", "/no/such/program"],
     );
     assert!(said.contains("/no/such/program"), "{said}");
     let said =

@@ -155,7 +155,7 @@ fn what_cannot_be_is_said_in_one_sentence() {
     let twice = create(&lab, "web", &["--secret", "key", "--secret", "source=key,target=key"]).unwrap_err();
     assert!(twice.contains("/run/secrets/key is the place of two secrets or configs"), "{twice}");
     // Only the host knows whether a file is there.
-    let nowhere = ["--secret", "source=key,target=/etc/nowhere.conf", "--timeout", "3"];
+    let nowhere = ["--secret", "source=key,target=/etc/nowhere.conf", "--timeout", "10"];
     let said = create(&lab, "web", &nowhere).unwrap_err();
     assert!(
         said.contains("/etc/nowhere.conf is not on this host: a secret or config lies over a file that is there"),
@@ -168,7 +168,7 @@ fn what_cannot_be_is_said_in_one_sentence() {
     ] {
         let name = path.replace('/', "");
         let refused =
-            create(&lab, &name, &["--secret", &format!("source=key,target={path}"), "--timeout", "3"]).unwrap_err();
+            create(&lab, &name, &["--secret", &format!("source=key,target={path}"), "--timeout", "10"]).unwrap_err();
         assert!(refused.contains(said), "{refused}");
     }
 }

@@ -8,7 +8,7 @@ use heddle_cluster_tests::{
     LIMIT, Lab,
     encryption::encrypts_by,
     skipped, vm, wait,
-    wire::{Capture, Forgery, Leg, Seen, headers, within},
+    wire::{Capture, Forgery, Leg, Seen, headers, receive, within},
 };
 use std::{
     io::{Read, Write},
@@ -71,7 +71,7 @@ fn datagram(from: &Member, to: &Member, v4: bool, length: usize, limit: Duration
         socket.set_read_timeout(Some(limit)).unwrap();
         bound.send(socket.local_addr().unwrap().port()).unwrap();
         let mut buffer = vec![0; 65536];
-        let n = socket.recv(&mut buffer).ok()?;
+        let n = receive(&socket, &mut buffer).ok()?;
         buffer.truncate(n);
         Some(buffer)
     });
@@ -143,16 +143,16 @@ impl Injection {
     fn heard(&self, lab: &Lab, source: [u8; 4]) -> bool {
         let port = 5555;
         let (bound, listens) = mpsc::channel();
-        let addr = self.member.addrs[0];
+        let (addr, client) = (self.member.addrs[0], lab.netns("client"));
         let listener = within(&self.member.space, move || {
             let socket = UdpSocket::bind((addr, port)).unwrap();
             socket.set_read_timeout(Some(NEVER)).unwrap();
             bound.send(()).unwrap();
-            socket.recv(&mut [0; 1500]).is_ok()
+            receive(&socket, &mut [0; 1500]).is_ok()
         });
         listens.recv().unwrap();
         let (from, to, host) = (self.from.clone(), self.to.clone(), address(self.member.host));
-        Forgery { vni: self.vni, from, to, port, host }.send(&lab.netns("client"), source.into());
+        Forgery { vni: self.vni, from, to, port, host }.send(&client, source.into());
         listener.join().unwrap()
     }
 }
@@ -349,7 +349,7 @@ fn new_keys_lose_no_datagram() {
         bound.send(socket.local_addr().unwrap().port()).unwrap();
         let mut seen = std::collections::BTreeSet::new();
         let mut number = [0; 8];
-        while socket.recv(&mut number).is_ok() {
+        while receive(&socket, &mut number).is_ok() {
             seen.insert(u64::from_be_bytes(number));
         }
         seen.len() as u64

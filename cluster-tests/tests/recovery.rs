@@ -207,7 +207,7 @@ fn a_backup_makes_the_cluster_again() {
     let whole = fs::read(&file).unwrap();
     let bad = file.clone() + ".bad";
     let mut newer = whole.clone();
-    newer[19] += 1;
+    newer[19] = 3;
     let mut damaged = whole.clone();
     damaged[whole.len() / 2] ^= 1;
     for (bytes, said) in [

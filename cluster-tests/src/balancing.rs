@@ -210,7 +210,7 @@ pub fn what_ends_drains(lab: &Lab, grace: Duration) {
         let answers = lab.ask_from_task(&caller, &targets()[0], 12, false);
         if answers.tasks.len() == 3 { Ok(()) } else { Err(format!("{answers:?}")) }
     });
-    let mut held = hold(lab, &caller, 10);
+    let mut held = hold(lab, &caller, 6);
     let all: BTreeSet<_> = held.iter().map(|h| h.task.clone()).collect();
     assert_eq!(all.len(), 3, "connections to each");
 

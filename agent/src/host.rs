@@ -5,7 +5,7 @@ pub mod links;
 use crate::local::network::Surroundings;
 use heddle_model::{
     net::{DualSubnet, Mtu, Port, Protocol},
-    node::NodeDescription,
+    node::{NodeDescription, Trust},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
@@ -38,6 +38,7 @@ pub fn describe(data_path: IpAddr) -> NodeDescription {
         executors: vec!["process".into()],
         listening: listening().into_iter().collect(),
         tunnel: None,
+        trust: Trust::default(),
     }
 }
 

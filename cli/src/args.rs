@@ -157,6 +157,8 @@ pub enum ClusterCommand {
     Update(commands::cluster::UpdateArgs),
     /// Show, or replace, the key that managers are unlocked with while autolock is on
     UnlockKey(commands::autolock::UnlockKeyArgs),
+    /// Show the root certificate that all others go back to, or put another in its place
+    Ca(commands::ca::CaArgs),
     /// People who may ask the cluster through its port
     #[command(subcommand)]
     User(commands::user::UserCommand),

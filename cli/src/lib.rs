@@ -100,6 +100,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Cluster(ClusterCommand::Status(args)) => commands::status::run(client, args.format).await,
         Command::Cluster(ClusterCommand::Update(args)) => commands::cluster::update(client, args).await,
         Command::Cluster(ClusterCommand::UnlockKey(args)) => commands::autolock::unlock_key(client, args).await,
+        Command::Cluster(ClusterCommand::Ca(args)) => commands::ca::run(client, args).await,
         Command::Cluster(ClusterCommand::User(command)) => commands::user::run(client, command).await,
         Command::Cluster(ClusterCommand::Backup(args)) => commands::backup::back_up(client, &args).await,
         Command::Cluster(ClusterCommand::Restore(args)) => commands::backup::restore(client, args).await,

@@ -126,3 +126,92 @@ fn who_was_removed_is_not_let_in_by_an_old_one() {
         std::fs::write(log, "").unwrap();
     }
 }
+
+/// How far another root is, and the one that counts.
+fn root(lab: &Lab) -> (String, String) {
+    let output = lab.exec("node1", &["heddle", "cluster", "ca"]);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stderr).trim().to_owned(), text(&output.stdout))
+}
+
+#[test]
+fn another_root_takes_the_place_of_the_first_and_nothing_notices() {
+    if skipped() {
+        return;
+    }
+    let name = "t-cert-root";
+    let lab = Lab::up(name, 3, 2);
+    lab.create_web("web", 3, &["-p", "8080:80"]);
+    let dir = format!("{}/alice", lab.state_dir("node1"));
+    lab.heddle("node1", &["cluster", "user", "add", "alice", "--dir", &dir]);
+    let alice = || lab.try_heddle("node2", &["--as", &dir, "node", "ls"]);
+    assert!(alice().unwrap().contains("node3"));
+    let (tasks_before, (_, first)) = (tasks(&lab), root(&lab));
+    let old_token = lab.heddle("node1", &["join-token", "worker", "-q"]);
+
+    // One is away: the others change, and wait for it.
+    lab.do_lab(&["kill", "node3", "--daemon"]);
+    let waits = "2 of 3 nodes have a certificate by it, waiting for node3 (down)";
+    let asked = lab.meanwhile("10.77.0.2:8080", || {
+        lab.heddle("node2", &["cluster", "ca", "--rotate", "--detach"]);
+        wait("it waits for one alone", || match root(&lab) {
+            (said, pem) if said.contains(waits) && pem == first => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    });
+    assert_eq!(asked.failed, "");
+    assert!(lab.heddle("node1", &["cluster", "status"]).contains(waits));
+    lab.heddle("node1", &["service", "scale", "web=4"]);
+    lab.heddle("node1", &["service", "scale", "web=3"]);
+    assert!(alice().unwrap().contains("node3"), "the old root counts still");
+
+    lab.do_lab(&["start", "node3"]);
+    let second = wait("the first root is gone", || match root(&lab) {
+        (said, pem) if said.is_empty() && pem != first => Ok(pem),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(second.matches("BEGIN CERTIFICATE").count(), 1);
+    for host in ["node1", "node2"] {
+        let log = std::fs::read_to_string(lab.state_dir(host) + "/daemon.log").unwrap();
+        assert_eq!(log.matches("no session with a leader").count(), 0, "{host} lost its session");
+    }
+    wait("each host believes that one alone", || {
+        let stored = |host: &str| std::fs::read_to_string(lab.state_dir(host) + "/certificates/root.crt").unwrap();
+        let others: Vec<_> = ["node1", "node2", "node3"].into_iter().filter(|host| stored(host) != second).collect();
+        if others.is_empty() { Ok(()) } else { Err(format!("{others:?}")) }
+    });
+    let refused = alice().unwrap_err();
+    assert!(refused.contains("heddle: "), "{refused}");
+    assert_eq!(lab.json("node1", &["cluster", "user", "ls", "--format", "json"]), serde_json::json!([]));
+
+    // What is stored is whole, on managers and workers: all come back by it.
+    for host in ["node1", "node2", "node3"] {
+        lab.do_lab(&["kill", host, "--daemon"]);
+        lab.do_lab(&["start", host]);
+    }
+    lab.settled(&["node1", "node2", "node3"], &["web"]);
+    let kept = tasks(&lab).intersection(&tasks_before).count();
+    assert_eq!(kept, 2, "all but that of the node that was away: {:?}, {tasks_before:?} before", tasks(&lab));
+    assert_eq!(lab.ask("client", "10.77.0.3:8080", 4, false).failed, "");
+
+    // A token of before names the first root.
+    lab.heddle("node3", &["leave"]);
+    let said = lab.refused("node3", &["join", "--token", old_token.trim(), "10.77.0.1"]);
+    assert!(said.contains("or for the root that it had before"), "{said}");
+    let token = lab.heddle("node2", &["join-token", "worker", "-q"]);
+    lab.heddle("node3", &["join", "--token", token.trim(), "10.77.0.1"]);
+
+    // Once more, and waited for; and back while somebody is away.
+    let said = lab.heddle("node1", &["cluster", "ca", "--rotate"]);
+    assert!(said.starts_with("Every node has a certificate by another root."), "{said}");
+    let (_, third) = root(&lab);
+    assert_ne!(third, second);
+    lab.do_lab(&["kill", "node3", "--daemon"]);
+    lab.heddle("node1", &["cluster", "ca", "--rotate", "--detach"]);
+    lab.heddle("node1", &["cluster", "ca", "--abort"]);
+    lab.do_lab(&["start", "node3"]);
+    lab.connected("node3");
+    assert_eq!(root(&lab), (String::new(), third));
+    let said = lab.refused("node1", &["cluster", "ca", "--abort"]);
+    assert_eq!(said, "heddle: no other root certificate is to follow: there is nothing to abort");
+}

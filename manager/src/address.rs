@@ -70,7 +70,7 @@ async fn tell(store: &Store, credentials: &Credentials, addr: SocketAddr) {
     let state = store.snapshot();
     let others = state.nodes.values().filter(|n| n.id != own).filter_map(|n| n.manager.as_ref()).map(|m| m.addr);
     let tell = async |other| {
-        let Ok(channel) = tls::dial(other, credentials) else { return };
+        let channel = tls::dial(other, credentials);
         let mut request = Request::new(v1::RaftMovedRequest { addr: addr.to_string() });
         request.set_timeout(CALL_LIMIT);
         if let Err(status) = RaftClient::new(channel).moved(request).await {

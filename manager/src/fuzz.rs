@@ -60,10 +60,10 @@ fn certificates_and_requests_for_them() {
     let cert = ca::issue(&root, &cluster, &node, Role::Worker, &csr, life).unwrap();
     run_text(&[&csr, &cert], |text| {
         drop(ca::issue(&root, &cluster, &node, Role::Worker, text, life));
-        if let Ok(former) = ca::former(&root, text, &csr, now()) {
+        if let Ok(former) = ca::former(&root.cert_pem, text, &csr, now()) {
             assert_eq!(former.node, node);
         }
-        drop(ca::former(&root, &cert, text, now()));
+        drop(ca::former(&root.cert_pem, &cert, text, now()));
     });
 }
 

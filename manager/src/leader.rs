@@ -1,7 +1,7 @@
 //! What only the leader does: runs the deciding stages whenever something changed, and watches that nodes report.
 
 use crate::{
-    allocator, ambient, autopilot,
+    allocator, ambient, autopilot, ca,
     dispatcher::Sessions,
     membership, orchestrator,
     plan::{Context, Stage},
@@ -26,6 +26,7 @@ const STAGES: &[(&str, Stage)] = &[
     ("scheduler", scheduler::plan),
     ("reaper", orchestrator::reap),
     ("tunnel", tunnel::plan),
+    ("root", ca::rotation::plan),
 ];
 /// How often leadership and heartbeats are looked at.
 const TICK: Duration = Duration::from_millis(100);

@@ -2,7 +2,7 @@
 
 use crate::{
     address, ambient, ca,
-    control::{CaService, ControlService, Forward, PayloadsService, UsersService},
+    control::{CaService, ControlService, Forward, PayloadsService, RootsService, UsersService},
     dispatcher::{DispatcherService, Logs, SessionServer, Sessions},
     leader, membership,
     observe::{self, History, ObserveService},
@@ -24,7 +24,7 @@ use heddle_plumbing::{
 use heddle_proto::v1::{
     self, control_server::ControlServer, dispatcher_server::DispatcherServer, node_ca_server::NodeCaServer,
     observe_server::ObserveServer, payloads_server::PayloadsServer, raft_client::RaftClient, raft_server::RaftServer,
-    users_server::UsersServer,
+    roots_server::RootsServer, users_server::UsersServer,
 };
 use ipnet::IpNet;
 use openraft::{BasicNode, Config, async_runtime::WatchReceiver};
@@ -240,7 +240,7 @@ impl Manager {
             v1::RaftJoinRequest { node: node.to_string(), raft_id: raft_id(&node), addr: own_addr.to_string() };
         let mut last = String::from("no address was given");
         for addr in addrs {
-            let mut client = RaftClient::new(tls::dial(*addr, &self.credentials)?);
+            let mut client = RaftClient::new(tls::dial(*addr, &self.credentials));
             match client.join(request.clone()).await {
                 Ok(_) => return Ok(()),
                 Err(status) => last = format!("{addr}: {}", status.message()),
@@ -256,7 +256,7 @@ impl Manager {
         for addr in addrs {
             let mut request = tonic::Request::new(v1::RaftLeaveRequest { raft_id });
             request.set_timeout(CALL_LIMIT);
-            match RaftClient::new(tls::dial(*addr, &self.credentials)?).leave(request).await {
+            match RaftClient::new(tls::dial(*addr, &self.credentials)).leave(request).await {
                 Ok(_) => return Ok(()),
                 Err(status) => last = format!("{addr}: {}", status.message()),
             }
@@ -282,7 +282,7 @@ impl Manager {
             membership::hand_over(&self.store).await.map_err(ManagerError::Refused)?;
         }
         for manager in state.nodes.values().filter(|n| n.id != own).filter_map(|n| n.manager.as_ref()) {
-            let mut client = RaftClient::new(tls::dial(manager.addr, &self.credentials)?);
+            let mut client = RaftClient::new(tls::dial(manager.addr, &self.credentials));
             match client.leave(request).await {
                 Ok(_) => return Ok(()),
                 Err(status) => last = format!("{}: {}", manager.addr, status.message()),
@@ -292,16 +292,14 @@ impl Manager {
     }
 
     /// A certificate for this manager's own node, by the root key that it has itself: when all managers' certificates have
-    /// expired, nobody else can be asked. The certificate and the root, PEM.
+    /// expired, nobody else can be asked. The certificate and the roots, PEM.
     pub fn certify(&self, csr_pem: &str) -> Result<(String, String), ManagerError> {
         let state = self.store.snapshot();
         let own = self.credentials.identity();
         let cluster = state.cluster.as_ref().ok_or_else(|| ManagerError::Refused("its store is empty".into()))?;
         let node = state.nodes.get(&own.node);
         let node = node.ok_or_else(|| ManagerError::Refused("this node was removed from the cluster".into()))?;
-        let life = cluster.spec.node_cert_life;
-        let cert = ca::issue(&cluster.root_ca, &cluster.id, &own.node, node.role, csr_pem, life)?;
-        Ok((cert, cluster.root_ca.cert_pem.clone()))
+        Ok((ca::certificate(cluster, &own.node, node.role, csr_pem)?, cluster.trusted_pem()))
     }
 
     /// What keeps this manager's key and its node's credentials.
@@ -337,6 +335,11 @@ impl Manager {
     }
 
     /// What the local socket serves too.
+    pub fn roots(&self) -> RootsServer<RootsService> {
+        RootsServer::new(RootsService { forward: self.forward() })
+    }
+
+    /// What the local socket serves too.
     pub fn users(&self) -> UsersServer<UsersService> {
         UsersServer::new(UsersService { forward: self.forward() })
     }
@@ -365,6 +368,7 @@ impl Manager {
             .add_service(self.observer())
             .add_service(self.payloads())
             .add_service(self.users())
+            .add_service(self.roots())
             .add_service(raft)
             .add_service(dispatcher)
             .add_service(NodeCaServer::new(CaService { forward: self.forward() }))

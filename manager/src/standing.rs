@@ -24,7 +24,7 @@ pub async fn check(state: &Snapshot, credentials: &Credentials) -> Result<(), Ma
     let ask = async |addr| {
         let mut request = Request::new(v1::RaftStandingRequest {});
         request.set_timeout(CALL_LIMIT);
-        let asked = RaftClient::new(tls::dial(addr, credentials).ok()?).standing(request).await;
+        let asked = RaftClient::new(tls::dial(addr, credentials)).standing(request).await;
         Some(asked.ok()?.into_inner().begun)
     };
     match join_all(others.map(ask)).await.into_iter().flatten().any(|theirs| theirs > begun) {

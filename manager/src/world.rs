@@ -71,6 +71,7 @@ impl World {
             removed: BTreeMap::new(),
             users: BTreeMap::new(),
             unlock_key: None,
+            rotation: None,
         };
         let ingress = world.network(INGRESS, true);
         world.write(vec![Mutation::Create(cluster.into()), Mutation::Create(ingress.into())]);

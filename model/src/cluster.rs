@@ -107,6 +107,15 @@ pub struct RootCa {
     pub key_pem: Secret,
 }
 
+/// The root gives way to another. Both count until every node has a certificate by the next one, and trusts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootRotation {
+    pub next: RootCa,
+    /// The next root's name and key, signed by the one before: whoever trusts only that one follows.
+    pub cross_pem: String,
+    pub since: Timestamp,
+}
+
 /// A person who may ask the cluster through its port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -115,6 +124,9 @@ pub struct User {
     pub added: Timestamp,
     /// When the certificate ends.
     pub ends: Timestamp,
+    /// Digest of the root that it is by; empty: the first one of the cluster.
+    #[serde(default)]
+    pub signer: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,9 +151,22 @@ pub struct Cluster {
     /// Autolock: what managers that start are unlocked with. None: they start unlocked.
     #[serde(default)]
     pub unlock_key: Option<Secret>,
+    #[serde(default)]
+    pub rotation: Option<RootRotation>,
 }
 
 impl Cluster {
+    /// By whose key certificates are made now.
+    pub fn signer(&self) -> &RootCa {
+        self.rotation.as_ref().map_or(&self.root_ca, |rotation| &rotation.next)
+    }
+
+    /// All roots that certificates may go back to, PEM, one after the other.
+    pub fn trusted_pem(&self) -> String {
+        let next = self.rotation.iter().map(|rotation| &rotation.next);
+        std::iter::once(&self.root_ca).chain(next).map(|root| root.cert_pem.as_str()).collect()
+    }
+
     /// Remembers a removed node for as long as its certificate may last; forgets those that need it no more.
     pub fn remove(&mut self, node: NodeId, now: Timestamp) {
         self.removed.retain(|_, until| *until > now);

@@ -41,6 +41,7 @@ const SUBNETS: usize = 4096;
 const EXECUTORS: usize = 64;
 const LISTENING: usize = 2 << 15;
 const KEYS: usize = 16;
+const ROOTS: usize = 8;
 /// Bytes of the specs of all tasks of a service.
 const TASKS: u64 = 16 << 20;
 /// Bytes of a value that are shown.
@@ -210,7 +211,9 @@ pub fn description(host: &NodeDescription) -> Result {
     many("subnets of the host", host.host_subnets.len(), SUBNETS)?;
     names("executors", host.executors.iter(), EXECUTORS)?;
     many("ports of the host", host.listening.len(), LISTENING)?;
-    many("keys of the tunnel", host.tunnel.as_ref().map_or(0, |end| end.keys.len()), KEYS)
+    many("keys of the tunnel", host.tunnel.as_ref().map_or(0, |end| end.keys.len()), KEYS)?;
+    long("signer of the certificate", &host.trust.signer, NAME)?;
+    names("trusted roots", host.trust.roots.iter(), ROOTS)
 }
 
 pub fn workload(spec: &WorkloadSpec) -> Result {

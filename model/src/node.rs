@@ -30,6 +30,21 @@ pub struct NodeSpec {
     pub availability: Availability,
 }
 
+/// What a node's certificate goes back to, and what the node believes, each a root by its SHA-256 in hexadecimal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// Empty: none of those that it trusts.
+    pub signer: String,
+    pub roots: Vec<String>,
+}
+
+impl Trust {
+    /// Whether it needs no other root than this one.
+    pub fn is_by(&self, root: &str) -> bool {
+        self.signer == root && self.roots.iter().any(|r| r == root)
+    }
+}
+
 /// What a daemon says of its host when its session starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeDescription {
@@ -51,6 +66,8 @@ pub struct NodeDescription {
     /// None: this host cannot encrypt, and takes no part in networks that are encrypted.
     #[serde(default)]
     pub tunnel: Option<TunnelEnd>,
+    #[serde(default)]
+    pub trust: Trust,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -158,6 +175,18 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_is_gone_to_when_it_is_believed_and_shown() {
+        let trust = |signer: &str, roots: &[&str]| Trust {
+            signer: signer.into(),
+            roots: roots.iter().map(|&r| r.to_owned()).collect(),
+        };
+        assert!(trust("b", &["a", "b"]).is_by("b"));
+        for other in [trust("", &[]), trust("b", &["a"]), trust("a", &["a", "b"]), trust("", &["b"])] {
+            assert!(!other.is_by("b"), "{other:?}");
+        }
+    }
 
     #[test]
     fn a_report_has_an_end() {

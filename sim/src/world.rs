@@ -121,6 +121,7 @@ impl World {
             removed: Default::default(),
             users: Default::default(),
             unlock_key: None,
+            rotation: None,
         }
     }
 

@@ -88,7 +88,7 @@ impl Membership {
                 self.followers.drain().for_each(|(_, f)| f.abort());
                 status.send_modify(|s| s.connected = false);
             }
-            Event::Role(role) => status.send_modify(|s| s.role = Some(role)),
+            Event::Wish(wish) => status.send_modify(|s| s.wish = Some(wish)),
             Event::Removed => status.send_modify(|s| s.removed = true),
             Event::Managers(managers) => {
                 self.memory.managers = managers.iter().filter_map(|m| m.addr.parse().ok()).collect();

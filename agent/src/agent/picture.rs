@@ -2,13 +2,13 @@
 
 use crate::{
     dataplane::desired::{Balancer, Sandbox},
+    session::Wish,
     underlay::Below,
     worker::{Job, Worker},
 };
 use heddle_model::{
     NetworkId, NodeId, TaskId,
     assignment::NodeView,
-    cluster::Role,
     net::DualSubnet,
     node::NodeReport,
     task::TaskStatus,
@@ -33,8 +33,8 @@ pub struct Status {
     pub below: Below,
     pub running: u32,
     pub removed: bool,
-    /// What this node's certificate should say; None: no manager has said so yet.
-    pub role: Option<Role>,
+    /// None: no manager has said so yet.
+    pub wish: Option<Wish>,
 }
 
 impl Status {

@@ -28,8 +28,7 @@ pub enum Event {
     Connected(Channel),
     Disconnected,
     Managers(Vec<v1::ManagerAddr>),
-    /// What this node is to be.
-    Role(Role),
+    Wish(Wish),
     Assignments(Box<v1::Assignments>),
     Logs(v1::LogRequest),
     CancelLogs(String),
@@ -37,10 +36,20 @@ pub enum Event {
     Removed,
 }
 
+/// What the managers want this node's certificate to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    pub role: Role,
+    /// All that the node is to trust, PEM; empty: a manager of an older version does not say.
+    pub roots_pem: String,
+    /// Digest of the root that it should be by.
+    pub signer: String,
+}
+
 /// What the agent says. Dropped while there is no session: a new session starts with everything anew.
 pub type Sender = mpsc::Sender<FromAgent>;
 
-/// Says what this host is now, given its tunnel end point.
+/// Says what this host is now, given its tunnel end point, but for what it trusts.
 pub type Describe = Box<dyn Fn(std::net::IpAddr) -> NodeDescription + Send + Sync>;
 
 pub struct Session {
@@ -84,10 +93,10 @@ impl Session {
 
     /// One try at one manager, for as long as it lasts. Where to go next, if that is known.
     async fn once(&mut self, addr: SocketAddr) -> Option<SocketAddr> {
-        let channel = tls::dial(addr, &self.credentials).ok()?;
+        let channel = tls::dial(addr, &self.credentials);
         let mut client = DispatcherClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let (speak, spoken) = mpsc::channel(256);
-        let mut description = (self.describe)(self.data_path_addr);
+        let mut description = self.description();
         speak.send(self.hello(&description)).await.ok()?;
         let outbound = ReceiverStream::new(spoken).map(|message| v1::AgentMessage { message: Some(message) });
         let mut inbound = match tokio::time::timeout(OPEN_LIMIT, client.session(outbound)).await {
@@ -107,7 +116,7 @@ impl Session {
         let mut beat = tokio::time::interval(Duration::from_millis(300));
         let mut look = tokio::time::interval(DESCRIBE_EVERY);
         let mut open = false;
-        let mut role = None;
+        let mut wish = None;
         loop {
             tokio::select! {
                 message = inbound.next() => {
@@ -124,7 +133,9 @@ impl Session {
                             beat = tokio::time::interval(period);
                             let known: BTreeSet<_> = info.managers.iter().filter_map(|m| m.addr.parse().ok()).collect();
                             self.managers = known.into_iter().collect();
-                            role = Role::try_from(info.role()).ok();
+                            let role = Role::try_from(info.role()).ok();
+                            let (roots_pem, signer) = (info.roots_pem, info.signer);
+                            wish = role.map(|role| Wish { role, roots_pem, signer });
                             Event::Managers(info.managers)
                         }
                         ToAgent::Assignments(assignments) => Event::Assignments(Box::new(assignments)),
@@ -137,15 +148,15 @@ impl Session {
                         self.events.send(Event::Connected(channel.clone())).await.ok()?;
                     }
                     self.events.send(event).await.ok()?;
-                    if let Some(role) = role.take() {
-                        self.events.send(Event::Role(role)).await.ok()?;
+                    if let Some(wish) = wish.take() {
+                        self.events.send(Event::Wish(wish)).await.ok()?;
                     }
                 }
                 () = self.anew.notified() => return Some(addr),
                 _ = beat.tick() => speak.send(FromAgent::Heartbeat(v1::Heartbeat {})).await.ok()?,
                 () = self.changed.notified() => look.reset_immediately(),
                 _ = look.tick() => {
-                    let now = (self.describe)(self.data_path_addr);
+                    let now = self.description();
                     if now != description {
                         description = now;
                         speak.send(self.hello(&description)).await.ok()?;
@@ -153,6 +164,10 @@ impl Session {
                 }
             }
         }
+    }
+
+    fn description(&self) -> NodeDescription {
+        NodeDescription { trust: self.credentials.trust(), ..(self.describe)(self.data_path_addr) }
     }
 
     fn hello(&self, description: &NodeDescription) -> FromAgent {

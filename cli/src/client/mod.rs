@@ -7,7 +7,8 @@ use heddle_manager::control::STALE_HEADER;
 use heddle_plumbing::tls;
 use heddle_proto::v1::{
     self, control_client::ControlClient, host_client::HostClient, local_client::LocalClient,
-    observe_client::ObserveClient, payloads_client::PayloadsClient, users_client::UsersClient,
+    observe_client::ObserveClient, payloads_client::PayloadsClient, roots_client::RootsClient,
+    users_client::UsersClient,
 };
 use std::{
     io,
@@ -132,6 +133,10 @@ impl Client {
 
     pub fn payloads(&self) -> Result<PayloadsClient<Asking>> {
         Ok(PayloadsClient::new(self.cluster()?).max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    pub fn roots(&self) -> Result<RootsClient<Asking>> {
+        Ok(RootsClient::new(self.cluster()?))
     }
 
     pub fn users(&self) -> Result<UsersClient<Asking>> {

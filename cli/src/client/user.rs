@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 
 const KEY: &str = "user.key";
 const CERTIFICATE: &str = "user.crt";
-const ROOT: &str = "root.crt";
+const ROOTS: &str = "root.crt";
 /// One ip:port a line.
 const MANAGERS: &str = "managers";
 const REACH_LIMIT: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const REACH_LIMIT: Duration = Duration::from_secs(1);
 pub fn save(dir: &Path, key: &str, made: &v1::AddUserResponse) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(dir)?;
     let managers: String = made.managers.iter().map(|m| format!("{}\n", m.addr)).collect();
-    for (name, text) in [(KEY, key), (CERTIFICATE, &made.cert_pem), (ROOT, &made.root_pem), (MANAGERS, &managers)] {
+    for (name, text) in [(KEY, key), (CERTIFICATE, &made.cert_pem), (ROOTS, &made.roots_pem), (MANAGERS, &managers)] {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(name))?.write_all(text.as_bytes())?;
     }
     Ok(())
@@ -36,7 +36,7 @@ pub fn dial(dir: &Path) -> Result<Channel> {
         let path = dir.join(name);
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
-    let (key, certificate, root, managers) = (read(KEY)?, read(CERTIFICATE)?, read(ROOT)?, read(MANAGERS)?);
+    let (key, certificate, root, managers) = (read(KEY)?, read(CERTIFICATE)?, read(ROOTS)?, read(MANAGERS)?);
     let mut tried = Vec::new();
     for line in managers.split_whitespace() {
         let Ok(addr) = line.parse::<SocketAddr>() else {

@@ -7,11 +7,13 @@
 //! status, events                                        how the cluster is and what becomes of it
 //! backup                                                the cluster as a file, and back
 //! autolock                                              managers that start locked
-//! pair, filter, moment, each                            how flags are read, and several objects served
+//! ca                                                    the root certificate
+//! pair, filter, moment, each, show                      how flags are read, several objects served, progress shown
 //! ```
 
 pub mod autolock;
 pub mod backup;
+pub mod ca;
 pub mod cluster;
 mod each;
 pub mod events;
@@ -30,6 +32,7 @@ pub mod ps;
 pub mod rm;
 pub mod run;
 pub mod service;
+mod show;
 pub mod start;
 pub mod status;
 pub mod stop;

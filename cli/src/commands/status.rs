@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Client, said},
-    commands::moment,
+    commands::{ca, moment},
     output::{Format, age, table},
 };
 use anyhow::Result;
@@ -108,6 +108,9 @@ fn text(status: &v1::ClusterStatus, own_ends_ms: Option<u64>) -> String {
         let after = moment::show_duration(status.dead_manager_after_ms);
         text += &format!("Autopilot:     removes a manager that is down for {after}\n");
     }
+    if let Some(roots) = &status.roots {
+        text += &format!("Root:          another certificate is to follow: {}\n", ca::progress(roots));
+    }
     let own = own_ends_ms.map_or_else(String::new, |ends| format!("this host's until {}, ", moment::show(ends)));
     let root = moment::show(status.root_certificate_ends_ms);
     text += &format!("Certificates:  {own}the cluster's until {root}\n\n{managers}\n");
@@ -134,6 +137,10 @@ fn value(status: &v1::ClusterStatus, own_ends_ms: Option<u64>) -> Value {
         },
         "nodes": { "ready": nodes.ready, "down": nodes.down, "unknown": nodes.unknown },
         "deadManagerAfterMs": Some(status.dead_manager_after_ms).filter(|ms| *ms > 0),
+        "rootRotation": status.roots.as_ref().map(|roots| json!({
+            "since": moment::show(roots.since_ms), "nodes": roots.nodes,
+            "waitsFor": roots.waits_for.iter().map(|w| &w.hostname).collect::<Vec<_>>(), "usersThatEnd": roots.users,
+        })),
         "behind": status.behind.iter().map(lag).collect::<Vec<_>>(),
         "certificateEnds": own_ends_ms.map(moment::show), "rootCertificateEnds": moment::show(status.root_certificate_ends_ms),
     })
@@ -192,6 +199,7 @@ mod tests {
             behind: vec![v1::NodeLag { node: "n3".into(), hostname: "h3".into(), revisions: 7 }],
             root_certificate_ends_ms: 2_000_000_000_000,
             dead_manager_after_ms: 600_000,
+            roots: Some(v1::RootsStatus { nodes: 3, ..v1::RootsStatus::default() }),
             ..v1::ClusterStatus::default()
         };
         expect![[r#"
@@ -201,6 +209,7 @@ mod tests {
             Nodes:         2 ready, 1 down
             Behind:        h3 by 7 revisions
             Autopilot:     removes a manager that is down for 10m
+            Root:          another certificate is to follow: 3 of 3 nodes have a certificate by it
             Certificates:  this host's until 2027-01-15T08:00:00Z, the cluster's until 2033-05-18T03:33:20Z
 
             MANAGER  ADDRESS         ROLE     REACHABLE  LOG INDEX  LAG  LAST SEEN

@@ -2,13 +2,13 @@
 
 use super::member::Daemon;
 use heddle_manager::{
-    control::{ControlService, PayloadsService, UsersService},
+    control::{ControlService, PayloadsService, RootsService, UsersService},
     manager::Manager,
     observe::ObserveService,
 };
 use heddle_proto::v1::{
     control_server::ControlServer, observe_server::ObserveServer, payloads_server::PayloadsServer,
-    users_server::UsersServer,
+    roots_server::RootsServer, users_server::UsersServer,
 };
 use std::{
     convert::Infallible,
@@ -41,6 +41,12 @@ impl OfManager for ObserveServer<ObserveService> {
 impl OfManager for PayloadsServer<PayloadsService> {
     fn of(manager: &Manager) -> Self {
         manager.payloads()
+    }
+}
+
+impl OfManager for RootsServer<RootsService> {
+    fn of(manager: &Manager) -> Self {
+        manager.roots()
     }
 }
 

@@ -109,6 +109,7 @@ pub fn cluster(
         removed: BTreeMap::new(),
         users: BTreeMap::new(),
         unlock_key,
+        rotation: None,
     };
     Ok((cluster, ingress))
 }

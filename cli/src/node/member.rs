@@ -274,8 +274,8 @@ impl Daemon {
         let unlock_key = request.autolock.then(|| UnlockKey::new(rand::random()));
         let (cluster, ingress) = first::cluster(id, root, &request, unlock_key.as_ref().map(UnlockKey::text))?;
         let (key, csr) = tls::new_key_and_csr()?;
-        let cert = ca::issue(&cluster.root_ca, &cluster.id, &node, Role::Manager, &csr, cluster.spec.node_cert_life)?;
-        let credentials = Credentials::new(key, cert, cluster.root_ca.cert_pem.clone())?;
+        let cert = ca::certificate(&cluster, &node, Role::Manager, &csr)?;
+        let credentials = Credentials::new(key, cert, cluster.trusted_pem())?;
         let object = first::manager_node(&node, &state);
         let token = ca::token_text(&cluster, Role::Worker);
         let answer = v1::InitResponse {
@@ -482,7 +482,7 @@ impl Daemon {
 /// Serves the cluster's port.
 pub async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manager) -> Result<AbortHandle> {
     let listener = listen(&state.listen).await?;
-    let incoming = tls::incoming(listener, credentials)?;
+    let incoming = tls::incoming(listener, credentials);
     let server = manager.server().serve_with_incoming(incoming);
     Ok(tokio::spawn(async move { drop(server.await) }).abort_handle())
 }

@@ -34,7 +34,7 @@ use heddle_agent::kernel::linux::wireguard::Choice;
 use heddle_plumbing::{access, metrics, tls};
 use heddle_proto::v1::{
     control_server::ControlServer, host_server::HostServer, local_server::LocalServer, observe_server::ObserveServer,
-    payloads_server::PayloadsServer, users_server::UsersServer,
+    payloads_server::PayloadsServer, roots_server::RootsServer, users_server::UsersServer,
 };
 use local::LocalService;
 use sd_notify::NotifyState;
@@ -109,6 +109,7 @@ pub async fn run(config: Config) -> Result<()> {
         .add_service(Dynamic::<ControlServer<_>>::new(daemon.clone()))
         .add_service(Dynamic::<ObserveServer<_>>::new(daemon.clone()))
         .add_service(Dynamic::<PayloadsServer<_>>::new(daemon.clone()))
+        .add_service(Dynamic::<RootsServer<_>>::new(daemon.clone()))
         .add_service(Dynamic::<UsersServer<_>>::new(daemon.clone()))
         .serve_with_incoming(tls::incoming_unix(listener));
     let follow = tokio::spawn(daemon.clone().follow_roles());

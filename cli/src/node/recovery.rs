@@ -66,9 +66,8 @@ impl Daemon {
         let cluster = backup.cluster.clone();
         let node = NodeId::from_random(rand::random());
         let (key, csr) = tls::new_key_and_csr()?;
-        let life = cluster.spec.node_cert_life;
-        let cert = ca::issue(&cluster.root_ca, &cluster.id, &node, Role::Manager, &csr, life)?;
-        let credentials = Credentials::new(key, cert, cluster.root_ca.cert_pem.clone())?;
+        let cert = ca::certificate(&cluster, &node, Role::Manager, &csr)?;
+        let credentials = Credentials::new(key, cert, cluster.trusted_pem())?;
         let object = first::manager_node(&node, &state);
         let unlock_key = cluster.unlock_key.as_ref().map(|key| key.0.parse::<UnlockKey>()).transpose()?;
         let made = async {

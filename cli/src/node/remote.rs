@@ -28,7 +28,10 @@ pub async fn issue(
             }
         };
         if tls::root_digest(&root).as_ref() != Some(&token.root_digest) {
-            bail!("the token is for another cluster than the one at {addr}: use a token of that cluster");
+            bail!(
+                "the token is for another cluster than the one at {addr}, or for the root that it had before: use a token of that cluster as it is \
+                 now"
+            );
         }
         let mut request = tonic::Request::new(v1::IssueRequest {
             token: text.to_owned(),
@@ -41,7 +44,7 @@ pub async fn issue(
         match NodeCaClient::new(tls::dial_pinned(*addr, &root)?).issue(request).await {
             Ok(answer) => {
                 let issued = answer.into_inner();
-                return Ok((Credentials::new(key, issued.cert_pem.clone(), root)?, issued));
+                return Ok((Credentials::new(key, issued.cert_pem.clone(), issued.roots_pem.clone())?, issued));
             }
             Err(status) if status.code() == tonic::Code::Unavailable => last = unreachable(status),
             Err(status) => bail!("{}", status.message()),
@@ -53,7 +56,7 @@ pub async fn issue(
 pub async fn leave_cluster(managers: &[SocketAddr], credentials: &Credentials) -> Result<()> {
     let mut last = anyhow!("no manager is known: with --force the host leaves without telling the cluster");
     for addr in managers {
-        let mut client = DispatcherClient::new(tls::dial(*addr, credentials)?);
+        let mut client = DispatcherClient::new(tls::dial(*addr, credentials));
         let mut request = tonic::Request::new(v1::LeaveNodeRequest {});
         request.set_timeout(CALL_LIMIT);
         match client.leave(request).await {

@@ -2,7 +2,7 @@
 
 use crate::commands::moment;
 use anyhow::{Result, anyhow};
-use heddle_agent::agent::Status;
+use heddle_agent::{agent::Status, session::Wish};
 use heddle_manager::{manager::Manager, store::now};
 use heddle_model::Timestamp;
 use heddle_plumbing::tls::{self, Credentials, Life};
@@ -43,6 +43,9 @@ impl Renewal {
             let due = due(life, rand::random_range(SHARES));
             let pause = (life.ends.since(life.issued) / 40).clamp(*LOOK.start(), *LOOK.end());
             while now() < due && !self.is_to_be_other() {
+                if let Err(error) = self.believe() {
+                    tracing::warn!("this node does not believe the roots that it is to believe: {error:#}");
+                }
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     changed = self.agent.changed() => if changed.is_err() { return },
@@ -57,8 +60,33 @@ impl Renewal {
         }
     }
 
+    /// Whether its certificate should be of another role, or by another root.
     fn is_to_be_other(&self) -> bool {
-        self.agent.borrow().role.is_some_and(|role| role != self.credentials.identity().role)
+        let differs = |wish: &Wish| {
+            let by_other = !wish.signer.is_empty() && wish.signer != self.credentials.trust().signer;
+            wish.role != self.credentials.identity().role || by_other
+        };
+        self.agent.borrow().wish.as_ref().is_some_and(differs)
+    }
+
+    /// Trusts what the managers say is to be trusted.
+    fn believe(&self) -> Result<()> {
+        let roots_pem = self.agent.borrow().wish.as_ref().map(|wish| wish.roots_pem.clone()).unwrap_or_default();
+        if roots_pem.is_empty() || roots_pem == self.credentials.roots_pem() {
+            return Ok(());
+        }
+        self.credentials.believe(roots_pem)?;
+        self.save()?;
+        tracing::info!(trusts = ?self.credentials.trust().roots, "this node trusts other roots");
+        Ok(())
+    }
+
+    fn save(&self) -> Result<()> {
+        match &self.manager {
+            Some(manager) => manager.vault().save(&self.credentials)?,
+            None => self.credentials.save(&self.dir)?,
+        }
+        Ok(())
     }
 
     async fn renew(&self) -> Result<()> {
@@ -68,16 +96,13 @@ impl Renewal {
             true => (self.credentials.key_pem(), tls::csr(&self.credentials.key_pem())?),
             false => tls::new_key_and_csr()?,
         };
-        let (cert, root) = match &self.manager {
+        let (cert, roots) = match &self.manager {
             Some(manager) if expired => manager.certify(&csr)?,
             _ => self.ask(csr, expired).await?,
         };
         let before = self.credentials.identity().role;
-        self.credentials.replace(key, cert, root)?;
-        match &self.manager {
-            Some(manager) => manager.vault().save(&self.credentials)?,
-            None => self.credentials.save(&self.dir)?,
-        }
+        self.credentials.replace(key, cert, roots)?;
+        self.save()?;
         if self.credentials.identity().role != before {
             self.roles.notify_one();
         }
@@ -85,7 +110,7 @@ impl Renewal {
         Ok(())
     }
 
-    /// The certificate and the root, from whichever manager answers first.
+    /// The certificate and the roots, from whichever manager answers first.
     async fn ask(&self, csr_pem: String, expired: bool) -> Result<(String, String)> {
         let known = self.agent.borrow().managers.clone();
         let mut managers: Vec<SocketAddr> = known.iter().filter_map(|m| m.parse().ok()).collect();
@@ -96,15 +121,15 @@ impl Renewal {
         let mut last = anyhow!("no manager is known");
         for addr in managers {
             let channel = match expired {
-                true => tls::dial_pinned(addr, &self.credentials.root_pem())?,
-                false => tls::dial(addr, &self.credentials)?,
+                true => tls::dial_pinned(addr, &self.credentials.roots_pem())?,
+                false => tls::dial(addr, &self.credentials),
             };
             let mut request = tonic::Request::new(wish.clone());
             request.set_timeout(CALL_LIMIT);
             match NodeCaClient::new(channel).renew(request).await {
                 Ok(answer) => {
                     let answer = answer.into_inner();
-                    return Ok((answer.cert_pem, answer.root_pem));
+                    return Ok((answer.cert_pem, answer.roots_pem));
                 }
                 Err(status) => last = anyhow!("the manager at {addr}: {}", status.message()),
             }

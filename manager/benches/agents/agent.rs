@@ -51,7 +51,7 @@ fn status(task: &str, state: v1::TaskState) -> v1::TaskReport {
 }
 
 async fn session(manager: SocketAddr, credentials: &Credentials, addr: IpAddr) -> Option<()> {
-    let mut client = DispatcherClient::new(tls::dial(manager, credentials).ok()?);
+    let mut client = DispatcherClient::new(tls::dial(manager, credentials));
     client = client.max_decoding_message_size(64 << 20);
     let (speak, spoken) = mpsc::channel(64);
     let say = |message| speak.send(v1::AgentMessage { message: Some(message) });

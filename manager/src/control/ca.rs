@@ -50,7 +50,8 @@ impl CaService {
             Caller::Anonymous if !wish.expired_pem.is_empty() => {
                 let state = self.forward.store.snapshot();
                 let cluster = state.cluster.as_ref().ok_or_else(starting)?;
-                let former = ca::former(&cluster.root_ca, &wish.expired_pem, &wish.csr_pem, now()).map_err(refused)?;
+                let former =
+                    ca::former(&cluster.trusted_pem(), &wish.expired_pem, &wish.csr_pem, now()).map_err(refused)?;
                 Ok(former.node)
             }
             Caller::Anonymous | Caller::Local | Caller::User(_) => {
@@ -129,8 +130,7 @@ impl node_ca_server::NodeCa for CaService {
         let cluster = state.cluster.as_ref().ok_or_else(starting)?;
         let role = ca::role_of(&wish.token, cluster).map_err(refused)?;
         let id = NodeId::from_random(ambient::random());
-        let life = cluster.spec.node_cert_life;
-        let cert = ca::issue(&cluster.root_ca, &cluster.id, &id, role, &wish.csr_pem, life).map_err(refused)?;
+        let cert = ca::certificate(cluster, &id, role, &wish.csr_pem).map_err(refused)?;
         let description = NodeDescription { hostname: wish.hostname, ..NodeDescription::default() };
         limits::description(&description).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let manager = match role {
@@ -166,6 +166,7 @@ impl node_ca_server::NodeCa for CaService {
             role: v1::Role::from(role).into(),
             cert_pem: cert,
             managers: dispatcher::managers(&store.snapshot()),
+            roots_pem: cluster.trusted_pem(),
         }))
     }
 
@@ -180,10 +181,9 @@ impl node_ca_server::NodeCa for CaService {
         let state = raised.await.map_err(RenewError::status)?;
         let cluster = state.cluster.as_ref().ok_or_else(starting)?;
         let role = state.nodes.get(&id).ok_or_else(removed)?.role;
-        let life = cluster.spec.node_cert_life;
-        let cert_pem = ca::issue(&cluster.root_ca, &cluster.id, &id, role, &wish.csr_pem, life).map_err(refused)?;
+        let cert_pem = ca::certificate(cluster, &id, role, &wish.csr_pem).map_err(refused)?;
         tracing::info!(node = %id, %role, "certificate renewed");
-        Ok(Response::new(v1::RenewResponse { cert_pem, root_pem: cluster.root_ca.cert_pem.clone() }))
+        Ok(Response::new(v1::RenewResponse { cert_pem, roots_pem: cluster.trusted_pem() }))
     }
 }
 

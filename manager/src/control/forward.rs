@@ -87,9 +87,7 @@ impl Forward {
 
     /// A channel to the leader; None if this manager leads. Waits for an election that is under way.
     pub async fn leader(&self) -> Result<Option<Channel>, Status> {
-        let addr = self.leader_addr().await?;
-        let dial = |addr| tls::dial(addr, &self.credentials).map_err(|e| Status::internal(e.to_string()));
-        addr.map(dial).transpose()
+        Ok(self.leader_addr().await?.map(|addr| tls::dial(addr, &self.credentials)))
     }
 
     /// Asks the leader whether it still leads.

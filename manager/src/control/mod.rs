@@ -8,6 +8,7 @@
 //! stale     reads that this manager answers by itself               autolock  what locks managers that start
 //! users     people with certificates                               changes   what may be changed of services
 //! payloads  secrets and configs                                    cluster   what may be changed of all of it
+//! roots     the root certificate
 //! ```
 
 mod autolock;
@@ -22,6 +23,7 @@ pub(crate) mod nodes;
 pub(crate) mod payloads;
 mod progress;
 pub(crate) mod removal;
+pub(crate) mod roots;
 mod service;
 pub(crate) mod stale;
 #[cfg(test)]
@@ -38,6 +40,7 @@ pub use forward::Forward;
 pub use nodes::NodeError;
 pub(crate) use nodes::remove as remove_node;
 pub use payloads::PayloadsService;
+pub use roots::RootsService;
 pub use service::ControlService;
 pub use stale::HEADER as STALE_HEADER;
 pub use users::UsersService;

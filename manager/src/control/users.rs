@@ -85,13 +85,18 @@ impl users_server::Users for UsersService {
         }
         let store = &self.forward.store;
         let cluster = store.snapshot().cluster.clone().ok_or(UserError::Starting)?;
-        let user = User { id: ca::secret(ambient::random()).0, added: now(), ends: now().plus(life) };
+        let user = User {
+            id: ca::secret(ambient::random()).0,
+            added: now(),
+            ends: now().plus(life),
+            signer: ca::rotation::signer(&cluster),
+        };
         // Before anything is written: the request may be no request.
-        let cert_pem = ca::issue_user(&cluster.root_ca, &cluster.id, &wish.name, &user.id, &wish.csr_pem, life)
+        let cert_pem = ca::user_certificate(&cluster, &wish.name, &user.id, &wish.csr_pem, life)
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         store.update(|state| add(state, &wish.name, user.clone())).await?;
         let managers = dispatcher::managers(&store.snapshot());
-        Ok(Response::new(v1::AddUserResponse { cert_pem, root_pem: cluster.root_ca.cert_pem.clone(), managers }))
+        Ok(Response::new(v1::AddUserResponse { cert_pem, roots_pem: cluster.trusted_pem(), managers }))
     }
 
     async fn list_users(
@@ -137,7 +142,7 @@ mod tests {
     #[test]
     fn a_name_is_one_users_until_it_is_removed() {
         let mut world = World::new();
-        let user = |id: &str| User { id: id.into(), added: Timestamp(1), ends: Timestamp(2) };
+        let user = |id: &str| User { id: id.into(), added: Timestamp(1), ends: Timestamp(2), signer: String::new() };
         let made = add(&world.state, "alice", user("a")).unwrap();
         world.write(made);
         let said = |r: Result<_, UserError>| r.unwrap_err().to_string();

@@ -6,7 +6,10 @@ use super::{
     feed,
     reports::Reports,
 };
-use crate::store::{Mutation, Snapshot, Store, now};
+use crate::{
+    ca,
+    store::{Mutation, Snapshot, Store, now},
+};
 use futures::{Stream, StreamExt};
 use heddle_model::{
     NodeId, Version, limits,
@@ -20,9 +23,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 pub(super) fn session(state: &Snapshot, node: &NodeId, term: u64) -> Option<v1::SessionInfo> {
-    let heartbeat = state.cluster.as_ref()?.spec.heartbeat.as_millis();
-    let role = v1::Role::from(state.nodes.get(node)?.next_role()).into();
-    Some(v1::SessionInfo { managers: managers(state), heartbeat_ms: heartbeat as u32, role, term })
+    let cluster = state.cluster.as_ref()?;
+    Some(v1::SessionInfo {
+        managers: managers(state),
+        heartbeat_ms: cluster.spec.heartbeat.as_millis() as u32,
+        role: v1::Role::from(state.nodes.get(node)?.next_role()).into(),
+        term,
+        roots_pem: cluster.trusted_pem(),
+        signer: ca::rotation::signer(cluster),
+    })
 }
 
 /// The managers as agents dial them.

@@ -108,6 +108,7 @@ impl Told for Cluster {
             said(self.join_tokens.worker != next.join_tokens.worker, "join token of workers"),
             said(self.join_tokens.manager != next.join_tokens.manager, "join token of managers"),
             said(self.root_ca != next.root_ca, "root certificate"),
+            said(self.rotation.is_none() && next.rotation.is_some(), "a root certificate that is to follow"),
             said(self.epochs != next.epochs, "keys of the tunnel"),
             said(self.users != next.users, "users"),
             said(self.removed != next.removed, "certificates that count no more"),

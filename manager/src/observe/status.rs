@@ -1,6 +1,6 @@
 //! How the managers and the nodes are, from what raft and the sessions say.
 
-use crate::{raft::raft_id, store::Snapshot};
+use crate::{control::roots, raft::raft_id, store::Snapshot};
 use heddle_model::{NodeId, node::NodeState};
 use heddle_plumbing::tls::life_of;
 use heddle_proto::v1;
@@ -47,6 +47,7 @@ pub fn status(state: &Snapshot, members: &Members, behind: &BTreeMap<NodeId, u64
         behind: slowest(state, behind),
         root_certificate_ends_ms: root_ends(state),
         dead_manager_after_ms: state.cluster.as_ref().map_or(0, |c| c.spec.dead_manager_after_ms()),
+        roots: roots::status(state).filter(|roots| !roots.next_pem.is_empty()),
     }
 }
 

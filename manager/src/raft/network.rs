@@ -54,8 +54,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 fn dial(addr: &str, credentials: &Credentials) -> Result<RaftClient<Channel>, String> {
     let parsed = addr.parse().map_err(|_| format!("{addr:?} is not an address"))?;
-    let channel = tls::dial(parsed, credentials).map_err(|e| e.to_string())?;
-    Ok(RaftClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+    let client = RaftClient::new(tls::dial(parsed, credentials));
+    Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
 }
 
 type Outcome<T> = Result<T, RPCError<TypeConfig>>;

@@ -67,17 +67,17 @@ async fn guarded(stage: &Stage, dir: &std::path::Path) -> [Channel; 5] {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let server = || access::server(Arc::new(|_, _| Ok(()))).add_routes(obliging());
-    tokio::spawn(server().serve_with_incoming(tls::incoming(listener, &stage.credentials).unwrap()));
+    tokio::spawn(server().serve_with_incoming(tls::incoming(listener, &stage.credentials)));
     let socket = dir.join("socket");
     let local = tls::incoming_unix(UnixListener::bind(&socket).unwrap());
     tokio::spawn(server().serve_with_incoming(local));
     let worker = stage.joined(Role::Worker, 2).await;
-    let bare = tls::dial_pinned(addr, &stage.credentials.root_pem()).unwrap();
-    let [worker, manager] = [&worker, &stage.credentials].map(|who| tls::dial(addr, who).unwrap());
+    let bare = tls::dial_pinned(addr, &stage.credentials.roots_pem()).unwrap();
+    let [worker, manager] = [&worker, &stage.credentials].map(|who| tls::dial(addr, who));
     let (key, csr) = tls::new_key_and_csr().unwrap();
     let cluster = stage.manager.store.snapshot().cluster.clone().unwrap();
     let cert = ca::issue_user(&cluster.root_ca, &cluster.id, "al", "x", &csr, Duration::from_secs(600)).unwrap();
-    let user = tls::dial_user(addr, &key, &cert, &stage.credentials.root_pem()).unwrap();
+    let user = tls::dial_user(addr, &key, &cert, &stage.credentials.roots_pem()).unwrap();
     [bare, worker, manager, user, tls::dial_unix(socket)]
 }
 
@@ -125,7 +125,7 @@ async fn a_certificate_of_another_authority_opens_nothing() {
     let (stage, other) = (Stage::set().await, Stage::set().await);
     // It trusts our root, but its own certificate is of the other cluster.
     let forged =
-        tls::Credentials::new(other.credentials.key_pem(), other.credentials.cert_pem(), stage.credentials.root_pem());
+        tls::Credentials::new(other.credentials.key_pem(), other.credentials.cert_pem(), stage.credentials.roots_pem());
     let channel = stage.dial(&forged.unwrap());
     for path in ["/heddle.v1.Control/ListNodes", "/heddle.v1.NodeCa/GetRoot"] {
         let said = call(&channel, path).await.unwrap_err();

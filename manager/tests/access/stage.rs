@@ -44,6 +44,7 @@ fn cluster(id: ClusterId) -> Cluster {
         removed: BTreeMap::new(),
         users: BTreeMap::new(),
         unlock_key: None,
+        rotation: None,
     }
 }
 
@@ -74,7 +75,7 @@ impl Stage {
         let mut own = node(&id, Role::Manager, 1);
         own.manager = Some(ManagerStatus { raft_id: raft_id(&id), addr });
         manager.bootstrap(cluster, own, Vec::new()).await.unwrap();
-        let incoming = tls::incoming(listener, &credentials).unwrap();
+        let incoming = tls::incoming(listener, &credentials);
         tokio::spawn(manager.server().serve_with_incoming(incoming));
         Self { manager, addr, credentials, _dir: dir }
     }
@@ -91,12 +92,12 @@ impl Stage {
     }
 
     pub fn dial(&self, who: &Credentials) -> Channel {
-        tls::dial(self.addr, who).unwrap()
+        tls::dial(self.addr, who)
     }
 
     /// TLS without a certificate, as a joiner has it.
     pub fn dial_bare(&self) -> Channel {
-        tls::dial_pinned(self.addr, &self.credentials.root_pem()).unwrap()
+        tls::dial_pinned(self.addr, &self.credentials.roots_pem()).unwrap()
     }
 }
 

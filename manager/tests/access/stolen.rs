@@ -193,7 +193,7 @@ async fn it_gets_no_other_certificate_and_takes_no_other_node_away() {
     let said = ca.renew(renew(theft.victim.identity().node.to_string())).await.unwrap_err();
     assert_eq!(said.code(), Code::PermissionDenied);
     let renewed = ca.renew(renew(String::new())).await.unwrap().into_inner();
-    let own = Credentials::new(theft.thief.key_pem(), renewed.cert_pem.clone(), renewed.root_pem);
+    let own = Credentials::new(theft.thief.key_pem(), renewed.cert_pem.clone(), renewed.roots_pem);
     assert!(own.is_err(), "the new certificate is for the key of the request");
     let says = tls::identity_of(pem::parse(&renewed.cert_pem).unwrap().contents()).unwrap();
     assert_eq!((says.node, says.role), (theft.thief.identity().node, Role::Worker));

@@ -11,7 +11,7 @@ pub async fn add(stage: &Stage, name: &str) -> Channel {
     let (key, csr_pem) = tls::new_key_and_csr().unwrap();
     let wish = v1::AddUserRequest { name: name.into(), csr_pem, life_s: 600 };
     let made = UsersClient::new(stage.dial(&stage.credentials)).add_user(wish).await.unwrap().into_inner();
-    tls::dial_user(stage.addr, &key, &made.cert_pem, &made.root_pem).unwrap()
+    tls::dial_user(stage.addr, &key, &made.cert_pem, &made.roots_pem).unwrap()
 }
 
 async fn remove(stage: &Stage, name: &str) {

@@ -113,6 +113,8 @@ mod tests {
             ("/heddle.v1.Raft/Vote", [false, false, false, true, false]),
             ("/heddle.v1.Control/ListNodes", [true, false, false, true, true]),
             ("/heddle.v1.Users/AddUser", [true, false, false, true, false]),
+            ("/heddle.v1.Roots/GetRoots", [true, false, false, true, true]),
+            ("/heddle.v1.Roots/RotateRoot", [true, false, false, true, false]),
             ("/heddle.v1.Local/Init", [true, false, false, false, false]),
             ("/heddle.v1.Host/RunWorkload", [true, false, false, false, false]),
         ] {

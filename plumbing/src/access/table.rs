@@ -8,7 +8,7 @@ use super::{
 
 type Method = (&'static str, super::Access, super::Effect);
 
-const SERVICES: [(&str, &[Method]); 9] = [
+const SERVICES: [(&str, &[Method]); 10] = [
     // Operators: root, on the local socket of a manager; people with a certificate; managers, which pass on what they were asked.
     (
         "heddle.v1.Control",
@@ -54,6 +54,8 @@ const SERVICES: [(&str, &[Method]); 9] = [
             ("RemovePayload", Operator, Changes),
         ],
     ),
+    // With another root, tokens and certificates of users count no more.
+    ("heddle.v1.Roots", &[("GetRoots", Operator, Reads), ("RotateRoot", Administrator, Changes)]),
     (
         "heddle.v1.Users",
         &[

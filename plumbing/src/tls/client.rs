@@ -1,9 +1,13 @@
 //! Channels to managers, and a joiner's first contact with a cluster that it only knows a digest of.
 
-use super::{Credentials, CredentialsError, MANAGER_NAME, provider};
+use super::{
+    Credentials, CredentialsError, MANAGER_NAME,
+    credentials::{certificates, root_store},
+    provider,
+};
 use hyper_util::rt::TokioIo;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
@@ -22,44 +26,38 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    #[error("the manager's root certificate is not valid")]
-    Root,
-    #[error("the user's key or certificate is not valid PEM")]
-    User,
+    #[error("the user's key is not valid PEM")]
+    Key,
+    #[error(transparent)]
+    Pem(#[from] CredentialsError),
     #[error("TLS cannot be set up")]
     Tls(#[from] rustls::Error),
 }
 
 /// A channel to the manager at `addr`, connected when first used and again when it broke. The server must hold a
-/// manager's certificate of our cluster.
-pub fn dial(addr: SocketAddr, credentials: &Credentials) -> Result<Channel, CredentialsError> {
-    Ok(channel(addr, credentials.client_config()?, CONNECT_LIMIT))
+/// manager's certificate of our cluster. Each connection is by what the credentials are then.
+pub fn dial(addr: SocketAddr, credentials: &Credentials) -> Channel {
+    let credentials = credentials.clone();
+    channel(addr, move || credentials.client_config(), CONNECT_LIMIT)
 }
 
-/// For a joiner: no certificate of its own, and only this root is trusted.
-pub fn dial_pinned(addr: SocketAddr, root_pem: &str) -> Result<Channel, JoinError> {
-    let root = CertificateDer::from_pem_slice(root_pem.as_bytes()).map_err(|_| JoinError::Root)?;
-    let mut roots = RootCertStore::empty();
-    roots.add(root).map_err(|_| JoinError::Root)?;
+/// For a joiner: no certificate of its own, and only these roots are trusted.
+pub fn dial_pinned(addr: SocketAddr, roots_pem: &str) -> Result<Channel, JoinError> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(roots)
+        .with_root_certificates(root_store(&certificates(roots_pem, "the root certificate")?)?)
         .with_no_client_auth();
-    Ok(channel(addr, config, JOIN_CONNECT_LIMIT))
+    Ok(channel(addr, always(config), JOIN_CONNECT_LIMIT))
 }
 
 /// For a person: with a certificate that is no node's.
-pub fn dial_user(addr: SocketAddr, key_pem: &str, cert_pem: &str, root_pem: &str) -> Result<Channel, JoinError> {
-    let root = CertificateDer::from_pem_slice(root_pem.as_bytes()).map_err(|_| JoinError::Root)?;
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| JoinError::User)?;
-    let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|_| JoinError::User)?;
-    let mut roots = RootCertStore::empty();
-    roots.add(root).map_err(|_| JoinError::Root)?;
+pub fn dial_user(addr: SocketAddr, key_pem: &str, cert_pem: &str, roots_pem: &str) -> Result<Channel, JoinError> {
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| JoinError::Key)?;
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(vec![cert], key)?;
-    Ok(channel(addr, config, CONNECT_LIMIT))
+        .with_root_certificates(root_store(&certificates(roots_pem, "the root certificate")?)?)
+        .with_client_auth_cert(certificates(cert_pem, "the user's certificate")?, key)?;
+    Ok(channel(addr, always(config), CONNECT_LIMIT))
 }
 
 /// A channel on which nothing is verified: only for asking for the root certificate, whose digest is then compared.
@@ -69,7 +67,7 @@ pub fn fetch_root(addr: SocketAddr) -> Result<Channel, JoinError> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Unverified))
         .with_no_client_auth();
-    Ok(channel(addr, config, JOIN_CONNECT_LIMIT))
+    Ok(channel(addr, always(config), JOIN_CONNECT_LIMIT))
 }
 
 /// A channel to a daemon on this host.
@@ -84,16 +82,25 @@ fn endpoint(uri: String, limit: Duration) -> Endpoint {
     Endpoint::try_from(uri).expect("scheme and socket address make a URI").connect_timeout(limit)
 }
 
-fn channel(addr: SocketAddr, mut config: ClientConfig, limit: Duration) -> Channel {
+/// The same for every connection.
+fn always(mut config: ClientConfig) -> impl Fn() -> Arc<ClientConfig> {
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
-    let connector = TlsConnector::from(Arc::new(config));
+    let config = Arc::new(config);
+    move || config.clone()
+}
+
+fn channel(
+    addr: SocketAddr,
+    config: impl Fn() -> Arc<ClientConfig> + Send + Sync + 'static,
+    limit: Duration,
+) -> Channel {
     endpoint(format!("http://{addr}"), limit)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true)
         .connect_with_connector_lazy(service_fn(move |_: Uri| {
-            let connector = connector.clone();
+            let connector = TlsConnector::from(config());
             async move {
                 let tcp = TcpStream::connect(addr).await?;
                 tcp.set_nodelay(true)?;

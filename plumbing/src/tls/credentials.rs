@@ -1,20 +1,19 @@
-//! Key, certificate and root of this node. All connections read them through one cell, so that a renewed certificate is
-//! used by the next handshake without a restart.
+//! Key, certificate and roots of this node. All connections read them through one cell, so that the next handshake is by what is
+//! newest, without a restart.
 
 use super::{
     Life, provider,
-    verify::{identity_of, life_of},
+    verify::{identity_of, life_of, trust_of},
 };
 use crate::{
     caller::NodeIdentity,
     seal::{Key, Nonce},
 };
+use heddle_model::node::Trust;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
-    client::ResolvesClientCert,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
-    sign::CertifiedKey,
+    server::WebPkiClientVerifier,
     version::TLS13,
 };
 use std::{
@@ -26,7 +25,7 @@ use std::{
 
 const KEY: &str = "node.key";
 const CERTIFICATE: &str = "node.crt";
-const ROOT: &str = "root.crt";
+const ROOTS: &str = "root.crt";
 /// A key that is not PEM is sealed, for this place.
 const PEM: &[u8] = b"-----BEGIN";
 
@@ -46,7 +45,7 @@ pub enum CredentialsError {
     Identity,
     #[error("the key or certificate is refused by TLS")]
     Tls(#[from] rustls::Error),
-    #[error("the root certificate is refused by TLS")]
+    #[error("the root certificates are refused by TLS")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
     #[error("cannot make a key")]
     Key(#[from] rcgen::Error),
@@ -55,11 +54,12 @@ pub enum CredentialsError {
 struct Inner {
     key_pem: String,
     cert_pem: String,
-    root_pem: String,
+    roots_pem: String,
     identity: NodeIdentity,
     life: Life,
-    certified: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
+    trust: Trust,
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
 }
 
 /// Cheap to clone; clones share the cell.
@@ -85,32 +85,80 @@ pub fn csr(key_pem: &str) -> Result<String, CredentialsError> {
     Ok(rcgen::CertificateParams::default().serialize_request(&key)?.pem()?)
 }
 
-fn parse(key_pem: String, cert_pem: String, root_pem: String) -> Result<Inner, CredentialsError> {
+/// All certificates of a text, of which there must be one.
+pub(super) fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    all.ok().filter(|all| !all.is_empty()).ok_or(CredentialsError::Pem { what })
+}
+
+pub(super) fn root_store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, rustls::Error> {
+    let mut store = RootCertStore::empty();
+    roots.iter().try_for_each(|root| store.add(root.clone()))?;
+    Ok(Arc::new(store))
+}
+
+fn parse(key_pem: String, cert_pem: String, roots_pem: String) -> Result<Inner, CredentialsError> {
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
         .map_err(|_| CredentialsError::Pem { what: "the node's key" })?;
-    let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes())
-        .map_err(|_| CredentialsError::Pem { what: "the node's certificate" })?;
-    let root = CertificateDer::from_pem_slice(root_pem.as_bytes())
-        .map_err(|_| CredentialsError::Pem { what: "the root certificate" })?;
-    let identity = identity_of(&cert).ok_or(CredentialsError::Identity)?;
-    let life = life_of(&cert).ok_or(CredentialsError::Identity)?;
-    let mut roots = RootCertStore::empty();
-    roots.add(root)?;
-    let certified = Arc::new(CertifiedKey::from_der(vec![cert], key, &provider())?);
-    Ok(Inner { key_pem, cert_pem, root_pem, identity, life, certified, roots: Arc::new(roots) })
+    let chain = certificates(&cert_pem, "the node's certificate")?;
+    let roots = certificates(&roots_pem, "the root certificate")?;
+    let identity = identity_of(&chain[0]).ok_or(CredentialsError::Identity)?;
+    let life = life_of(&chain[0]).ok_or(CredentialsError::Identity)?;
+    let trust = trust_of(&chain[0], &roots);
+    let roots = root_store(&roots)?;
+    let server = Arc::new(server_config(chain.clone(), key.clone_key(), roots.clone())?);
+    let client = Arc::new(client_config(chain, key, roots)?);
+    Ok(Inner { key_pem, cert_pem, roots_pem, identity, life, trust, server, client })
+}
+
+fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    roots: Arc<RootCertStore>,
+) -> Result<ServerConfig, CredentialsError> {
+    // Joiners have no certificate yet, so none is demanded here; every RPC states what it needs.
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated().build()?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would skip the check against a root that has changed meanwhile.
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn client_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    roots: Arc<RootCertStore>,
+) -> Result<ClientConfig, CredentialsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
 }
 
 impl Credentials {
     /// From PEM texts.
-    pub fn new(key_pem: String, cert_pem: String, root_pem: String) -> Result<Self, CredentialsError> {
-        Ok(Self(Arc::new(RwLock::new(Arc::new(parse(key_pem, cert_pem, root_pem)?)))))
+    pub fn new(key_pem: String, cert_pem: String, roots_pem: String) -> Result<Self, CredentialsError> {
+        Ok(Self(Arc::new(RwLock::new(Arc::new(parse(key_pem, cert_pem, roots_pem)?)))))
     }
 
     /// What every later handshake uses; open connections keep what they have.
-    pub fn replace(&self, key_pem: String, cert_pem: String, root_pem: String) -> Result<(), CredentialsError> {
-        let next = Arc::new(parse(key_pem, cert_pem, root_pem)?);
+    pub fn replace(&self, key_pem: String, cert_pem: String, roots_pem: String) -> Result<(), CredentialsError> {
+        let next = Arc::new(parse(key_pem, cert_pem, roots_pem)?);
         *self.0.write().expect("no holder of the lock panics") = next;
         Ok(())
+    }
+
+    /// Believes these roots and no others from the next handshake on.
+    pub fn believe(&self, roots_pem: String) -> Result<(), CredentialsError> {
+        let inner = self.inner();
+        self.replace(inner.key_pem.clone(), inner.cert_pem.clone(), roots_pem)
     }
 
     /// `key`: what the node's key is sealed with, if it is.
@@ -122,7 +170,7 @@ impl Credentials {
             None => return Err(sealed("nothing is there to decrypt it with")),
             Some(key) => key.open(KEY.as_bytes(), &stored).map_err(|_| sealed("not with the key that is there"))?,
         };
-        Self::new(text(pem, "the node's key")?, certificate(dir)?, text(read(dir, ROOT)?, "the root certificate")?)
+        Self::new(text(pem, "the node's key")?, certificate(dir)?, text(read(dir, ROOTS)?, "the root certificate")?)
     }
 
     /// Whose certificate is in the directory; the node's key is not needed for that.
@@ -146,7 +194,7 @@ impl Credentials {
         let inner = self.inner();
         let write = || -> io::Result<()> {
             fs::create_dir_all(dir)?;
-            let files = [(KEY, key), (CERTIFICATE, inner.cert_pem.as_bytes()), (ROOT, inner.root_pem.as_bytes())];
+            let files = [(KEY, key), (CERTIFICATE, inner.cert_pem.as_bytes()), (ROOTS, inner.roots_pem.as_bytes())];
             for (name, bytes) in files {
                 write_private(&dir.join(name), bytes)?;
             }
@@ -173,37 +221,27 @@ impl Credentials {
         self.inner().key_pem.clone()
     }
 
-    pub fn root_pem(&self) -> String {
-        self.inner().root_pem.clone()
+    pub fn roots_pem(&self) -> String {
+        self.inner().roots_pem.clone()
+    }
+
+    /// What the certificate goes back to, and what is believed.
+    pub fn trust(&self) -> Trust {
+        self.inner().trust.clone()
     }
 
     fn inner(&self) -> Arc<Inner> {
         self.0.read().expect("no holder of the lock panics").clone()
     }
 
-    pub(crate) fn server_config(&self) -> Result<ServerConfig, CredentialsError> {
-        // Joiners have no certificate yet, so none is demanded here; every RPC states what it needs.
-        let verifier = WebPkiClientVerifier::builder_with_provider(self.inner().roots.clone(), provider())
-            .allow_unauthenticated()
-            .build()?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::new(Resolver(self.clone())));
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        // A resumed session would skip the check against a root that has changed meanwhile.
-        config.send_tls13_tickets = 0;
-        Ok(config)
+    /// For a connection that begins now.
+    pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
+        self.inner().server.clone()
     }
 
-    pub(crate) fn client_config(&self) -> Result<ClientConfig, CredentialsError> {
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])?
-            .with_root_certificates(self.inner().roots.clone())
-            .with_client_cert_resolver(Arc::new(Resolver(self.clone())));
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        config.resumption = rustls::client::Resumption::disabled();
-        Ok(config)
+    /// For a connection that begins now.
+    pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
+        self.inner().client.clone()
     }
 }
 
@@ -226,25 +264,6 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     io::Write::write_all(&mut file, bytes)?;
     file.sync_all()?;
     fs::rename(&draft, path)
-}
-
-#[derive(Debug)]
-struct Resolver(Credentials);
-
-impl ResolvesServerCert for Resolver {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.inner().certified.clone())
-    }
-}
-
-impl ResolvesClientCert for Resolver {
-    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.inner().certified.clone())
-    }
-
-    fn has_certs(&self) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]

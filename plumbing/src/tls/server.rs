@@ -1,12 +1,11 @@
 //! Incoming connections as tonic wants them: a stream of handshaken connections, each knowing its caller.
 
-use super::{Credentials, CredentialsError, identity_of, user_of};
+use super::{Credentials, identity_of, user_of};
 use crate::caller::Caller;
 use futures::Stream;
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -57,13 +56,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Conn<S> {
 
 type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 
-/// Accepts and shakes hands, each in a task of its own so that a slow stranger delays nobody. Ends when the stream is
-/// dropped.
+/// Accepts and shakes hands, each in a task of its own so that a slow stranger delays nobody, and by what the credentials are
+/// then. Ends when the stream is dropped.
 pub fn incoming(
     listener: TcpListener,
     credentials: &Credentials,
-) -> Result<impl Stream<Item = io::Result<Conn<TlsStream>>> + use<>, CredentialsError> {
-    let acceptor = TlsAcceptor::from(Arc::new(credentials.server_config()?));
+) -> impl Stream<Item = io::Result<Conn<TlsStream>>> + use<> {
+    let credentials = credentials.clone();
     let (tx, rx) = mpsc::channel(BACKLOG);
     tokio::spawn(async move {
         loop {
@@ -72,7 +71,7 @@ pub fn incoming(
                 () = tx.closed() => return,
             };
             match accepted {
-                Ok((tcp, _)) => drop(tokio::spawn(shake(acceptor.clone(), tcp, tx.clone()))),
+                Ok((tcp, _)) => drop(tokio::spawn(shake(credentials.server_config().into(), tcp, tx.clone()))),
                 Err(error) => {
                     // Out of descriptors, most likely: give the others time to end.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -81,7 +80,7 @@ pub fn incoming(
             }
         }
     });
-    Ok(ReceiverStream::new(rx))
+    ReceiverStream::new(rx)
 }
 
 async fn shake(acceptor: TlsAcceptor, tcp: TcpStream, to: mpsc::Sender<io::Result<Conn<TlsStream>>>) {

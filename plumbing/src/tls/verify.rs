@@ -1,7 +1,8 @@
 //! What certificates say: common name = node, organisational unit = role, organisation = cluster.
 
 use crate::caller::{NodeIdentity, UserIdentity};
-use heddle_model::{Timestamp, cluster::Role};
+use heddle_model::{Timestamp, cluster::Role, node::Trust};
+use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
@@ -66,8 +67,30 @@ fn texts<'a>(attributes: impl Iterator<Item = &'a x509_parser::x509::AttributeTy
     attributes.filter_map(|a| a.as_str().ok().map(str::to_owned)).collect()
 }
 
+fn digest(der: &[u8]) -> String {
+    Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// SHA-256 of the root certificate's DER, in lower-case hexadecimal: what a join token pins.
 pub fn root_digest(cert_pem: &str) -> Option<String> {
-    let der = pem::parse(cert_pem).ok()?;
-    Some(Sha256::digest(der.contents()).iter().map(|b| format!("{b:02x}")).collect())
+    Some(digest(pem::parse(cert_pem).ok()?.contents()))
+}
+
+/// What a node believes, and which of that its certificate is by. DER.
+pub(super) fn trust_of(certificate: &[u8], roots: &[CertificateDer<'_>]) -> Trust {
+    let signer = roots.iter().find(|root| signed_by(certificate, root));
+    Trust {
+        signer: signer.map(|root| digest(root)).unwrap_or_default(),
+        roots: roots.iter().map(|r| digest(r)).collect(),
+    }
+}
+
+/// Whether the key of a root signed this certificate itself.
+fn signed_by(certificate: &[u8], root: &[u8]) -> bool {
+    let (Ok((_, certificate)), Ok((_, root))) =
+        (X509Certificate::from_der(certificate), X509Certificate::from_der(root))
+    else {
+        return false;
+    };
+    certificate.verify_signature(Some(root.public_key())).is_ok()
 }

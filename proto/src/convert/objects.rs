@@ -10,6 +10,7 @@ use heddle_model::{
     network::{Driver, Network, NetworkAllocation, NetworkSpec},
     node::{
         Availability, IngressLeg, ManagerStatus, Node, NodeDescription, NodeReport, NodeSpec, NodeState, NodeStatus,
+        Trust,
     },
     payload::{FileMode, FilePath, PayloadFile, PayloadKind},
     service::{
@@ -93,6 +94,8 @@ impl From<NodeDescription> for v1::NodeDescription {
                 })
                 .collect(),
             tunnel: d.tunnel.map(Into::into),
+            signer: d.trust.signer,
+            roots: d.trust.roots,
         }
     }
 }
@@ -116,6 +119,7 @@ impl TryFrom<v1::NodeDescription> for NodeDescription {
                 .map(|l| Ok((l.protocol().try_into()?, port("description.listening", l.port)?)))
                 .collect::<Result<_>>()?,
             tunnel: d.tunnel.map(TryInto::try_into).transpose()?,
+            trust: Trust { signer: d.signer, roots: d.roots },
         })
     }
 }

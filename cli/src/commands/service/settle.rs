@@ -1,10 +1,13 @@
 //! Waiting until a service is as wanted, and showing how far it is.
 
-use crate::client::{Control, said};
+use crate::{
+    client::{Control, said},
+    commands::show::Show,
+};
 use anyhow::{Result, anyhow, bail};
 use futures::StreamExt;
 use heddle_proto::v1::{self, UpdateState};
-use std::{io::IsTerminal, time::Duration};
+use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Streaming};
 
@@ -67,40 +70,6 @@ fn updated(progress: &v1::ServiceProgress, update: &v1::UpdateStatus, goal: Goal
             Seen::Failed(format!("it ended, but not well{because}"))
         }
         UpdateState::Completed | UpdateState::RollbackCompleted | UpdateState::Unspecified => wanted(progress),
-    }
-}
-
-/// What is printed meanwhile: one line that changes, or a line for every change where nobody looks.
-struct Show {
-    name: String,
-    bar: Option<indicatif::ProgressBar>,
-    last: String,
-}
-
-impl Show {
-    fn new(name: &str) -> Self {
-        let bar = std::io::stderr().is_terminal().then(indicatif::ProgressBar::new_spinner);
-        Self { name: name.to_owned(), bar, last: String::new() }
-    }
-
-    fn line(&mut self, text: String) {
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(format!("{}: {text}", self.name));
-                bar.tick();
-            }
-            None if self.last != text => eprintln!("{}: {text}", self.name),
-            None => {}
-        }
-        self.last = text;
-    }
-}
-
-impl Drop for Show {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }
 

@@ -182,8 +182,8 @@ async fn watch_nodes(store: &Store, sessions: &Sessions, leads_since: Instant) -
 
 fn lost(state: &Snapshot, sessions: &Sessions, leads_since: Instant) -> Vec<Mutation> {
     let Some(cluster) = &state.cluster else { return Vec::new() };
-    let limit = cluster.spec.heartbeat * MISSED;
-    let grace = GRACE.max(cluster.spec.heartbeat * GRACE_HEARTBEATS);
+    let heartbeat = cluster.spec.heartbeat_among(state.nodes.len());
+    let (limit, grace) = (heartbeat * MISSED, GRACE.max(heartbeat * GRACE_HEARTBEATS));
     // What was heard before this manager led, or led again, says nothing: nodes report to the leader alone.
     let silent = |id| match sessions.last_seen(id).filter(|at| *at >= leads_since) {
         Some(at) => at.elapsed() > limit,

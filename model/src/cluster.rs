@@ -59,7 +59,7 @@ pub struct ClusterSpec {
     pub tunnel_port: Port,
     /// After this long the keys of the tunnel are made anew.
     pub tunnel_key_life: Duration,
-    /// How often an agent reports, and the unit of failure detection.
+    /// How often an agent reports, and the unit of failure detection, where nodes are few: see `heartbeat_among`.
     pub heartbeat: Duration,
     /// Finished tasks kept per replica.
     pub task_history: u32,
@@ -77,7 +77,16 @@ const DEAD_MANAGER_AFTER: RangeInclusive<Duration> = Duration::from_secs(10)..=D
 #[error("autopilot {0:?}: use 10s to 8760h, or off")]
 pub struct BadAutopilot(pub Duration);
 
+/// What a leader hears a second from all nodes together, at most.
+const HEARTBEATS_A_SECOND: usize = 1000;
+
 impl ClusterSpec {
+    /// How often each of so many nodes reports: a multiple of `heartbeat`, so that the leader has time for other things.
+    pub fn heartbeat_among(&self, nodes: usize) -> Duration {
+        let few = (self.heartbeat.as_secs_f64() * HEARTBEATS_A_SECOND as f64).max(1.0) as usize;
+        self.heartbeat * nodes.div_ceil(few).max(1) as u32
+    }
+
     /// `dead_manager_after` from milliseconds, of which 0 stand for None.
     pub fn dead_manager_after_of(millis: u64) -> Result<Option<Duration>, BadAutopilot> {
         match Duration::from_millis(millis) {
@@ -179,4 +188,36 @@ impl Cluster {
 pub struct ManagerPeer {
     pub node: NodeId,
     pub addr: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_nodes_report_more_seldom() {
+        let spec = |heartbeat| ClusterSpec {
+            name: String::new(),
+            pools: AddressPools { v4: Ipv4Net::default(), v4_size: 24, v6: Ipv6Net::default() },
+            data_path_port: Port::try_from(1).unwrap(),
+            tunnel_port: Port::try_from(1).unwrap(),
+            tunnel_key_life: Duration::ZERO,
+            heartbeat: Duration::from_millis(heartbeat),
+            task_history: 0,
+            node_cert_life: Duration::ZERO,
+            dead_manager_after: None,
+        };
+        for (heartbeat, nodes, every) in [
+            (300, 0, 300),
+            (300, 1, 300),
+            (300, 300, 300),
+            (300, 301, 600),
+            (300, 5000, 5100),
+            (1000, 1000, 1000),
+            (60_000, 5000, 60_000),
+        ] {
+            let found = spec(heartbeat).heartbeat_among(nodes);
+            assert_eq!(found, Duration::from_millis(every), "{heartbeat} {nodes}");
+        }
+    }
 }

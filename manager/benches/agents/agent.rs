@@ -50,6 +50,11 @@ fn status(task: &str, state: v1::TaskState) -> v1::TaskReport {
     v1::TaskReport { task: task.to_owned(), status: Some(status) }
 }
 
+struct Held {
+    state: v1::TaskState,
+    stop: bool,
+}
+
 async fn session(manager: SocketAddr, credentials: &Credentials, addr: IpAddr) -> Option<()> {
     let mut client = DispatcherClient::new(tls::dial(manager, credentials));
     client = client.max_decoding_message_size(64 << 20);
@@ -66,7 +71,7 @@ async fn session(manager: SocketAddr, credentials: &Credentials, addr: IpAddr) -
         .ok()?;
     let mut heard = client.session(ReceiverStream::new(spoken)).await.ok()?.into_inner();
     let mut beat = tokio::time::interval(Duration::from_millis(300));
-    let mut tasks: BTreeMap<String, v1::TaskState> = BTreeMap::new();
+    let mut tasks: BTreeMap<String, Held> = BTreeMap::new();
     loop {
         let message = tokio::select! {
             message = heard.next() => message?.ok()?.message?,
@@ -75,14 +80,21 @@ async fn session(manager: SocketAddr, credentials: &Credentials, addr: IpAddr) -
                 continue;
             }
         };
-        let ToAgent::Assignments(assignments) = message else { continue };
+        let assignments = match message {
+            ToAgent::Assignments(assignments) => assignments,
+            ToAgent::Session(info) => {
+                beat = tokio::time::interval(Duration::from_millis(info.heartbeat_ms.into()));
+                continue;
+            }
+            _ => continue,
+        };
         let (complete, revision) = (assignments.r#type() == Type::Complete, assignments.results_in);
         if complete {
             tasks.clear();
         }
         for item in assignments.update.into_iter().filter_map(|u| u.item) {
             if let Item::Task(task) = item {
-                tasks.entry(task.id).or_insert(v1::TaskState::Assigned);
+                tasks.entry(task.id).or_insert(Held { state: v1::TaskState::Assigned, stop: false }).stop = task.stop;
             }
         }
         for key in assignments.remove.into_iter().filter_map(|r| r.key) {
@@ -90,11 +102,13 @@ async fn session(manager: SocketAddr, credentials: &Credentials, addr: IpAddr) -
                 tasks.remove(&task);
             }
         }
-        for next in [v1::TaskState::Accepted, v1::TaskState::Running] {
-            let behind = tasks.iter_mut().filter(|(_, state)| **state < next);
+        for next in [v1::TaskState::Accepted, v1::TaskState::Running, v1::TaskState::Shutdown] {
+            let behind = tasks
+                .iter_mut()
+                .filter(|(_, held)| held.state < next && held.stop == (next == v1::TaskState::Shutdown));
             let reports: Vec<_> = behind
-                .map(|(id, state)| {
-                    *state = next;
+                .map(|(id, held)| {
+                    held.state = next;
                     status(id, next)
                 })
                 .collect();

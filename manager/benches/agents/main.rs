@@ -2,8 +2,8 @@
 //!
 //! `cargo bench -p heddle-manager --bench agents [-- AGENTS TASKS]`, by default 1,000 and 100,000: one manager with its log on
 //! disk, and in a second process that many agents, each with its certificate and a connection of its own on loopback, over which
-//! it speaks the dispatcher's protocol. They take assignments, acknowledge, beat every 300 ms and report their tasks accepted and
-//! then running; no kernel is changed and no program runs. The same with a tenth of the agents and tasks is the baseline.
+//! it speaks the dispatcher's protocol. They take assignments, acknowledge, beat as they are told and report their tasks accepted
+//! and then running; no kernel is changed and no program runs. The same with a tenth of the agents and tasks is the baseline.
 //!
 //! ```text
 //! joined          from the first connection until every agent has acknowledged all there is
@@ -118,7 +118,7 @@ async fn measure(count: usize, tasks: u64) -> Vec<(String, f64)> {
     let mut rows = Vec::new();
 
     let (began, before) = (Instant::now(), cpu());
-    let _agents = agents(&stage, &nodes);
+    let agents = agents(&stage, &nodes);
     let all = || {
         stage.manager.reached() >= store.snapshot().version
             && world::running(&store.snapshot(), &front) == NEAR.min(count)
@@ -152,6 +152,8 @@ async fn measure(count: usize, tasks: u64) -> Vec<(String, f64)> {
     rows.push(("tasks, in microseconds of a CPU each".to_owned(), spent / tasks as f64 * 1e6));
     rows.push(("proposals a second meanwhile".to_owned(), (store.snapshot().version.0 - proposals) as f64 / took));
     rows.push(("memory, in MiB".to_owned(), peak_memory()));
+    drop(agents);
+    stage.manager.shutdown().await;
     rows
 }
 

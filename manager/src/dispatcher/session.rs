@@ -26,7 +26,7 @@ pub(super) fn session(state: &Snapshot, node: &NodeId, term: u64) -> Option<v1::
     let cluster = state.cluster.as_ref()?;
     Some(v1::SessionInfo {
         managers: managers(state),
-        heartbeat_ms: cluster.spec.heartbeat.as_millis() as u32,
+        heartbeat_ms: cluster.spec.heartbeat_among(state.nodes.len()).as_millis() as u32,
         role: v1::Role::from(state.nodes.get(node)?.next_role()).into(),
         term,
         roots_pem: cluster.trusted_pem(),

@@ -11,6 +11,7 @@ use crate::{
         damage::{self, OpenError},
         raft_id,
         recover::{self, RecoverError},
+        trim,
     },
     standing,
     store::{Mutation, Store, WriteError},
@@ -151,6 +152,7 @@ impl Manager {
     ) -> Result<Self, ManagerError> {
         let state_error = |source| ManagerError::State { dir: dir.display().to_string(), source };
         let (machine, state) = Machine::open(log.clone()).map_err(state_error)?;
+        let trimmed = log.clone();
         let config = raft_config(&credentials.identity().cluster.to_string());
         let config = Arc::new(config.validate().map_err(|e| ManagerError::Raft(e.to_string()))?);
         let peers = Peers::default();
@@ -161,6 +163,7 @@ impl Manager {
         let store = Store::new(raft, state);
         let sessions = Arc::new(Sessions::default());
         let cancel = CancellationToken::new();
+        tokio::spawn(trim::run(store.raft().clone(), trimmed, cancel.clone()));
         tokio::spawn(leader::run(store.clone(), sessions.clone(), cancel.clone()));
         tokio::spawn(address::follow(store.clone(), peers.clone(), cancel.clone()));
         tokio::spawn(vault::follow(vault.clone(), store.clone(), credentials.clone(), cancel.clone()));

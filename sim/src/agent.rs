@@ -119,7 +119,7 @@ impl Agent {
                         self.open = self.fence.admits(info.term, silence);
                         self.open
                     }
-                    ToAgent::Redirect(_) | ToAgent::Logs(_) | ToAgent::CancelLogs(_) => true,
+                    ToAgent::Redirect(_) | ToAgent::Logs(_) | ToAgent::CancelLogs(_) | ToAgent::Beat(_) => true,
                 },
                 _ = beat.tick() => say(&mut wire, FromAgent::Heartbeat(v1::Heartbeat {})),
                 _ = work.tick() => {

@@ -20,6 +20,9 @@ const RETRY: Duration = Duration::from_millis(150);
 const REMOVED_RETRY: Duration = Duration::from_secs(10);
 const DESCRIBE_EVERY: Duration = Duration::from_secs(1);
 const MAX_MESSAGE: usize = 64 << 20;
+/// A leader that answers no heartbeat for this long, and for so many periods, is looked for elsewhere.
+const SILENCE: Duration = Duration::from_secs(3);
+const SILENT_BEATS: u32 = 3;
 
 /// What the agent hears.
 #[derive(Debug)]
@@ -93,7 +96,7 @@ impl Session {
 
     /// One try at one manager, for as long as it lasts. Where to go next, if that is known.
     async fn once(&mut self, addr: SocketAddr) -> Option<SocketAddr> {
-        let channel = tls::dial(addr, &self.credentials);
+        let channel = tls::dial_session(addr, &self.credentials);
         let mut client = DispatcherClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let (speak, spoken) = mpsc::channel(256);
         let mut description = self.description();
@@ -117,11 +120,25 @@ impl Session {
         let mut look = tokio::time::interval(DESCRIBE_EVERY);
         let mut open = false;
         let mut wish = None;
+        let mut patience = SILENCE;
+        // A manager of an older version answers no heartbeat.
+        let mut silent: Option<Instant> = None;
         loop {
+            let given_up = async {
+                match silent {
+                    Some(since) => tokio::time::sleep_until(since + patience).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 message = inbound.next() => {
                     let Some(Ok(v1::ManagerMessage { message: Some(message) })) = message else { return None };
+                    silent = silent.map(|_| Instant::now());
                     let event = match message {
+                        ToAgent::Beat(_) => {
+                            silent = Some(Instant::now());
+                            continue;
+                        }
                         ToAgent::Redirect(redirect) => return redirect.leader.parse().ok(),
                         ToAgent::Session(info) => {
                             let silence = if open { Duration::ZERO } else { self.silent_since.elapsed() };
@@ -131,6 +148,7 @@ impl Session {
                             }
                             let period = Duration::from_millis(u64::from(info.heartbeat_ms.max(50)));
                             beat = tokio::time::interval(period);
+                            patience = SILENCE.max(period * SILENT_BEATS);
                             let known: BTreeSet<_> = info.managers.iter().filter_map(|m| m.addr.parse().ok()).collect();
                             self.managers = known.into_iter().collect();
                             let role = Role::try_from(info.role()).ok();
@@ -151,6 +169,10 @@ impl Session {
                     if let Some(wish) = wish.take() {
                         self.events.send(Event::Wish(wish)).await.ok()?;
                     }
+                }
+                () = given_up => {
+                    tracing::warn!(%addr, "the leader is silent");
+                    return None;
                 }
                 () = self.anew.notified() => return Some(addr),
                 _ = beat.tick() => speak.send(FromAgent::Heartbeat(v1::Heartbeat {})).await.ok()?,

@@ -22,6 +22,11 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+/// Says that this manager is there, unless more than that waits to be sent already.
+fn answer(send: &mpsc::Sender<v1::ManagerMessage>) {
+    let _ = send.try_send(v1::ManagerMessage { message: Some(ToAgent::Beat(v1::Beat {})) });
+}
+
 pub(super) fn session(state: &Snapshot, node: &NodeId, term: u64) -> Option<v1::SessionInfo> {
     let cluster = state.cluster.as_ref()?;
     Some(v1::SessionInfo {
@@ -83,7 +88,12 @@ impl SessionServer {
                 biased;
                 received = from.next() => match received {
                     Some(Ok(v1::AgentMessage { message: Some(received) })) if self.sessions.seen(&node, serial) => {
-                        self.hear(&mut told, serial, received)
+                        let beat = matches!(received, FromAgent::Heartbeat(_));
+                        let heard = self.hear(&mut told, serial, received);
+                        if beat && !matches!(heard, Heard::End) {
+                            answer(&send);
+                        }
+                        heard
                     }
                     _ => Heard::End,
                 },

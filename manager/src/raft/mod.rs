@@ -7,7 +7,7 @@
 //! peers    where they are, as they say          contact  when a majority was last heard of
 //! frame    encryption of what is stored         damage   what is made of a disk that has lost something
 //! plain    what was stored before that          recover  what one manager alone goes on with
-//! install  a snapshot that another sends
+//! install  a snapshot that another sends        trim     how large the log becomes
 //! ```
 
 pub mod contact;
@@ -22,6 +22,7 @@ mod plain;
 pub mod recover;
 mod runtime;
 mod service;
+pub(crate) mod trim;
 
 pub use install::install_snapshot;
 pub use log::{LogStore, Writer};

@@ -23,6 +23,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// Whoever joins has nobody else to turn to, and the manager may be busy with those who joined a moment ago.
 const JOIN_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Where both ends say by themselves that they are there.
+const SELDOM: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
@@ -39,6 +41,14 @@ pub enum JoinError {
 pub fn dial(addr: SocketAddr, credentials: &Credentials) -> Channel {
     let credentials = credentials.clone();
     channel(addr, move || credentials.client_config(), CONNECT_LIMIT)
+}
+
+/// The same for a session, in which both ends say by themselves that they are there.
+pub fn dial_session(addr: SocketAddr, credentials: &Credentials) -> Channel {
+    let credentials = credentials.clone();
+    connecting(endpoint(addr, CONNECT_LIMIT).http2_keep_alive_interval(SELDOM), addr, move || {
+        credentials.client_config()
+    })
 }
 
 /// For a joiner: no certificate of its own, and only these roots are trusted.
@@ -72,14 +82,21 @@ pub fn fetch_root(addr: SocketAddr) -> Result<Channel, JoinError> {
 
 /// A channel to a daemon on this host.
 pub fn dial_unix(path: PathBuf) -> Channel {
-    endpoint("http://local".to_owned(), CONNECT_LIMIT).connect_with_connector_lazy(service_fn(move |_: Uri| {
+    local("http://local".to_owned(), CONNECT_LIMIT).connect_with_connector_lazy(service_fn(move |_: Uri| {
         let path = path.clone();
         async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
     }))
 }
 
-fn endpoint(uri: String, limit: Duration) -> Endpoint {
+fn local(uri: String, limit: Duration) -> Endpoint {
     Endpoint::try_from(uri).expect("scheme and socket address make a URI").connect_timeout(limit)
+}
+
+fn endpoint(addr: SocketAddr, limit: Duration) -> Endpoint {
+    local(format!("http://{addr}"), limit)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
 }
 
 /// The same for every connection.
@@ -95,19 +112,23 @@ fn channel(
     config: impl Fn() -> Arc<ClientConfig> + Send + Sync + 'static,
     limit: Duration,
 ) -> Channel {
-    endpoint(format!("http://{addr}"), limit)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true)
-        .connect_with_connector_lazy(service_fn(move |_: Uri| {
-            let connector = TlsConnector::from(config());
-            async move {
-                let tcp = TcpStream::connect(addr).await?;
-                tcp.set_nodelay(true)?;
-                let name = ServerName::try_from(MANAGER_NAME).expect("the name is a DNS label");
-                Ok::<_, io::Error>(TokioIo::new(connector.connect(name, tcp).await?))
-            }
-        }))
+    connecting(endpoint(addr, limit), addr, config)
+}
+
+fn connecting(
+    endpoint: Endpoint,
+    addr: SocketAddr,
+    config: impl Fn() -> Arc<ClientConfig> + Send + Sync + 'static,
+) -> Channel {
+    endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+        let connector = TlsConnector::from(config());
+        async move {
+            let tcp = TcpStream::connect(addr).await?;
+            tcp.set_nodelay(true)?;
+            let name = ServerName::try_from(MANAGER_NAME).expect("the name is a DNS label");
+            Ok::<_, io::Error>(TokioIo::new(connector.connect(name, tcp).await?))
+        }
+    }))
 }
 
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 //! balancing, discovery, encryption, failure, scaling   what has to hold, whatever the hosts are: namespaces or machines
 //! daemon     one of them, asked by many at once                 footprint  what a host has, to find leaks
 //! wire       what goes over a host's cable                        kept       what its disk has
+//! load       writes and requests while something is done to a cluster
 //! ```
 
 pub mod balancing;
@@ -15,6 +16,7 @@ pub mod encryption;
 pub mod failure;
 pub mod footprint;
 mod kept;
+pub mod load;
 pub mod matrix;
 pub mod scaling;
 pub mod vm;
@@ -41,6 +43,11 @@ const EMULATED_LIMIT: Duration = Duration::from_secs(120);
 const ASKING_PAUSE: Duration = Duration::from_millis(50);
 /// Of a lab with three nodes.
 pub const HOSTS: [&str; 3] = ["node1", "node2", "node3"];
+
+/// Where a node of a lab is.
+pub fn addr(host: &str) -> String {
+    format!("10.77.0.{}", host.trim_start_matches("node"))
+}
 
 /// The program under test, which cargo puts two levels above the tests.
 pub fn program() -> PathBuf {
@@ -176,6 +183,12 @@ impl Lab {
     /// A lab of this name must not be used by two tests at once.
     pub fn up(name: &str, nodes: u8, managers: u8) -> Self {
         Self::with(name, nodes, &["--managers", &managers.to_string()])
+    }
+
+    /// One whose nodes may be silent for longer before they are down: their daemons are killed and started, and no task is to be
+    /// made elsewhere for that.
+    pub fn patient(name: &str, nodes: u8, managers: u8) -> Self {
+        Self::with(name, nodes, &["--managers", &managers.to_string(), "--heartbeat-ms", "3000"])
     }
 
     /// One whose daemons balance with this.

@@ -4,15 +4,10 @@
 //! `CHAOS_SECONDS` is how long (60 by default), `CHAOS_SEED` what is chosen.
 #![allow(clippy::unwrap_used)]
 
-use heddle_cluster_tests::{Lab, skipped, wait, wait_for};
+use heddle_cluster_tests::{Lab, addr, load::Load, skipped, wait, wait_for};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use serde_json::Value;
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    collections::BTreeSet,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -22,9 +17,6 @@ const MANAGERS: [&str; 3] = ["node1", "node2", "node3"];
 const WORKERS: [&str; 2] = ["node4", "node5"];
 /// Touched by nobody: what runs there runs on.
 const STEADY: &str = "node6";
-const WRITERS: usize = 3;
-/// Keys that each writer writes in turn.
-const KEYS: u64 = 20;
 /// How long something is broken.
 const BROKEN: std::ops::Range<u64> = 200..3500;
 /// Until all are as they should be again.
@@ -35,10 +27,6 @@ fn number(name: &str, default: impl FnOnce() -> u64) -> u64 {
     let number = given.unwrap_or_else(default);
     println!("{name}={number}");
     number
-}
-
-fn addr(host: &str) -> String {
-    format!("10.77.0.{}", host.trim_start_matches("node"))
 }
 
 #[derive(Debug)]
@@ -98,76 +86,10 @@ impl Fault {
     }
 }
 
-/// Of one key: what was written last that was acknowledged, and all that was not, which may have been written at any time since.
-#[derive(Debug, Clone, Default)]
-struct Written {
-    acknowledged: u64,
-    refused: BTreeSet<u64>,
-}
-
-struct Load {
-    over: AtomicBool,
-    writes: AtomicU64,
-    refused: AtomicU64,
-    asked: AtomicU64,
-    unanswered: AtomicU64,
-    /// When the last write was acknowledged, and the longest time in which none was.
-    pause: Mutex<(Instant, Duration)>,
-}
-
-impl Load {
-    fn accepted(&self) {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        let mut pause = self.pause.lock().unwrap();
-        pause.1 = pause.1.max(pause.0.elapsed());
-        pause.0 = Instant::now();
-    }
-
-    /// Writes labels of the steady node, each key again and again, until it is over.
-    fn write(&self, lab: &Lab, writer: usize) -> BTreeMap<String, Written> {
-        let mut all: BTreeMap<String, Written> = BTreeMap::new();
-        for nth in 1.. {
-            if self.over.load(Ordering::Relaxed) {
-                break;
-            }
-            let key = format!("w{writer}k{}", nth % KEYS);
-            let written = all.entry(key.clone()).or_default();
-            let label = format!("{key}={nth}");
-            let manager = MANAGERS[(nth as usize + writer) % MANAGERS.len()];
-            match lab.try_heddle(manager, &["node", "update", "--label-add", &label, STEADY]) {
-                Ok(_) => {
-                    written.acknowledged = nth;
-                    self.accepted();
-                }
-                Err(_) => {
-                    written.refused.insert(nth);
-                    self.refused.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-        all
-    }
-
-    fn ask(&self, lab: &Lab) {
-        for host in MANAGERS.iter().chain(&WORKERS).chain([&STEADY]).cycle() {
-            if self.over.load(Ordering::Relaxed) {
-                break;
-            }
-            let answers = lab.ask("client", &format!("{}:8080", addr(host)), 4, false);
-            self.asked.fetch_add(4, Ordering::Relaxed);
-            self.unanswered.fetch_add(answers.failed.lines().count() as u64, Ordering::Relaxed);
-        }
-    }
-}
-
 /// Ids and pids of what runs on the steady node.
 fn steady(lab: &Lab, ask: &str) -> Result<BTreeSet<(String, String)>, String> {
     let running = lab.running(ask, "steady")?;
     Ok(running.iter().map(|t| (t["id"].to_string(), t["pid"].to_string())).collect())
-}
-
-fn labels(lab: &Lab, ask: &str) -> Result<Value, String> {
-    Ok(lab.try_json(ask, &["node", "inspect", STEADY])?[0]["labels"].clone())
 }
 
 #[test]
@@ -181,55 +103,23 @@ fn what_was_acknowledged_is_there_and_nothing_was_restarted() {
     lab.create_web("steady", 3, &["--constraint", &format!("node.hostname=={STEADY}")]);
     lab.create_web("web", 4, &["-p", "8080:80", "--constraint", "node.role==worker"]);
     let before = steady(&lab, "node1").unwrap();
-    let load = Load {
-        over: AtomicBool::new(false),
-        writes: AtomicU64::new(0),
-        refused: AtomicU64::new(0),
-        asked: AtomicU64::new(0),
-        unanswered: AtomicU64::new(0),
-        pause: Mutex::new((Instant::now(), Duration::ZERO)),
-    };
-    let written = std::thread::scope(|scope| {
-        let (lab, load) = (&lab, &load);
-        let writers: Vec<_> = (0..WRITERS).map(|n| scope.spawn(move || load.write(lab, n))).collect();
-        scope.spawn(move || load.ask(lab));
-        // Ends the load although this may panic.
-        let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let (begin, limit) = (Instant::now(), Duration::from_secs(seconds));
-            while begin.elapsed() < limit {
-                let fault = Fault::any(lab, &mut random);
-                println!("{:>6.1} s: {fault:?}", begin.elapsed().as_secs_f64());
-                fault.begin(lab);
-                sleep(Duration::from_millis(random.random_range(BROKEN)));
-                fault.end(lab);
-                // Some come while the last is not mended yet, some after it is.
-                sleep(Duration::from_millis(random.random_range(0..3000)));
-            }
-        }));
-        load.over.store(true, Ordering::Relaxed);
-        let written: Vec<_> = writers.into_iter().map(|w| w.join().unwrap()).collect();
-        broken.unwrap();
-        written.into_iter().flatten().collect::<BTreeMap<_, _>>()
+    let load = Load::new(&MANAGERS, &[&MANAGERS[..], &WORKERS, &[STEADY]].concat(), STEADY);
+    let written = load.while_doing(&lab, || {
+        let (begin, limit) = (Instant::now(), Duration::from_secs(seconds));
+        while begin.elapsed() < limit {
+            let fault = Fault::any(&lab, &mut random);
+            println!("{:>6.1} s: {fault:?}", begin.elapsed().as_secs_f64());
+            fault.begin(&lab);
+            sleep(Duration::from_millis(random.random_range(BROKEN)));
+            fault.end(&lab);
+            // Some come while the last is not mended yet, some after it is.
+            sleep(Duration::from_millis(random.random_range(0..3000)));
+        }
     });
-    let pause = load.pause.lock().unwrap().1;
-    println!(
-        "{} writes acknowledged, {} refused, {} of {} requests unanswered; no write was accepted for {pause:.1?} at most",
-        load.writes.load(Ordering::Relaxed),
-        load.refused.load(Ordering::Relaxed),
-        load.unanswered.load(Ordering::Relaxed),
-        load.asked.load(Ordering::Relaxed),
-    );
-    assert!(load.writes.load(Ordering::Relaxed) > seconds / 4, "hardly anything was written");
+    assert!(load.accepted() > seconds / 4, "hardly anything was written");
 
     for manager in MANAGERS {
-        let found = wait_for(CALM, "every manager answers", || labels(&lab, manager));
-        for (key, written) in &written {
-            let value = found[key].as_str().map_or(0, |v| v.parse().unwrap());
-            assert!(
-                value == written.acknowledged || written.refused.contains(&value),
-                "{manager} has {key}={value}, and of it {written:?}"
-            );
-        }
+        load.is_kept(&lab, manager, &written, CALM);
         let after = wait_for(CALM, "the steady tasks are known", || match steady(&lab, manager)? {
             after if after.len() == before.len() => Ok(after),
             other => Err(format!("{other:?}")),

@@ -7,7 +7,7 @@ use std::time::Duration;
 #[test]
 fn a_workers_daemon_is_killed_and_takes_its_tasks_over_again() {
     if !skipped() {
-        failure::a_workers_daemon_is_killed_and_takes_its_tasks_over_again(&Lab::up("t-daemon", 3, 1));
+        failure::a_workers_daemon_is_killed_and_takes_its_tasks_over_again(&Lab::patient("t-daemon", 3, 1));
     }
 }
 
@@ -49,6 +49,6 @@ fn a_cable_is_cut_and_mended() {
 #[test]
 fn every_daemon_restarts_at_once_and_not_one_object_differs() {
     if !skipped() {
-        failure::every_daemon_restarts_at_once_and_not_one_object_differs(&Lab::up("t-restart", 3, 3));
+        failure::every_daemon_restarts_at_once_and_not_one_object_differs(&Lab::patient("t-restart", 3, 3));
     }
 }

@@ -50,7 +50,7 @@ fn managers_come_and_go_and_nothing_else_notices() {
     if skipped() {
         return;
     }
-    let lab = Lab::up("t-roles", 3, 1);
+    let lab = Lab::patient("t-roles", 3, 1);
     lab.create_web("web", 3, &["-p", "8080:80"]);
     let before = tasks(&lab, "node1", "web");
     let said = lab.refused("node1", &["node", "demote", "node1"]);

@@ -174,7 +174,7 @@ fn a_thousand_rounds_leave_nothing_behind() {
         return;
     }
     let mut random = StdRng::seed_from_u64(seed());
-    let lab = Lab::up("t-soak", 2, 1);
+    let lab = Lab::patient("t-soak", 2, 1);
     lab.heddle("node1", &["network", "create", "-d", "overlay", "--attachable", "over"]);
     for network in ["home", "one", "two", "three"] {
         lab.heddle(HOST, &["network", "create", network]);

@@ -393,6 +393,17 @@ impl Manager {
         asked.map_err(|_| "no leader answers".to_owned())?.map_err(|status| status.message().to_owned())
     }
 
+    /// Why raft has stopped, if it has.
+    pub fn failure(&self) -> Option<String> {
+        self.store.raft().metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
+    }
+
+    /// Waits until raft stops, as it does when its disk takes no more.
+    pub async fn failed(&self) {
+        let mut metrics = self.store.raft().metrics();
+        while self.failure().is_none() && metrics.changed().await.is_ok() {}
+    }
+
     pub async fn shutdown(&self) {
         self.cancel.cancel();
         let _ = self.store.raft().shutdown().await;

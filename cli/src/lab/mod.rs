@@ -48,6 +48,9 @@ pub enum LabCommand {
         /// Leave the daemons outside of any cluster
         #[arg(long)]
         bare: bool,
+        /// How often nodes say that they are there [default: as in any cluster, more seldom with --vm]
+        #[arg(long, hide = true, conflicts_with = "bare")]
+        heartbeat_ms: Option<u32>,
         /// What the daemons balance with
         #[arg(long, value_enum, env = "HEDDLE_LB_BACKEND", default_value_t)]
         lb_backend: LbBackend,
@@ -166,8 +169,8 @@ pub fn run(command: LabCommand) -> Result<()> {
     runtime.block_on(async {
         match command {
             LabCommand::Exec { .. } => Ok(()),
-            LabCommand::Up { nodes, managers, bare, lb_backend, vm, lab } => {
-                up(&lab.name, &Shape { nodes, managers, bare, lb_backend }, vm).await
+            LabCommand::Up { nodes, managers, bare, heartbeat_ms, lb_backend, vm, lab } => {
+                up(&lab.name, &Shape { nodes, managers, bare, heartbeat_ms, lb_backend }, vm).await
             }
             LabCommand::Ps { format, lab } => ps(&Lab::load(&lab.name)?, format).await,
             LabCommand::Cut { target, lab } => cut(&Lab::load(&lab.name)?, &target).await,
@@ -183,6 +186,7 @@ struct Shape {
     nodes: u8,
     managers: u8,
     bare: bool,
+    heartbeat_ms: Option<u32>,
     lb_backend: LbBackend,
 }
 
@@ -224,7 +228,7 @@ async fn build(lab: &mut Lab, shape: &Shape, image: Option<&Image>) -> Result<()
     for host in lab.nodes() {
         wait_for_daemon(lab, host).await?;
     }
-    if shape.bare { Ok(()) } else { form_cluster(lab).await }
+    if shape.bare { Ok(()) } else { form_cluster(lab, shape.heartbeat_ms).await }
 }
 
 /// A host is made with its cable; a virtual machine is still to be set up.
@@ -283,11 +287,12 @@ async fn wait_for_daemon(lab: &Lab, host: &Host) -> Result<()> {
     }
 }
 
-async fn form_cluster(lab: &Lab) -> Result<()> {
+async fn form_cluster(lab: &Lab, heartbeat_ms: Option<u32>) -> Result<()> {
     let said = crate::client::said;
     let first = lab.host("node1")?;
     let client = Client::new(&first.socket());
-    let heartbeat_ms = if lab.machines.is_some() { EMULATED_HEARTBEAT_MS } else { 0 };
+    let usual = if lab.machines.is_some() { EMULATED_HEARTBEAT_MS } else { 0 };
+    let heartbeat_ms = heartbeat_ms.unwrap_or(usual);
     let request = v1::InitRequest { advertise_addr: "eth0".into(), heartbeat_ms, ..v1::InitRequest::default() };
     client.local()?.init(request).await.map_err(said)?;
     for host in lab.nodes().filter(|h| h.name != "node1") {

@@ -26,6 +26,7 @@ use tokio::{
     sync::{Mutex, Notify, watch},
     task::AbortHandle,
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 const RETRY: Duration = Duration::from_secs(1);
 /// What a leader takes at most that is well.
@@ -39,13 +40,14 @@ pub struct Member {
     /// On a node that is a manager, or was one until it was outvoted.
     vault: Option<Vault>,
     /// Serves the cluster's port, on a manager.
-    pub port: Option<AbortHandle>,
+    pub port: Option<Serving>,
     pub renewal: AbortHandle,
+    /// Why there is no manager although there should be one.
+    pub trouble: Option<String>,
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.port.iter().for_each(AbortHandle::abort);
         self.renewal.abort();
     }
 }
@@ -161,18 +163,25 @@ impl Daemon {
         loop {
             while let Err(error) = self.follow_role().await {
                 tracing::warn!("this node is not what its certificate says yet: {error:#}");
+                if let Some(member) = self.member.lock().await.as_mut() {
+                    member.trouble = Some(format!("{error:#}"));
+                }
                 tokio::time::sleep(RETRY).await;
             }
             let manager = self.member.lock().await.as_ref().and_then(|m| m.manager.clone());
-            let outvoted = async {
+            let ended = async {
                 match manager {
-                    Some(manager) => manager.outvoted.cancelled().await,
+                    Some(manager) => tokio::select! {
+                        () = manager.outvoted.cancelled() => {}
+                        // Not at once again and again.
+                        () = manager.failed() => tokio::time::sleep(RETRY).await,
+                    },
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = self.roles.notified() => {}
-                () = outvoted => {}
+                () = ended => {}
             }
         }
     }
@@ -181,8 +190,11 @@ impl Daemon {
         let mut slot = self.member.lock().await;
         let Some(member) = slot.as_mut() else { return Ok(()) };
         let role = member.credentials.identity().role;
-        if let Some(manager) = member.manager.take_if(|m| m.outvoted.is_cancelled()) {
-            member.port.take().iter().for_each(AbortHandle::abort);
+        if let Some(manager) = member.manager.take_if(|m| m.outvoted.is_cancelled() || m.failure().is_some()) {
+            if let Some(why) = manager.failure().filter(|_| !manager.outvoted.is_cancelled()) {
+                tracing::error!(why, "this manager stops, and tries to start anew");
+            }
+            member.port = None;
             manager.shutdown().await;
         }
         match (role, member.manager.take()) {
@@ -192,7 +204,9 @@ impl Daemon {
                     None => Vault::open_or_make(&self.paths.certificates())?,
                 };
                 member.vault = Some(vault.clone());
-                let manager = Manager::start(&self.paths.raft(), &vault, &member.credentials, true).await?;
+                let Some(manager) = self.resume(&member.state, &vault, &member.credentials).await? else {
+                    return Ok(());
+                };
                 manager.announce(member.state.advertise);
                 match serve(&member.state, &member.credentials, &manager).await {
                     Ok(port) => member.port = Some(port),
@@ -201,10 +215,10 @@ impl Daemon {
                         return Err(e);
                     }
                 }
-                member.manager = Some(manager);
+                (member.manager, member.trouble) = (Some(manager), None);
             }
             (Role::Worker, Some(manager)) => {
-                member.port.take().iter().for_each(AbortHandle::abort);
+                member.port = None;
                 manager.shutdown().await;
                 member.vault = None;
                 self.paths.forget_raft()?;
@@ -247,6 +261,10 @@ impl Daemon {
             Slot::Locked(_) => refuse(locked::REFUSAL),
             Slot::Inside(member) => match &member.manager {
                 Some(manager) => Ok(manager.clone()),
+                None if member.credentials.identity().role == Role::Manager => {
+                    let why = member.trouble.as_deref().unwrap_or("it starts in a moment");
+                    Err(tonic::Status::unavailable(format!("this manager does not run now: {why}")))
+                }
                 None => refuse("this node is a worker: run the command on a manager"),
             },
         }
@@ -454,7 +472,7 @@ impl Daemon {
         };
         manager.iter().for_each(|m| m.announce(state.advertise));
         let renewal = renew(&self.agent, &self.paths, &state, &credentials, manager.clone(), &self.roles);
-        Ok(Member { state, credentials, manager, vault, port, renewal })
+        Ok(Member { state, credentials, manager, vault, port, renewal, trouble: None })
     }
 
     /// Takes the agent into the cluster, where it finds a leader as soon as it has credentials.
@@ -479,12 +497,27 @@ impl Daemon {
     }
 }
 
+/// Whoever serves the cluster's port. When dropped, nobody does, and its connections end: they would lead to a manager that is none
+/// any more.
+pub struct Serving {
+    accepting: AbortHandle,
+    _ends: DropGuard,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
 /// Serves the cluster's port.
-pub async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manager) -> Result<AbortHandle> {
+pub async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manager) -> Result<Serving> {
     let listener = listen(&state.listen).await?;
-    let incoming = tls::incoming(listener, credentials);
+    let ends = CancellationToken::new();
+    let incoming = tls::incoming(listener, credentials, ends.clone());
     let server = manager.server().serve_with_incoming(incoming);
-    Ok(tokio::spawn(async move { drop(server.await) }).abort_handle())
+    let accepting = tokio::spawn(async move { drop(server.await) }).abort_handle();
+    Ok(Serving { accepting, _ends: ends.drop_guard() })
 }
 
 pub fn renew(

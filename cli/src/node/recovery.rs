@@ -13,7 +13,6 @@ use heddle_manager::{
 use heddle_model::{NodeId, cluster::Role};
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1;
-use tokio::task::AbortHandle;
 
 impl Daemon {
     /// Goes on as the only manager. If that fails, the manager is as it was.
@@ -31,7 +30,7 @@ impl Daemon {
         if manager.has_majority().await {
             bail!("a majority of the managers answers: use `heddle node demote` for those that are gone");
         }
-        member.port.take().iter().for_each(AbortHandle::abort);
+        member.port = None;
         manager.shutdown().await;
         let (dir, own) = (self.paths.raft(), member.state.advertise);
         let vault = manager.vault().clone();

@@ -171,7 +171,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let serving = tonic::transport::Server::builder()
             .add_routes(tonic::service::Routes::default())
-            .serve_with_incoming(tls::incoming(listener, server));
+            .serve_with_incoming(tls::incoming(listener, server, Default::default()));
         let serving = tokio::spawn(serving);
         let asked = NodeCaClient::new(tls::dial(addr, client)).get_root(heddle_proto::v1::GetRootRequest {}).await;
         serving.abort();

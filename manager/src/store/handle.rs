@@ -36,7 +36,7 @@ pub enum WriteError {
     NoQuorum(#[from] NoQuorum),
     #[error("{0}; whether it took effect is not known: look before you run it again")]
     Unconfirmed(NoQuorum),
-    #[error("raft has stopped: {0}")]
+    #[error("this manager has stopped, and tries to start anew: {0}")]
     Stopped(String),
 }
 

@@ -67,7 +67,7 @@ async fn guarded(stage: &Stage, dir: &std::path::Path) -> [Channel; 5] {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let server = || access::server(Arc::new(|_, _| Ok(()))).add_routes(obliging());
-    tokio::spawn(server().serve_with_incoming(tls::incoming(listener, &stage.credentials)));
+    tokio::spawn(server().serve_with_incoming(tls::incoming(listener, &stage.credentials, Default::default())));
     let socket = dir.join("socket");
     let local = tls::incoming_unix(UnixListener::bind(&socket).unwrap());
     tokio::spawn(server().serve_with_incoming(local));

@@ -75,7 +75,7 @@ impl Stage {
         let mut own = node(&id, Role::Manager, 1);
         own.manager = Some(ManagerStatus { raft_id: raft_id(&id), addr });
         manager.bootstrap(cluster, own, Vec::new()).await.unwrap();
-        let incoming = tls::incoming(listener, &credentials);
+        let incoming = tls::incoming(listener, &credentials, Default::default());
         tokio::spawn(manager.server().serve_with_incoming(incoming));
         Self { manager, addr, credentials, _dir: dir }
     }

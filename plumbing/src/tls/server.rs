@@ -16,6 +16,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 /// A stranger gets this long to finish the handshake.
@@ -27,6 +28,8 @@ const BACKLOG: usize = 128;
 pub struct Conn<S> {
     stream: S,
     caller: Caller,
+    /// Ready when whoever serves it ends. None: it ends by itself.
+    ends: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl<S> Connected for Conn<S> {
@@ -38,6 +41,11 @@ impl<S> Connected for Conn<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Conn<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(ends) = &mut self.ends
+            && ends.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -57,10 +65,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Conn<S> {
 type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 
 /// Accepts and shakes hands, each in a task of its own so that a slow stranger delays nobody, and by what the credentials are
-/// then. Ends when the stream is dropped.
+/// then. Ends when the stream is dropped; connections end when `ends` is cancelled: whoever is at the other end finds who serves next.
 pub fn incoming(
     listener: TcpListener,
     credentials: &Credentials,
+    ends: CancellationToken,
 ) -> impl Stream<Item = io::Result<Conn<TlsStream>>> + use<> {
     let credentials = credentials.clone();
     let (tx, rx) = mpsc::channel(BACKLOG);
@@ -71,7 +80,10 @@ pub fn incoming(
                 () = tx.closed() => return,
             };
             match accepted {
-                Ok((tcp, _)) => drop(tokio::spawn(shake(credentials.server_config().into(), tcp, tx.clone()))),
+                Ok((tcp, _)) => {
+                    let acceptor = credentials.server_config().into();
+                    drop(tokio::spawn(shake(acceptor, tcp, tx.clone(), ends.clone())));
+                }
                 Err(error) => {
                     // Out of descriptors, most likely: give the others time to end.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -83,7 +95,12 @@ pub fn incoming(
     ReceiverStream::new(rx)
 }
 
-async fn shake(acceptor: TlsAcceptor, tcp: TcpStream, to: mpsc::Sender<io::Result<Conn<TlsStream>>>) {
+async fn shake(
+    acceptor: TlsAcceptor,
+    tcp: TcpStream,
+    to: mpsc::Sender<io::Result<Conn<TlsStream>>>,
+    ends: CancellationToken,
+) {
     let _ = tcp.set_nodelay(true);
     let peer = tcp.peer_addr();
     match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(tcp)).await {
@@ -95,7 +112,7 @@ async fn shake(acceptor: TlsAcceptor, tcp: TcpStream, to: mpsc::Sender<io::Resul
                 }
                 None => Caller::Anonymous,
             };
-            let _ = to.send(Ok(Conn { stream, caller })).await;
+            let _ = to.send(Ok(Conn { stream, caller, ends: Some(Box::pin(ends.cancelled_owned())) })).await;
         }
         Ok(Err(error)) => tracing::debug!(?peer, %error, "handshake refused"),
         Err(_) => tracing::debug!(?peer, "handshake took too long"),
@@ -105,5 +122,5 @@ async fn shake(acceptor: TlsAcceptor, tcp: TcpStream, to: mpsc::Sender<io::Resul
 /// Connections to the root-only socket.
 pub fn incoming_unix(listener: UnixListener) -> impl Stream<Item = io::Result<Conn<tokio::net::UnixStream>>> {
     use tokio_stream::StreamExt;
-    UnixListenerStream::new(listener).map(|s| s.map(|stream| Conn { stream, caller: Caller::Local }))
+    UnixListenerStream::new(listener).map(|s| s.map(|stream| Conn { stream, caller: Caller::Local, ends: None }))
 }

@@ -29,7 +29,9 @@ impl Concerned {
 
 /// By what changed from the one state to the other.
 pub fn concerned(old: &Snapshot, new: &Snapshot) -> Concerned {
-    let cluster = item::cluster(old) != item::cluster(new);
+    let roots = |state: &Snapshot| state.cluster.as_ref().map(|c| (c.root_ca.clone(), c.rotation.clone()));
+    let same = old.cluster.as_ref().map(|c| c.meta.version) == new.cluster.as_ref().map(|c| c.meta.version);
+    let cluster = !same && (item::cluster(old) != item::cluster(new) || roots(old) != roots(new));
     let nodes = || changed(&old.nodes, &new.nodes);
     let peers = || nodes().iter().any(|id| Face::of(old.nodes.get(id)) != Face::of(new.nodes.get(id)));
     if cluster || !changed(&old.networks, &new.networks).is_empty() || peers() {

@@ -76,7 +76,7 @@ fn a_manager_whose_disk_is_full_is_back_when_it_is_not() {
         for nth in 0..4 {
             let name = format!("c{round}{nth}");
             wait_for(LIMIT, "the others write", || match write_much(&lab, other, &name) {
-                Err(said) if said.contains("taken") => Ok(()),
+                Err(said) if said.contains("exists already") => Ok(()),
                 other => other,
             });
         }
@@ -173,7 +173,7 @@ fn one_slow_disk_delays_nobody_and_ends_no_leadership() {
     };
     println!("usual {usual:?}\nfollower's disk slow {of_follower:?}\nleader's {of_leader:?}\nboth {of_two:?}");
     for of_one in [of_follower, of_leader] {
-        assert!(of_one[WRITES / 2] < DELAY, "the others are a majority: {of_one:?}");
+        assert!(of_one[WRITES / 2] < usual[WRITES / 2] + DELAY / 2, "the others are a majority: {of_one:?}");
     }
     assert!(of_two[WRITES / 2] >= DELAY, "without one of them there is none: {of_two:?}");
     assert_eq!(wait("one leads", || lab.leader("node1")), leader, "a slow disk is no reason for an election");

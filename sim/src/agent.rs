@@ -121,7 +121,7 @@ impl Agent {
                     }
                     ToAgent::Redirect(_) | ToAgent::Logs(_) | ToAgent::CancelLogs(_) | ToAgent::Beat(_) => true,
                 },
-                _ = beat.tick() => say(&mut wire, FromAgent::Heartbeat(v1::Heartbeat {})),
+                _ = beat.tick() => say(&mut wire, FromAgent::Heartbeat(v1::Heartbeat { answer: true })),
                 _ = work.tick() => {
                     self.work();
                     self.report(&mut wire, &mut reported)

@@ -8,7 +8,11 @@ use heddle_proto::v1::{
 };
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -121,22 +125,36 @@ impl Session {
         let mut open = false;
         let mut wish = None;
         let mut patience = SILENCE;
-        // A manager of an older version answers no heartbeat.
-        let mut silent: Option<Instant> = None;
+        // The first heartbeat that nothing came after. A manager of an older version answers none, and is not expected to.
+        let (mut asked, mut answers) = (None::<Instant>, false);
         loop {
             let given_up = async {
-                match silent {
+                match asked.filter(|_| answers) {
                     Some(since) => tokio::time::sleep_until(since + patience).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
+                // However much comes, this node says that it is there; and what has come counts before what is missed.
+                biased;
+                _ = beat.tick() => {
+                    asked.get_or_insert(Instant::now());
+                    let beat = FromAgent::Heartbeat(v1::Heartbeat { answer: true });
+                    // Where more waits to be said, that is a sign of life, too.
+                    if let Err(TrySendError::Closed(_)) = speak.try_send(beat) {
+                        return None;
+                    }
+                }
                 message = inbound.next() => {
-                    let Some(Ok(v1::ManagerMessage { message: Some(message) })) = message else { return None };
-                    silent = silent.map(|_| Instant::now());
+                    let Some(Ok(v1::ManagerMessage { message })) = message else { return None };
+                    // Of a kind that a newer manager knows: no more than a sign of life.
+                    let Some(message) = message else {
+                        asked = None;
+                        continue;
+                    };
                     let event = match message {
                         ToAgent::Beat(_) => {
-                            silent = Some(Instant::now());
+                            (asked, answers) = (None, true);
                             continue;
                         }
                         ToAgent::Redirect(redirect) => return redirect.leader.parse().ok(),
@@ -149,6 +167,7 @@ impl Session {
                             let period = Duration::from_millis(u64::from(info.heartbeat_ms.max(50)));
                             beat = tokio::time::interval(period);
                             patience = SILENCE.max(period * SILENT_BEATS);
+                            answers = !info.signer.is_empty();
                             let known: BTreeSet<_> = info.managers.iter().filter_map(|m| m.addr.parse().ok()).collect();
                             self.managers = known.into_iter().collect();
                             let role = Role::try_from(info.role()).ok();
@@ -169,13 +188,13 @@ impl Session {
                     if let Some(wish) = wish.take() {
                         self.events.send(Event::Wish(wish)).await.ok()?;
                     }
+                    asked = None;
                 }
                 () = given_up => {
                     tracing::warn!(%addr, "the leader is silent");
                     return None;
                 }
                 () = self.anew.notified() => return Some(addr),
-                _ = beat.tick() => speak.send(FromAgent::Heartbeat(v1::Heartbeat {})).await.ok()?,
                 () = self.changed.notified() => look.reset_immediately(),
                 _ = look.tick() => {
                     let now = self.description();

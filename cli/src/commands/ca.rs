@@ -2,7 +2,7 @@
 
 use super::show::Show;
 use crate::client::{Client, said};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use heddle_proto::v1::{self, NodeState};
 use std::time::Duration;
@@ -47,7 +47,8 @@ pub async fn run(client: &Client, args: CaArgs) -> Result<()> {
         return Ok(());
     }
     let mut show = Show::new("root certificate");
-    while !status.next_pem.is_empty() {
+    let next = status.next_pem.clone();
+    while status.next_pem == next {
         show.line(progress(&status));
         tokio::time::sleep(LOOK_AGAIN).await;
         match roots.get_roots(v1::GetRootsRequest {}).await {
@@ -58,7 +59,11 @@ pub async fn run(client: &Client, args: CaArgs) -> Result<()> {
         }
     }
     drop(show);
+    if status.cert_pem != next {
+        bail!("somebody went back to the root before with --abort");
+    }
     println!("Every node has a certificate by another root. `heddle join-token` shows the new tokens.");
+    println!("Make a backup: by one of before, no node would find back.");
     if !users.is_empty() {
         println!("Users that have to be added again: {}", users.join(", "));
     }

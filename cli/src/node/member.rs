@@ -46,6 +46,13 @@ pub struct Member {
     pub trouble: Option<String>,
 }
 
+impl Member {
+    /// Of one that should have a manager, and has none.
+    pub fn does_not_run(&self) -> String {
+        format!("this manager does not run now: {}", self.trouble.as_deref().unwrap_or("it starts in a moment"))
+    }
+}
+
 impl Drop for Member {
     fn drop(&mut self) {
         self.renewal.abort();
@@ -205,6 +212,7 @@ impl Daemon {
                 };
                 member.vault = Some(vault.clone());
                 let Some(manager) = self.resume(&member.state, &vault, &member.credentials).await? else {
+                    member.trouble = Some(ManagerError::Outvoted.to_string());
                     return Ok(());
                 };
                 manager.announce(member.state.advertise);
@@ -232,7 +240,7 @@ impl Daemon {
                 return self.admitted(member).await;
             }
         }
-        tracing::info!(%role, "this node has another role");
+        tracing::info!(%role, "this node is what its certificate says");
         member.renewal.abort();
         let manager = member.manager.clone();
         member.renewal = renew(&self.agent, &self.paths, &member.state, &member.credentials, manager, &self.roles);
@@ -262,8 +270,7 @@ impl Daemon {
             Slot::Inside(member) => match &member.manager {
                 Some(manager) => Ok(manager.clone()),
                 None if member.credentials.identity().role == Role::Manager => {
-                    let why = member.trouble.as_deref().unwrap_or("it starts in a moment");
-                    Err(tonic::Status::unavailable(format!("this manager does not run now: {why}")))
+                    Err(tonic::Status::unavailable(member.does_not_run()))
                 }
                 None => refuse("this node is a worker: run the command on a manager"),
             },

@@ -25,6 +25,9 @@ impl Daemon {
             );
         };
         let Some(manager) = &member.manager else {
+            if member.credentials.identity().role == Role::Manager {
+                bail!(member.does_not_run());
+            }
             bail!("this node is a worker and does not have the cluster's state: run the command on a manager");
         };
         if manager.has_majority().await {

@@ -44,7 +44,9 @@ pub async fn issue(
         match NodeCaClient::new(tls::dial_pinned(*addr, &root)?).issue(request).await {
             Ok(answer) => {
                 let issued = answer.into_inner();
-                return Ok((Credentials::new(key, issued.cert_pem.clone(), issued.roots_pem.clone())?, issued));
+                // A manager of an older version knows of one root.
+                let roots = if issued.roots_pem.is_empty() { root } else { issued.roots_pem.clone() };
+                return Ok((Credentials::new(key, issued.cert_pem.clone(), roots)?, issued));
             }
             Err(status) if status.code() == tonic::Code::Unavailable => last = unreachable(status),
             Err(status) => bail!("{}", status.message()),

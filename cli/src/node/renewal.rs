@@ -75,18 +75,20 @@ impl Renewal {
         if roots_pem.is_empty() || roots_pem == self.credentials.roots_pem() {
             return Ok(());
         }
-        self.credentials.believe(roots_pem)?;
-        self.save()?;
+        let now = &self.credentials;
+        self.take(now.key_pem(), now.cert_pem(), roots_pem)?;
         tracing::info!(trusts = ?self.credentials.trust().roots, "this node trusts other roots");
         Ok(())
     }
 
-    fn save(&self) -> Result<()> {
+    /// Stored before they are used: the managers hear what this node has, and forget what it does without.
+    fn take(&self, key: String, cert: String, roots: String) -> Result<()> {
+        let next = Credentials::new(key.clone(), cert.clone(), roots.clone())?;
         match &self.manager {
-            Some(manager) => manager.vault().save(&self.credentials)?,
-            None => self.credentials.save(&self.dir)?,
+            Some(manager) => manager.vault().save(&next)?,
+            None => next.save(&self.dir)?,
         }
-        Ok(())
+        Ok(self.credentials.replace(key, cert, roots)?)
     }
 
     async fn renew(&self) -> Result<()> {
@@ -101,8 +103,7 @@ impl Renewal {
             _ => self.ask(csr, expired).await?,
         };
         let before = self.credentials.identity().role;
-        self.credentials.replace(key, cert, roots)?;
-        self.save()?;
+        self.take(key, cert, roots)?;
         if self.credentials.identity().role != before {
             self.roles.notify_one();
         }

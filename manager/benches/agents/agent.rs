@@ -76,7 +76,7 @@ async fn session(manager: SocketAddr, credentials: &Credentials, addr: IpAddr) -
         let message = tokio::select! {
             message = heard.next() => message?.ok()?.message?,
             _ = beat.tick() => {
-                say(FromAgent::Heartbeat(v1::Heartbeat {})).await.ok()?;
+                say(FromAgent::Heartbeat(v1::Heartbeat { answer: true })).await.ok()?;
                 continue;
             }
         };

@@ -8,6 +8,7 @@ use heddle_plumbing::{
 };
 use std::time::Duration;
 use x509_parser::{
+    certificate::X509Certificate,
     certification_request::X509CertificationRequest,
     pem::{Pem, parse_x509_pem},
     prelude::FromDer,
@@ -16,15 +17,27 @@ use x509_parser::{
 /// A node that was away for longer than this after its certificate ended has to join anew.
 const GRACE: Duration = Duration::from_secs(365 * 86400);
 
+fn by(cert: &X509Certificate, signer: &X509Certificate) -> bool {
+    cert.verify_signature(Some(signer.public_key())).is_ok()
+}
+
 /// Who a node is whose certificate has expired: a root of ours signed it, and its key signed the request.
 pub fn former(roots_pem: &str, cert_pem: &str, csr_pem: &str, now: Timestamp) -> Result<NodeIdentity, CaError> {
     let refuse = CaError::Former;
     let (_, pem) = parse_x509_pem(cert_pem.as_bytes()).map_err(|_| refuse("it is not PEM"))?;
     let cert = pem.parse_x509().map_err(|_| refuse("it is no certificate"))?;
-    let ours = Pem::iter_from_buffer(roots_pem.as_bytes())
-        .flatten()
-        .any(|root| root.parse_x509().is_ok_and(|root| cert.verify_signature(Some(root.public_key())).is_ok()));
-    if !ours {
+    let by_root = |cert: &X509Certificate| {
+        Pem::iter_from_buffer(roots_pem.as_bytes())
+            .flatten()
+            .any(|root| root.parse_x509().is_ok_and(|root| by(cert, &root)))
+    };
+    // By a root that was given up, which one of ours had signed. No node's own certificate counts as one.
+    let by_signed = || {
+        Pem::iter_from_buffer(cert_pem.as_bytes()).flatten().skip(1).any(|middle| {
+            middle.parse_x509().is_ok_and(|middle| middle.is_ca() && by_root(&middle) && by(&cert, &middle))
+        })
+    };
+    if !by_root(&cert) && !by_signed() {
         return Err(refuse("it is of another cluster, or by a root certificate that counts no more"));
     }
     let life = life_of(&pem.contents).ok_or(refuse("it has no end"))?;
@@ -61,6 +74,21 @@ mod tests {
         let later = ends.plus(Duration::from_secs(86400));
         let again = heddle_plumbing::tls::csr(&key).unwrap();
         assert_eq!(former(&root.cert_pem, &cert, &again, later).unwrap().node, node);
+
+        // By a root that was to follow and was given up: what leads to ours came with it.
+        let given_up = crate::ca::rotation::begin(&root, &cluster, [7; 16], later).unwrap();
+        let by_other = issue(&given_up.next, &cluster, &node, Role::Worker, &csr, Duration::from_secs(60)).unwrap();
+        let chain = format!("{by_other}{}", given_up.cross_pem);
+        assert_eq!(former(&root.cert_pem, &chain, &again, later).unwrap().node, node);
+        assert!(former(&root.cert_pem, &by_other, &again, later).is_err());
+        // A node is no authority: what it signs is of another cluster.
+        let (forged_key, forged) = (heddle_model::cluster::Secret(key.clone()), cert.clone());
+        let node_as_root = RootCa { cert_pem: forged.clone(), key_pem: forged_key };
+        let other = NodeId::from_random([9; 16]);
+        let forged = issue(&node_as_root, &cluster, &other, Role::Manager, &csr, Duration::from_secs(60));
+        if let Ok(forged) = forged {
+            assert!(former(&root.cert_pem, &format!("{forged}{cert}"), &again, later).is_err());
+        }
 
         let said =
             |root: &RootCa, cert: &str, csr: &str, at| former(&root.cert_pem, cert, csr, at).unwrap_err().to_string();

@@ -20,6 +20,10 @@ use tonic::{Request, Response, Status};
 pub enum RootsError {
     #[error("no other root certificate is to follow: there is nothing to abort")]
     NoRotation,
+    #[error(
+        "{0} does not say what it trusts: it runs an older version, or was never heard of; upgrade or remove it first"
+    )]
+    Old(String),
     #[error(transparent)]
     Ca(#[from] CaError),
     #[error("this manager is still starting")]
@@ -32,7 +36,7 @@ impl From<RootsError> for Status {
     fn from(e: RootsError) -> Status {
         let text = e.to_string();
         match e {
-            RootsError::NoRotation => Status::failed_precondition(text),
+            RootsError::NoRotation | RootsError::Old(_) => Status::failed_precondition(text),
             RootsError::Ca(_) => Status::internal(text),
             RootsError::Starting | RootsError::Write(_) => Status::unavailable(text),
         }
@@ -50,9 +54,11 @@ fn with(cluster: &Cluster, rotation: Option<RootRotation>) -> Vec<Mutation> {
 /// Begins with another root: nothing, if one is to follow already.
 fn rotate(state: &Snapshot, random: [u8; 16], since: Timestamp) -> Result<Vec<Mutation>, RootsError> {
     let cluster = known(state)?;
-    match cluster.rotation {
-        Some(_) => Ok(Vec::new()),
-        None => Ok(with(cluster, Some(rotation::begin(&cluster.root_ca, &cluster.id, random, since)?))),
+    let mute = state.nodes.values().find(|n| n.description.trust.roots.is_empty());
+    match (&cluster.rotation, mute) {
+        (Some(_), _) => Ok(Vec::new()),
+        (None, Some(node)) => Err(RootsError::Old(node.description.hostname.clone())),
+        (None, None) => Ok(with(cluster, Some(rotation::begin(&cluster.root_ca, &cluster.id, random, since)?))),
     }
 }
 
@@ -129,6 +135,14 @@ mod tests {
         let root_ca = ca::new_root(&first.id).unwrap();
         world.write(vec![Mutation::Update(Cluster { root_ca: root_ca.clone(), ..first }.into())]);
         assert!(abort(&world.state).unwrap_err().to_string().starts_with("no other root certificate is to follow"));
+        let said = rotate(&world.state, [1; 16], Timestamp(5)).unwrap_err().to_string();
+        assert!(said.contains("does not say what it trusts"), "{said}");
+        let tell = |world: &mut World, root: &str| {
+            let trust = Trust { signer: root.into(), roots: vec![root.into()] };
+            let description = NodeDescription { trust, ..world.state.nodes[&node].description.clone() };
+            world.write(vec![Mutation::NodeDescription { id: node.clone(), description }]);
+        };
+        tell(&mut world, "the first");
         let begun = rotate(&world.state, [1; 16], Timestamp(5)).unwrap();
         world.write(begun);
         let told = status(&world.state).unwrap();
@@ -137,9 +151,7 @@ mod tests {
         assert_eq!(rotate(&world.state, [2; 16], Timestamp(6)).unwrap(), Vec::new());
 
         let next = heddle_plumbing::tls::root_digest(&told.next_pem).unwrap();
-        let trust = Trust { signer: next.clone(), roots: vec![next] };
-        let description = NodeDescription { trust, ..world.state.nodes[&node].description.clone() };
-        world.write(vec![Mutation::NodeDescription { id: node, description }]);
+        tell(&mut world, &next);
         assert_eq!(status(&world.state).unwrap().waits_for, []);
 
         let back = abort(&world.state).unwrap();

@@ -88,7 +88,7 @@ impl SessionServer {
                 biased;
                 received = from.next() => match received {
                     Some(Ok(v1::AgentMessage { message: Some(received) })) if self.sessions.seen(&node, serial) => {
-                        let beat = matches!(received, FromAgent::Heartbeat(_));
+                        let beat = matches!(&received, FromAgent::Heartbeat(beat) if beat.answer);
                         let heard = self.hear(&mut told, serial, received);
                         if beat && !matches!(heard, Heard::End) {
                             answer(&send);

@@ -214,6 +214,9 @@ impl LogStore {
         let memory = self.memory();
         let end = memory.entries.range(..=last).next_back().map(|(_, held)| held.end)?;
         let before = |held: &Held| held.end - held.bytes;
+        if memory.entries.values().next().is_none_or(|first| end - before(first) <= most) {
+            return None;
+        }
         let mut back = memory.entries.range(..=last).rev();
         back.find(|(_, held)| end - before(held) > most).map(|(index, _)| *index)
     }

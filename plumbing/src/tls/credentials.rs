@@ -155,12 +155,6 @@ impl Credentials {
         Ok(())
     }
 
-    /// Believes these roots and no others from the next handshake on.
-    pub fn believe(&self, roots_pem: String) -> Result<(), CredentialsError> {
-        let inner = self.inner();
-        self.replace(inner.key_pem.clone(), inner.cert_pem.clone(), roots_pem)
-    }
-
     /// `key`: what the node's key is sealed with, if it is.
     pub fn load(dir: &Path, key: Option<&Key>) -> Result<Self, CredentialsError> {
         let stored = read(dir, KEY)?;

@@ -16,7 +16,7 @@ mod fuzz;
 pub mod lab;
 pub mod node;
 pub mod output;
-mod signals;
+pub mod signals;
 pub mod whoami;
 
 use anyhow::{Context, Result};
@@ -121,7 +121,9 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Doctor(args) => doctor::run(client, args.format).await,
         Command::Whoami(args) => whoami::run(args).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "heddle", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "heddle", &mut script);
+            std::io::Write::write_all(&mut std::io::stdout(), &script)?;
             Ok(())
         }
         Command::ManPages { dir } => clap_mangen::generate_to(Cli::command(), &dir)

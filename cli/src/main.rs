@@ -6,9 +6,12 @@ fn main() -> ExitCode {
     let cli = heddle::config::parse(std::env::args_os().collect());
     match cli.map_err(Into::into).and_then(heddle::run) {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("heddle: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => match heddle::signals::is_unread(&error) {
+            Some(code) => std::process::exit(code),
+            None => {
+                eprintln!("heddle: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }

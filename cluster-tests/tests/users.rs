@@ -39,6 +39,11 @@ fn a_user_asks_from_anywhere_until_removed_and_is_written_down() {
         if line { Ok(()) } else { Err(logs) }
     });
 
+    // A reader that goes away ends a command without a word.
+    let program = heddle_cluster_tests::program();
+    let unread = format!("{{ {{ sleep 0.3; {} node ls; echo rc $? >&3; }} 2>&3 | :; }} 3>&1", program.display());
+    assert_eq!(lab.sh("node1", &unread).trim(), "rc 141");
+
     lab.heddle("node2", &["cluster", "user", "rm", "alice"]);
     wait("she is refused", || match alice(&["node", "ls"]) {
         Err(said) if said.ends_with("user alice was removed from the cluster") => Ok(()),

@@ -35,17 +35,20 @@ fn root_params(cluster: &ClusterId, name: &str) -> CertificateParams {
 
 /// A new self-signed root.
 pub fn new_root(cluster: &ClusterId) -> Result<RootCa, CaError> {
+    Ok(root_and_key(cluster, "heddle-ca")?.0)
+}
+
+fn root_and_key(cluster: &ClusterId, name: &str) -> Result<(RootCa, KeyPair), CaError> {
     let key = KeyPair::generate().map_err(CaError::Sign)?;
-    let cert = root_params(cluster, "heddle-ca").self_signed(&key).map_err(CaError::Sign)?;
-    Ok(RootCa { cert_pem: cert.pem(), key_pem: Secret(key.serialize_pem()) })
+    let cert = root_params(cluster, name).self_signed(&key).map_err(CaError::Sign)?;
+    Ok((RootCa { cert_pem: cert.pem(), key_pem: Secret(key.serialize_pem()) }, key))
 }
 
 /// A new root of this name, self-signed, and what leads from it to the one before: its name and key, signed by that. PEM.
 pub(super) fn next_root(before: &RootCa, cluster: &ClusterId, name: &str) -> Result<(RootCa, String), CaError> {
-    let key = KeyPair::generate().map_err(CaError::Sign)?;
-    let cert = root_params(cluster, name).self_signed(&key).map_err(CaError::Sign)?;
+    let (next, key) = root_and_key(cluster, name)?;
     let cross = root_params(cluster, name).signed_by(&key, &issuer(before)?).map_err(CaError::Sign)?;
-    Ok((RootCa { cert_pem: cert.pem(), key_pem: Secret(key.serialize_pem()) }, cross.pem()))
+    Ok((next, cross.pem()))
 }
 
 fn issuer(root: &RootCa) -> Result<Issuer<'static, KeyPair>, CaError> {

@@ -77,7 +77,11 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ca, world::World};
+    use crate::{
+        ca,
+        dispatcher::assignment::{Concerned, concerned},
+        world::World,
+    };
     use heddle_model::{
         Kind, NodeId, Version,
         cluster::{Role, User},
@@ -142,7 +146,9 @@ mod tests {
             assert_eq!(ending_users(&cluster), ["old"]);
         }
         tell(&mut world, &nodes[1], Trust { signer: next.clone(), roots: both });
+        let waiting = world.state.clone();
         pass(&mut world);
+        assert_eq!(concerned(&waiting, &world.state), Concerned::All, "every session tells of it");
         let after = cluster(&world);
         assert_eq!(root_digest(&after.root_ca.cert_pem), Some(next));
         assert!(after.rotation.is_none());

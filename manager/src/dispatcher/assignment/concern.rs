@@ -4,6 +4,7 @@ use super::{changes::changed, item};
 use crate::store::Snapshot;
 use heddle_model::{
     NetworkId, NodeId,
+    cluster::{RootCa, RootRotation},
     connection::Connection,
     node::{Node, NodeState},
     service::Service,
@@ -29,9 +30,7 @@ impl Concerned {
 
 /// By what changed from the one state to the other.
 pub fn concerned(old: &Snapshot, new: &Snapshot) -> Concerned {
-    let roots = |state: &Snapshot| state.cluster.as_ref().map(|c| (c.root_ca.clone(), c.rotation.clone()));
-    let same = old.cluster.as_ref().map(|c| c.meta.version) == new.cluster.as_ref().map(|c| c.meta.version);
-    let cluster = !same && (item::cluster(old) != item::cluster(new) || roots(old) != roots(new));
+    let cluster = item::cluster(old) != item::cluster(new) || roots(old) != roots(new);
     let nodes = || changed(&old.nodes, &new.nodes);
     let peers = || nodes().iter().any(|id| Face::of(old.nodes.get(id)) != Face::of(new.nodes.get(id)));
     if cluster || !changed(&old.networks, &new.networks).is_empty() || peers() {
@@ -80,6 +79,11 @@ pub fn concerned(old: &Snapshot, new: &Snapshot) -> Concerned {
         concerned.extend(new.connections_to(&network).map(|c| c.node.clone()));
     }
     Concerned::Some(concerned)
+}
+
+/// What sessions tell of whom to believe.
+fn roots(state: &Snapshot) -> Option<(&RootCa, &Option<RootRotation>)> {
+    state.cluster.as_ref().map(|c| (&c.root_ca, &c.rotation))
 }
 
 /// What others are told of a node, and it of itself.

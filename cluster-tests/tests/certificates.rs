@@ -139,8 +139,7 @@ fn another_root_takes_the_place_of_the_first_and_nothing_notices() {
     if skipped() {
         return;
     }
-    let name = "t-cert-root";
-    let lab = Lab::up(name, 3, 2);
+    let lab = Lab::patient("t-cert-root", 3, 2);
     lab.create_web("web", 3, &["-p", "8080:80"]);
     let dir = format!("{}/alice", lab.state_dir("node1"));
     lab.heddle("node1", &["cluster", "user", "add", "alice", "--dir", &dir]);

@@ -24,8 +24,8 @@ fn is_output_closed(panic: &str) -> bool {
     panic.starts_with("failed printing to std") && panic.contains("Broken pipe")
 }
 
-/// Whether a command failed for nothing but that nobody reads its output any more.
-pub fn is_unread(error: &anyhow::Error) -> Option<i32> {
+/// Of a command that failed for nothing but that nobody reads its output any more.
+pub fn exit_code_if_unread(error: &anyhow::Error) -> Option<i32> {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe).then_some(BROKEN_PIPE)
 }
@@ -54,7 +54,7 @@ mod tests {
             assert!(!is_output_closed(other), "{other}");
         }
         let broken = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        assert_eq!(is_unread(&broken().into()), Some(BROKEN_PIPE));
-        assert_eq!(is_unread(&anyhow::anyhow!("transport error: Broken pipe")), None);
+        assert_eq!(exit_code_if_unread(&broken().into()), Some(BROKEN_PIPE));
+        assert_eq!(exit_code_if_unread(&anyhow::anyhow!("transport error: Broken pipe")), None);
     }
 }

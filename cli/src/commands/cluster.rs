@@ -54,8 +54,8 @@ pub struct InitArgs {
     /// IPv4 subnet of the ingress network [default: from the pool]
     #[arg(long, default_value = "", hide_default_value = true)]
     ingress_subnet: String,
-    /// How often nodes say that they are there, more seldom if they are more than a thousand a second: one that is silent for three
-    /// times as long is down
+    /// How often nodes say that they are there; many nodes more seldom, so that it is a thousand times a second at most. One that is
+    /// silent for three times as long is down
     #[arg(long, default_value = "300ms", value_parser = moment::duration)]
     dispatcher_heartbeat: Duration,
     /// How long certificates of nodes count; they are renewed by themselves after a half to four fifths of it

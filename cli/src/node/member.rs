@@ -5,6 +5,7 @@ use super::{
     locked::{self, Waiting},
     place, remote,
     renewal::Renewal,
+    serving::{Serving, serve},
     state::{NodeState, Paths},
 };
 use anyhow::{Context, Result, anyhow, bail};
@@ -22,11 +23,9 @@ use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1;
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    net::TcpListener,
     sync::{Mutex, Notify, watch},
     task::AbortHandle,
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 const RETRY: Duration = Duration::from_secs(1);
 /// What a leader takes at most that is well.
@@ -504,29 +503,6 @@ impl Daemon {
     }
 }
 
-/// Whoever serves the cluster's port. When dropped, nobody does, and its connections end: they would lead to a manager that is none
-/// any more.
-pub struct Serving {
-    accepting: AbortHandle,
-    _ends: DropGuard,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
-/// Serves the cluster's port.
-pub async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manager) -> Result<Serving> {
-    let listener = listen(&state.listen).await?;
-    let ends = CancellationToken::new();
-    let incoming = tls::incoming(listener, credentials, ends.clone());
-    let server = manager.server().serve_with_incoming(incoming);
-    let accepting = tokio::spawn(async move { drop(server.await) }).abort_handle();
-    Ok(Serving { accepting, _ends: ends.drop_guard() })
-}
-
 pub fn renew(
     agent: &Agent,
     paths: &Paths,
@@ -545,19 +521,4 @@ pub fn renew(
         roles: roles.clone(),
     };
     tokio::spawn(renewal.run()).abort_handle()
-}
-
-/// The first address that can be listened at: a host without IPv6 has no `[::]`.
-async fn listen(addrs: &[SocketAddr]) -> Result<TcpListener> {
-    let mut last = anyhow!("no address to listen at");
-    for addr in addrs {
-        match TcpListener::bind(addr).await {
-            Ok(listener) => return Ok(listener),
-            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-                bail!("port {} is in use: stop what listens there, or use another --listen-addr", addr.port());
-            }
-            Err(e) => last = anyhow!(e).context(format!("cannot listen at {addr}")),
-        }
-    }
-    Err(last)
 }

@@ -7,6 +7,7 @@
 //!                                                             first   the first objects of a cluster
 //!                                                             remote  joining and leaving, as managers hear it
 //!                                                             renewal the certificate, before it ends
+//!                                                             serving the cluster's port
 //! tcp, if asked     ── /metrics, /healthz, /readyz            http    numbers          ready   what has to hold
 //!                                                             recovery a cluster that begins anew
 //!                                                             place   addresses, after a start with others
@@ -25,6 +26,7 @@ mod ready;
 mod recovery;
 mod remote;
 mod renewal;
+mod serving;
 pub(crate) mod state;
 
 use crate::backend::LbBackend;

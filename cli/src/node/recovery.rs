@@ -3,6 +3,7 @@
 use super::{
     first,
     member::{self, Daemon, not_in_cluster},
+    serving,
 };
 use anyhow::{Context, Result, bail};
 use heddle_manager::{
@@ -42,7 +43,7 @@ impl Daemon {
             Ok((manager, anew)) => (manager, Ok(anew)),
             Err(e) => (Manager::start(&dir, &vault, &member.credentials, false).await?, Err(e)),
         };
-        member.port = Some(member::serve(&member.state, &member.credentials, &manager).await?);
+        member.port = Some(serving::serve(&member.state, &member.credentials, &manager).await?);
         member.manager = Some(manager.clone());
         member.renewal.abort();
         let (state, credentials) = (&member.state, &member.credentials);

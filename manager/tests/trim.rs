@@ -5,7 +5,7 @@
 #[allow(dead_code)]
 mod stage;
 
-use heddle_manager::store::Mutation;
+use heddle_manager::store::{Mutation, Snapshot, WriteError};
 use heddle_model::{NodeId, cluster::Role, node::Node};
 use openraft::async_runtime::WatchReceiver;
 use stage::Stage;
@@ -23,9 +23,12 @@ async fn it_is_cut_by_its_bytes() {
     let id = NodeId::from_random([7; 16]);
     store.write(vec![Mutation::Create(stage::node(&id, Role::Worker, 2).into())]).await.unwrap();
     for nth in 0..WRITES {
-        let mut node = Node::clone(&store.snapshot().nodes[&id]);
-        node.spec.annotations.labels.insert("large".into(), format!("{nth}").repeat(BYTES));
-        store.write(vec![Mutation::Update(node.into())]).await.unwrap();
+        let grown = |state: &Snapshot| -> Result<_, WriteError> {
+            let mut node = Node::clone(&state.nodes[&id]);
+            node.spec.annotations.labels.insert("large".into(), format!("{nth}").repeat(BYTES));
+            Ok(vec![Mutation::Update(node.into())])
+        };
+        store.update(grown).await.unwrap();
     }
     let cut = async {
         let mut metrics = store.raft().metrics();

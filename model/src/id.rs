@@ -1,6 +1,7 @@
-//! Object ids: 25 characters of base 36, the form docker uses. Made from random bytes that the caller supplies.
+//! Object ids: 25 characters of base 36, the form docker uses. Made from random bytes that the caller supplies, and held in
+//! place: a store has each in several lists, and every copy of a list would allocate them all.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr};
 
 /// Length of every id, in characters.
@@ -11,7 +12,7 @@ pub const ID_LEN: usize = 25;
 #[error("id {0:?} is not {ID_LEN} characters of 0-9 and a-z")]
 pub struct BadId(pub String);
 
-fn encode(random: [u8; 16]) -> String {
+fn encode(random: [u8; 16]) -> [u8; ID_LEN] {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
     let mut rest = u128::from_be_bytes(random);
     let mut out = [b'0'; ID_LEN];
@@ -19,15 +20,14 @@ fn encode(random: [u8; 16]) -> String {
         *slot = DIGITS[(rest % 36) as usize];
         rest /= 36;
     }
-    out.iter().map(|b| char::from(*b)).collect()
+    out
 }
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; ID_LEN]);
 
         impl $name {
             /// Makes an id from 128 random bits.
@@ -36,39 +36,68 @@ macro_rules! id {
             }
 
             pub fn as_str(&self) -> &str {
-                &self.0
+                // Never another: no way to make one takes other bytes.
+                std::str::from_utf8(&self.0).unwrap_or_default()
             }
 
             /// The first 12 characters, as shown in tables.
             pub fn short(&self) -> &str {
-                &self.0[..12]
+                &self.as_str()[..12]
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_tuple(stringify!($name)).field(&self.as_str()).finish()
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
         impl FromStr for $name {
             type Err = BadId;
             fn from_str(s: &str) -> Result<Self, BadId> {
-                let good = s.len() == ID_LEN && s.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
-                if good { Ok(Self(s.to_owned())) } else { Err(BadId(s.to_owned())) }
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = BadId;
-            fn try_from(s: String) -> Result<Self, BadId> {
-                s.parse()
+                let good = s.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
+                match s.as_bytes().try_into() {
+                    Ok(bytes) if good => Ok(Self(bytes)),
+                    _ => Err(BadId(s.to_owned())),
+                }
             }
         }
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.as_str().to_owned()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+
+                impl de::Visitor<'_> for Text {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        write!(f, "{ID_LEN} characters of 0-9 and a-z")
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+
+                deserializer.deserialize_str(Text)
             }
         }
     };

@@ -134,7 +134,8 @@ impl World {
                     linger: Duration::ZERO,
                     files: Vec::new(),
                     force_update: 0,
-                },
+                }
+                .into(),
                 endpoint: EndpointSpec { ports: vec![port], ..EndpointSpec::default() },
                 update: UpdateConfig::default(),
                 rollback: UpdateConfig::default(),

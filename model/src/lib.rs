@@ -8,6 +8,7 @@
 //!                      └─ tunnel            keys of hosts, for networks that are encrypted
 //!              payload                      secrets and configs, which tasks have as files
 //! limits                                    how large what is asked for may be
+//! shared                                    what many objects have in common, once
 //! net/                                      units of the data plane: Vni, Mac, Port, Mtu, IfName, subnets
 //! ```
 //!
@@ -31,6 +32,7 @@ pub mod node;
 pub mod object;
 pub mod payload;
 pub mod service;
+pub mod shared;
 pub mod task;
 pub mod tunnel;
 pub mod update;

@@ -294,7 +294,8 @@ mod tests {
                 linger: Default::default(),
                 files: Vec::new(),
                 force_update: 0,
-            },
+            }
+            .into(),
             endpoint: Default::default(),
             update: Default::default(),
             rollback: Default::default(),

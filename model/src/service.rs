@@ -4,6 +4,7 @@ use crate::{
     Annotations, Meta, ServiceId, Version,
     endpoint::{Endpoint, EndpointSpec, PortConfig, PublishMode},
     payload::PayloadFile,
+    shared::Shared,
     update::{Previous, UpdateConfig, UpdateStatus},
 };
 use serde::{Deserialize, Serialize};
@@ -114,7 +115,7 @@ impl Mode {
 pub struct ServiceSpec {
     pub annotations: Annotations,
     pub mode: Mode,
-    pub task: TaskSpec,
+    pub task: Shared<TaskSpec>,
     pub endpoint: EndpointSpec,
     #[serde(default)]
     pub update: UpdateConfig,

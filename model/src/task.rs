@@ -4,6 +4,7 @@ use crate::{
     Meta, NodeId, ServiceId, TaskId, Timestamp, Version,
     endpoint::{Attachment, PortConfig},
     service::TaskSpec,
+    shared::Shared,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -108,7 +109,8 @@ pub struct Task {
     pub service_name: String,
     /// Which replica this is, from 1.
     pub slot: u64,
-    pub spec: TaskSpec,
+    /// All tasks of one version of a service hold the same.
+    pub spec: Shared<TaskSpec>,
     /// `Service.spec_version` it was made from.
     pub spec_version: Version,
     pub node: Option<NodeId>,

@@ -150,7 +150,7 @@ impl World {
             spec: ServiceSpec {
                 annotations: named(name),
                 mode: Mode::Replicated { replicas },
-                task,
+                task: task.into(),
                 endpoint: EndpointSpec { ports: vec![published], ..EndpointSpec::default() },
                 update: Default::default(),
                 rollback: Default::default(),

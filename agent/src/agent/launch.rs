@@ -162,7 +162,8 @@ mod tests {
                 stop_grace: std::time::Duration::ZERO,
                 linger: TaskSpec::LINGER,
                 force_update: 0,
-            },
+            }
+            .into(),
             spec_version: Version(1),
             node: None,
             attachments: vec![],

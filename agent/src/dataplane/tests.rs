@@ -87,7 +87,8 @@ fn task(n: u8, nets: &[u8], on: u8, running: bool) -> Task {
             linger: TaskSpec::LINGER,
             files: Vec::new(),
             force_update: 0,
-        },
+        }
+        .into(),
         spec_version: Version(1),
         node: Some(node(on)),
         attachments: nets.iter().map(|net| attachment(n, *net)).collect(),

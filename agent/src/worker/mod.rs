@@ -207,7 +207,8 @@ mod tests {
                 linger: TaskSpec::LINGER,
                 files: Vec::new(),
                 force_update: 0,
-            },
+            }
+            .into(),
             spec_version: Version(1),
             node: Some(NodeId::from_random([3; 16])),
             attachments: vec![],

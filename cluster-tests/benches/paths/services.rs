@@ -228,7 +228,8 @@ fn task(n: u32, networks: &[NetworkView; 2], node: &NodeId) -> Task {
             linger: TaskSpec::LINGER,
             files: Vec::new(),
             force_update: 0,
-        },
+        }
+        .into(),
         spec_version: Version(1),
         node: Some(node.clone()),
         attachments: attachments(n, networks),

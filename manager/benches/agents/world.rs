@@ -57,7 +57,7 @@ fn service(name: &str, replicas: u64, networks: Vec<NetworkTarget>, ports: Vec<P
         spec: ServiceSpec {
             annotations: named(name),
             mode: Mode::Replicated { replicas },
-            task,
+            task: task.into(),
             endpoint: EndpointSpec { ports, ..EndpointSpec::default() },
             update: Default::default(),
             rollback: Default::default(),

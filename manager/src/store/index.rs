@@ -1,8 +1,13 @@
 //! What objects are found by beside their ids, and what of many of them together readers ask for often.
 
 use heddle_model::{
-    ConnectionId, Kind, NetworkId, NodeId, ServiceId, TaskId, connection::Connection, endpoint::Attachment, net::Mtu,
-    network::Network, node::Node, task::Task,
+    ConnectionId, Kind, NetworkId, NodeId, ServiceId, TaskId,
+    connection::Connection,
+    endpoint::Attachment,
+    net::{DualAddr, Mtu},
+    network::Network,
+    node::Node,
+    task::Task,
 };
 use imbl::{OrdMap, OrdSet};
 use std::{net::IpAddr, sync::Arc};
@@ -37,13 +42,20 @@ pub struct Index {
 
 impl Index {
     pub fn list_task(&mut self, task: &Arc<Task>) {
+        self.relist_task(task);
+        for attachment in &task.attachments {
+            self.hold(attachment, &Holder::Task(task.id.clone()));
+        }
+    }
+
+    /// In place of one that is found by the same.
+    pub fn relist_task(&mut self, task: &Arc<Task>) {
         list(&mut self.tasks_of, &task.service, &task.id, task);
         if let Some(node) = &task.node {
             list(&mut self.tasks_on, node, &task.id, task);
         }
         for attachment in &task.attachments {
             list(&mut self.tasks_in, &attachment.network, &task.id, task);
-            self.hold(attachment, &Holder::Task(task.id.clone()));
         }
     }
 
@@ -114,6 +126,20 @@ impl Index {
             self.holders.remove(&(attachment.network.clone(), addr));
         }
     }
+}
+
+/// Whether both are found by the same.
+pub fn same_places(old: &Task, new: &Task) -> bool {
+    fn addrs(task: &Task) -> impl Iterator<Item = (&NetworkId, DualAddr)> {
+        task.attachments.iter().map(|a| (&a.network, a.addr))
+    }
+    old.service == new.service && old.node == new.node && addrs(old).eq(addrs(new))
+}
+
+/// Whether both are found by the same.
+pub fn same_place(old: &Node, new: &Node) -> bool {
+    let is_manager = |node: &Node| node.manager.is_some();
+    old.data_path_addr == new.data_path_addr && is_manager(old) == is_manager(new) && inside(old) == inside(new)
 }
 
 fn inside(node: &Node) -> (Mtu, Mtu) {

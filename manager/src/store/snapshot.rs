@@ -2,7 +2,7 @@
 
 use super::{
     Action, Conflict, Mutation,
-    index::{Holder, Index},
+    index::{Holder, Index, same_place, same_places},
 };
 use heddle_model::{
     ConnectionId, Kind, Meta, NetworkId, NodeId, Object, PayloadId, ServiceId, TaskId, Timestamp, Version,
@@ -318,6 +318,7 @@ impl Snapshot {
     }
 
     fn put(&mut self, object: Object) {
+        let Some(object) = self.replace(object) else { return };
         self.take(object.kind(), object.id());
         if let Some(name) = object.unique_name() {
             self.index.names.insert((object.kind(), name.to_owned()), object.id().to_owned());
@@ -333,7 +334,8 @@ impl Snapshot {
                 self.networks.insert(o.id.clone(), Arc::new(o));
             }
             Object::Service(o) => drop(self.services.insert(o.id.clone(), Arc::new(o))),
-            Object::Task(o) => {
+            Object::Task(mut o) => {
+                self.share_spec(&mut o);
                 let task = Arc::new(o);
                 self.index.list_task(&task);
                 self.tasks.insert(task.id.clone(), task);
@@ -344,6 +346,33 @@ impl Snapshot {
                 self.connections.insert(connection.id.clone(), connection);
             }
             Object::Payload(o) => drop(self.payloads.insert(o.id.clone(), Arc::new(o))),
+        }
+    }
+
+    /// Reports come more often than anything else, and change nothing of what an object is found by. None: it is done.
+    fn replace(&mut self, object: Object) -> Option<Object> {
+        match object {
+            Object::Node(o) if self.nodes.get(&o.id).is_some_and(|old| same_place(old, &o)) => {
+                self.nodes.insert(o.id.clone(), Arc::new(o));
+                None
+            }
+            Object::Task(mut o) if self.tasks.get(&o.id).is_some_and(|old| same_places(old, &o)) => {
+                self.share_spec(&mut o);
+                let task = Arc::new(o);
+                self.index.relist_task(&task);
+                self.tasks.insert(task.id.clone(), task);
+                None
+            }
+            other => Some(other),
+        }
+    }
+
+    /// Encoded, every task has a spec of its own. In memory it is its service's.
+    fn share_spec(&self, task: &mut Task) {
+        let Some(service) = self.services.get(&task.service) else { return };
+        let known = [Some(&service.spec), service.previous.as_ref().map(|p| &p.spec)];
+        if let Some(same) = known.into_iter().flatten().find(|spec| spec.task == task.spec) {
+            task.spec = same.task.clone();
         }
     }
 

@@ -49,7 +49,8 @@ fn service() -> Service {
             linger: Duration::ZERO,
             files: Vec::new(),
             force_update: 0,
-        },
+        }
+        .into(),
         endpoint: EndpointSpec::default(),
         update: Default::default(),
         rollback: Default::default(),

@@ -249,7 +249,8 @@ mod tests {
                         gid: 100,
                         mode: FileMode::READABLE,
                     }],
-                },
+                }
+                .into(),
                 spec_version: Version(4),
                 node: Some(node.clone()),
                 attachments: vec![Attachment {

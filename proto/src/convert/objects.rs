@@ -456,7 +456,7 @@ impl From<ServiceSpec> for v1::ServiceSpec {
         Self {
             annotations: Some(s.annotations.into()),
             mode: Some(v1::service_spec::Mode::Replicated(v1::Replicated { replicas })),
-            task: Some(s.task.into()),
+            task: Some(s.task.into_inner().into()),
             endpoint: Some(v1::EndpointSpec {
                 mode: v1::EndpointMode::from(s.endpoint.mode).into(),
                 ports: s.endpoint.ports.into_iter().map(Into::into).collect(),
@@ -478,7 +478,7 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
         Ok(Self {
             annotations: some("annotations", s.annotations)?.into(),
             mode: Mode::Replicated { replicas: mode.replicas },
-            task: some("task", s.task)?.try_into()?,
+            task: TaskSpec::try_from(some("task", s.task)?)?.into(),
             endpoint,
             update: s.update.map(TryInto::try_into).transpose()?.unwrap_or_default(),
             rollback: s.rollback.map(TryInto::try_into).transpose()?.unwrap_or_default(),
@@ -576,7 +576,7 @@ impl From<Task> for v1::Task {
             service: t.service.into(),
             service_name: t.service_name,
             slot: t.slot,
-            spec: Some(t.spec.into()),
+            spec: Some(t.spec.into_inner().into()),
             spec_version: t.spec_version.0,
             node: t.node.map(Into::into),
             attachments: t.attachments.into_iter().map(Into::into).collect(),
@@ -600,7 +600,7 @@ impl TryFrom<v1::Task> for Task {
             service: text("service", &t.service)?,
             service_name: t.service_name,
             slot: t.slot,
-            spec: some("spec", t.spec)?.try_into()?,
+            spec: TaskSpec::try_from(some("spec", t.spec)?)?.into(),
             spec_version: Version(t.spec_version),
             node: t.node.map(|n| text("node", &n)).transpose()?,
             attachments: list(t.attachments)?,

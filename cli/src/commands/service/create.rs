@@ -89,7 +89,8 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
             linger: TaskSpec::LINGER,
             files: args.secret.iter().chain(&args.config).cloned().collect(),
             force_update: 0,
-        },
+        }
+        .into(),
         endpoint: EndpointSpec {
             mode: EndpointMode::Vip,
             ports: if on_host_network(args) { Vec::new() } else { args.publish.clone() },

@@ -159,7 +159,7 @@ fn messages_of_raft() {
     let vote = VoteOf::<TypeConfig>::new(3, 1);
     let at = LogIdOf::<TypeConfig>::new(vote.leader_id().to_committed(), 7);
     let action = Action { at: Timestamp(1), mutations: state().objects().map(Mutation::Create).collect() };
-    let entry: EntryOf<TypeConfig> = Entry { log_id: at, payload: EntryPayload::Normal(action) };
+    let entry: EntryOf<TypeConfig> = Entry { log_id: at, payload: EntryPayload::Normal(action.into()) };
     packed(&entry, |_| {});
     packed(&VoteRequest::<TypeConfig> { vote, last_log_id: Some(at), leadership_transfer: false }, |_| {});
     let append = AppendEntriesRequest::<TypeConfig> {

@@ -33,7 +33,8 @@ impl Contact {
         if !raft.is_leader() {
             return heard;
         }
-        let metrics = raft.metrics().borrow_watched().clone();
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
         let mut voters = metrics.membership_config.voter_ids();
         if voters.all(|id| id == metrics.id) {
             return Duration::ZERO;

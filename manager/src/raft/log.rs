@@ -470,7 +470,7 @@ mod tests {
 
     fn entry(index: u64) -> Entry {
         let leader = openraft::impls::leader_id_std::LeaderId::<u64, u64>::new(1, 1).to_committed();
-        Entry::new_normal(openraft::LogId::new(leader, index), Action { at: now(), mutations: Vec::new() })
+        Entry::new_normal(openraft::LogId::new(leader, index), Action { at: now(), mutations: Vec::new() }.into())
     }
 
     /// As soon as the writer of the log before has ended.

@@ -35,13 +35,13 @@ pub use service::RaftService;
 use crate::store::{Action, Conflict};
 use heddle_model::{NodeId, Version};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fmt, io};
+use std::{fmt, io, sync::Arc};
 
 openraft::declare_raft_types!(
     /// What raft is made of here. A member is known by the number in its node's `ManagerStatus` and dialled at the
     /// address in its `BasicNode`.
     pub TypeConfig:
-        D = Action,
+        D = Arc<Action>,
         R = Applied,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
         AsyncRuntime = Runtime,

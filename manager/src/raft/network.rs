@@ -173,7 +173,7 @@ mod tests {
         let vote = VoteOf::<TypeConfig>::new(3, 1);
         let entry = |index| {
             let gone = Mutation::Remove { kind: Kind::Task, id: "x".repeat(1000), version: None };
-            let payload = EntryPayload::Normal(Action { at: Timestamp(0), mutations: vec![gone] });
+            let payload = EntryPayload::Normal(Action { at: Timestamp(0), mutations: vec![gone] }.into());
             Entry { log_id: LogIdOf::<TypeConfig>::new(vote.leader_id().to_committed(), index), payload }
         };
         let rpc = |count| AppendEntriesRequest::<TypeConfig> {

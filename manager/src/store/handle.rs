@@ -105,7 +105,7 @@ impl Store {
         if self.contact.ago(&self.raft) > LOST {
             return Err(self.no_quorum().into());
         }
-        let write = self.raft.client_write(Action { at: now(), mutations });
+        let write = self.raft.client_write(Arc::new(Action { at: now(), mutations }));
         let lost = async {
             while self.contact.ago(&self.raft) <= LOST {
                 tokio::time::sleep(LOOK_AGAIN).await;

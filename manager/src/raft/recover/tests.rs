@@ -26,7 +26,7 @@ fn stored() -> (Stored, Vec<Node>) {
     made.extend(nodes[1..].iter().map(|n| vec![Mutation::Create(n.clone().into())]));
     let entry = |(n, mutations): (usize, Vec<Mutation>)| {
         let action = Action { at: Timestamp(n as u64), mutations };
-        Entry { log_id: log_id(3, n as u64 + 1), payload: EntryPayload::Normal(action) }
+        Entry { log_id: log_id(3, n as u64 + 1), payload: EntryPayload::Normal(action.into()) }
     };
     let blank = Entry { log_id: log_id(3, 0), payload: EntryPayload::Blank };
     let entries = std::iter::once(blank).chain(made.into_iter().enumerate().map(entry)).collect();

@@ -7,6 +7,7 @@
 use super::{
     TypeConfig, decode, encode,
     frame::{self, Place},
+    machine::restore,
     plain,
     recover::{Fresh, Stored},
 };
@@ -163,7 +164,10 @@ impl LogStore {
 
     /// All that is stored.
     pub(crate) fn stored(&self) -> io::Result<Stored> {
-        let snapshot = self.read_snapshot()?.map(|(meta, data)| super::machine::unpack(&decode(&meta)?, &data));
+        let snapshot = self.read_snapshot()?.map(|(meta, data)| {
+            let meta = decode(&meta)?;
+            restore(&meta, &data).map(|state| (meta, state))
+        });
         let memory = self.memory();
         Ok(Stored {
             vote: memory.vote,

@@ -1,12 +1,15 @@
 //! Applies what raft has committed. The newest snapshot is published to everybody who watches.
 
-use super::{LogStore, TypeConfig, decode, encode};
+use super::{
+    LogStore, TypeConfig, decode, encode,
+    packed::{pack, unpack},
+};
 use crate::{
     observe::{History, changes},
     store::Snapshot,
 };
 use futures::{Stream, StreamExt};
-use heddle_model::{Object, Version};
+use heddle_model::Version;
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
@@ -15,7 +18,7 @@ use openraft::{
 use std::{io, sync::Arc};
 use tokio::sync::watch;
 
-/// All objects, encoded.
+/// All objects, packed.
 pub type RaftSnapshot = Vec<u8>;
 
 type Meta = SnapshotMetaOf<TypeConfig>;
@@ -28,15 +31,9 @@ pub struct Machine {
     history: Arc<History>,
 }
 
-/// All objects, encoded.
-pub(super) fn pack(state: &Snapshot) -> io::Result<RaftSnapshot> {
-    encode(&state.objects().collect::<Vec<_>>())
-}
-
-pub(super) fn unpack(meta: &Meta, data: &[u8]) -> io::Result<(Meta, Snapshot)> {
-    let objects: Vec<Object> = decode(data)?;
-    let version = Version(meta.last_log_id.map_or(0, |l| l.index));
-    Ok((meta.clone(), Snapshot::from_objects(version, objects)))
+/// The state that a snapshot stands for.
+pub(super) fn restore(meta: &Meta, data: &[u8]) -> io::Result<Snapshot> {
+    unpack(Version(meta.last_log_id.map_or(0, |l| l.index)), data)
 }
 
 impl Machine {
@@ -44,8 +41,8 @@ impl Machine {
     pub fn open(log: LogStore) -> io::Result<(Self, watch::Receiver<Arc<Snapshot>>)> {
         let (mut applied, mut membership, mut state) = (None, Default::default(), Snapshot::default());
         if let Some((meta, data)) = log.read_snapshot()? {
-            let (meta, stored) = unpack(&decode(&meta)?, &data)?;
-            state = stored;
+            let meta: Meta = decode(&meta)?;
+            state = restore(&meta, &data)?;
             applied = meta.last_log_id;
             membership = meta.last_membership;
         }
@@ -127,7 +124,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: RaftSnapshot) -> io::Result<()> {
-        let (_, state) = unpack(meta, &snapshot)?;
+        let state = restore(meta, &snapshot)?;
         self.log.write_snapshot(encode(meta)?, snapshot).await?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();

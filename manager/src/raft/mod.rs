@@ -8,6 +8,7 @@
 //! frame    encryption of what is stored         damage   what is made of a disk that has lost something
 //! plain    what was stored before that          recover  what one manager alone goes on with
 //! install  a snapshot that another sends        trim     how large the log becomes
+//! packed   the whole state in few bytes
 //! ```
 
 pub mod contact;
@@ -17,6 +18,7 @@ mod install;
 mod log;
 mod machine;
 mod network;
+pub(crate) mod packed;
 mod peers;
 mod plain;
 pub mod recover;

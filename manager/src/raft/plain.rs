@@ -88,7 +88,9 @@ mod tests {
         let node = world.ready_nodes(3).pop().unwrap();
         let network = world.network(MARK, false);
         world.write(vec![crate::store::Mutation::Create(network.into())]);
-        let fresh = recover::alone(&world.state, Vec::new(), Timestamp(1), &node, 1).unwrap();
+        let mut fresh = recover::alone(&world.state, Vec::new(), Timestamp(1), &node, 1).unwrap();
+        // Nothing was compressed then, either.
+        fresh.data = encode(&world.state.objects().collect::<Vec<_>>()).unwrap();
         let database = Database::create(path).unwrap();
         let write = database.begin_write().unwrap();
         {

@@ -2,7 +2,7 @@
 //!
 //! Pure: `log` reads what is stored before raft starts, and writes what comes out of here in its place.
 
-use super::{TypeConfig, machine, raft_id};
+use super::{TypeConfig, packed, raft_id};
 use crate::{
     control::removal,
     store::{Action, Mutation, Snapshot},
@@ -135,7 +135,7 @@ pub fn alone(
         last_log_id: Some(last),
         last_membership: StoredMembership::new(Some(last), membership),
     };
-    Ok(Fresh { vote, meta, data: machine::pack(&state)? })
+    Ok(Fresh { vote, meta, data: packed::pack(&state)? })
 }
 
 /// A manager that is none any more: the certificate that it asks for when it is back is a worker's.

@@ -1,7 +1,7 @@
 //! Calls from the other managers, and who is a member.
 
 use super::{
-    Peers, Raft, RaftSnapshot, TypeConfig, decode, encode, install::install_snapshot, machine::unpack, raft_id,
+    Peers, Raft, RaftSnapshot, TypeConfig, decode, encode, install::install_snapshot, machine::restore, raft_id,
 };
 use crate::{
     address,
@@ -115,7 +115,7 @@ impl raft_server::Raft for RaftService {
             data.extend(chunk?.data);
         }
         // Raft stops for good at one that it cannot install.
-        unpack(&meta, &data).map_err(garbled)?;
+        restore(&meta, &data).map_err(garbled)?;
         let snapshot = openraft::storage::Snapshot { meta, snapshot: data };
         let answered = install_snapshot(&self.raft, vote, snapshot).await;
         if answered.is_ok() {

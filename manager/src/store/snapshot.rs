@@ -17,7 +17,8 @@ use heddle_model::{
     task::{Task, TaskState},
 };
 use imbl::OrdMap;
-use std::{net::IpAddr, str::FromStr, sync::Arc};
+use serde::Serialize;
+use std::{convert::Infallible, net::IpAddr, str::FromStr, sync::Arc};
 
 /// Never changed in place by readers; raft's apply makes the next one.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,6 +33,32 @@ pub struct Snapshot {
     pub connections: OrdMap<ConnectionId, Arc<Connection>>,
     pub payloads: OrdMap<PayloadId, Arc<Payload>>,
     index: Index,
+}
+
+/// An `Object` that the state has, encoded alike.
+#[derive(Serialize)]
+pub enum Stored<'a> {
+    Cluster(&'a Cluster),
+    Node(&'a Node),
+    Network(&'a Network),
+    Service(&'a Service),
+    Task(&'a Task),
+    Connection(&'a Connection),
+    Payload(&'a Payload),
+}
+
+impl From<Stored<'_>> for Object {
+    fn from(stored: Stored<'_>) -> Object {
+        match stored {
+            Stored::Cluster(o) => o.clone().into(),
+            Stored::Node(o) => o.clone().into(),
+            Stored::Network(o) => o.clone().into(),
+            Stored::Service(o) => o.clone().into(),
+            Stored::Task(o) => o.clone().into(),
+            Stored::Connection(o) => o.clone().into(),
+            Stored::Payload(o) => o.clone().into(),
+        }
+    }
 }
 
 impl Snapshot {
@@ -119,21 +146,37 @@ impl Snapshot {
 
     /// Every object, each kind in order of id: what a raft snapshot holds.
     pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
-        let cluster = self.cluster.iter().map(|o| Object::Cluster((**o).clone()));
-        let nodes = self.nodes.values().map(|o| Object::Node((**o).clone()));
-        let networks = self.networks.values().map(|o| Object::Network((**o).clone()));
-        let services = self.services.values().map(|o| Object::Service((**o).clone()));
-        let tasks = self.tasks.values().map(|o| Object::Task((**o).clone()));
-        let connections = self.connections.values().map(|o| Object::Connection((**o).clone()));
-        let payloads = self.payloads.values().map(|o| Object::Payload((**o).clone()));
+        self.stored().map(Object::from)
+    }
+
+    /// The same, to be encoded where they are.
+    pub fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
+        let cluster = self.cluster.iter().map(|o| Stored::Cluster(o));
+        let nodes = self.nodes.values().map(|o| Stored::Node(o));
+        let networks = self.networks.values().map(|o| Stored::Network(o));
+        let services = self.services.values().map(|o| Stored::Service(o));
+        let tasks = self.tasks.values().map(|o| Stored::Task(o));
+        let connections = self.connections.values().map(|o| Stored::Connection(o));
+        let payloads = self.payloads.values().map(|o| Stored::Payload(o));
         cluster.chain(nodes).chain(networks).chain(services).chain(tasks).chain(connections).chain(payloads)
     }
 
     /// The value that `objects` came from.
     pub fn from_objects(version: Version, objects: impl IntoIterator<Item = Object>) -> Self {
-        let mut snapshot = Snapshot { version, ..Snapshot::default() };
-        objects.into_iter().for_each(|o| snapshot.put(o));
+        let Ok(snapshot) = Self::try_from_objects::<Infallible>(version, objects.into_iter().map(Ok));
         snapshot
+    }
+
+    /// The same of objects that are still to be read. What follows an error is not.
+    pub fn try_from_objects<E>(
+        version: Version,
+        objects: impl IntoIterator<Item = Result<Object, E>>,
+    ) -> Result<Self, E> {
+        let mut snapshot = Snapshot { version, ..Snapshot::default() };
+        for object in objects {
+            snapshot.put(object?);
+        }
+        Ok(snapshot)
     }
 
     /// Applies one transaction at raft log index `version`: the next snapshot, or the conflict. Deterministic.

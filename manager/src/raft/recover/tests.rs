@@ -1,5 +1,8 @@
 use super::*;
-use crate::{raft::LogStore, world::World};
+use crate::{
+    raft::{LogStore, machine},
+    world::World,
+};
 use heddle_plumbing::seal::Key;
 use openraft::{
     Entry,
@@ -119,7 +122,7 @@ fn who_restores_takes_the_place_of_who_had_its_address() {
     node.id = NodeId::from_random([9; 16]);
     let mutations = in_place_of_others(&state, node.clone(), Timestamp(50));
     let fresh = alone(&state, mutations, Timestamp(50), &node.id, FIRST_TERM).unwrap();
-    let (_, after) = machine::unpack(&fresh.meta, &fresh.data).unwrap();
+    let after = machine::restore(&fresh.meta, &fresh.data).unwrap();
     assert!(!after.nodes.contains_key(&nodes[0].id));
     let cluster = after.cluster.as_ref().unwrap();
     assert_eq!(cluster.begun, 1);

@@ -135,6 +135,7 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
             groups.entry((&task.service, task.spec_version, encrypted(task))).or_default().push(task);
         }
     }
+    let mut placed = Vec::new();
     for ((_, _, encrypted), tasks) in groups {
         let like = tasks[0];
         let constraints = like.spec.placement.constraints.iter().filter_map(|c| c.parse().ok()).collect();
@@ -151,8 +152,12 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
                 Err(reason) if next.status.message != reason => next.status.message = reason,
                 Err(_) => continue,
             }
-            plan.push(Mutation::Update(next.into()));
+            placed.push(next);
         }
     }
+    // What is written together goes to few nodes then: each hears of its tasks at once, and not of one after the other.
+    // Those that fit nowhere can wait.
+    placed.sort_by_cached_key(|task| (task.node.is_none(), task.node.clone()));
+    plan.mutations.extend(placed.into_iter().map(|task| Mutation::Update(task.into())));
     plan
 }

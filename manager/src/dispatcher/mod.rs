@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Hello ─> Ready ─> COMPLETE ─> INCREMENTAL ...        session     one agent's      assignment  what one node is told
-//! a new state ─> whom it may concern ─> their sessions feed
+//! a new state ─> whom it may concern ─> their sessions feed        pace        how often one is told
 //! Heartbeat, Ack, NodeReport ─> sessions               sessions    who is heard of, what is reached, what goes wrong
 //! TaskStatus ─> store                                  reports     of all agents together
 //! LogRequest ─> PublishLogs ─> reader                  logs
@@ -13,6 +13,7 @@ pub mod assignment;
 pub mod connection;
 mod feed;
 mod logs;
+mod pace;
 mod reports;
 mod service;
 mod session;

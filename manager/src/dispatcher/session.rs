@@ -4,6 +4,7 @@ use super::{
     Sessions,
     assignment::{self, Concerned},
     feed,
+    pace::Pace,
     reports::Reports,
 };
 use crate::{
@@ -27,15 +28,25 @@ fn answer(send: &mpsc::Sender<v1::ManagerMessage>) {
     let _ = send.try_send(v1::ManagerMessage { message: Some(ToAgent::Beat(v1::Beat {})) });
 }
 
-pub(super) fn session(state: &Snapshot, node: &NodeId, term: u64) -> Option<v1::SessionInfo> {
+/// `told`: what another state with the same roots gave.
+pub(super) fn session(
+    state: &Snapshot,
+    node: &NodeId,
+    term: u64,
+    told: Option<&v1::SessionInfo>,
+) -> Option<v1::SessionInfo> {
     let cluster = state.cluster.as_ref()?;
+    let (roots_pem, signer) = match told {
+        Some(told) => (told.roots_pem.clone(), told.signer.clone()),
+        None => (cluster.trusted_pem(), ca::rotation::signer(cluster)),
+    };
     Some(v1::SessionInfo {
         managers: managers(state),
         heartbeat_ms: cluster.spec.heartbeat_among(state.nodes.len()).as_millis() as u32,
         role: v1::Role::from(state.nodes.get(node)?.next_role()).into(),
         term,
-        roots_pem: cluster.trusted_pem(),
-        signer: ca::rotation::signer(cluster),
+        roots_pem,
+        signer,
     })
 }
 
@@ -83,6 +94,7 @@ impl SessionServer {
         let (serial, bell) = self.sessions.begin(&node, send.clone());
         let reports = self.reports.queue();
         let mut told = Told::new(node.clone());
+        let (mut pace, mut rung) = (Pace::new(), false);
         loop {
             let heard = tokio::select! {
                 biased;
@@ -98,7 +110,11 @@ impl SessionServer {
                     _ => Heard::End,
                 },
                 // Who has not said yet who it is, is told nothing.
-                () = bell.notified() => if told.greeted { Heard::Tell(Vec::new()) } else { Heard::Nothing },
+                () = bell.notified(), if !rung => {
+                    rung = told.greeted;
+                    continue;
+                }
+                () = tokio::time::sleep_until(pace.next()), if rung => Heard::Tell(Vec::new()),
                 // Some of its reports were lost.
                 () = reports.closed() => Heard::End,
             };
@@ -115,8 +131,12 @@ impl SessionServer {
                 tracing::warn!(%node, "a node says more than can be written: its session ends");
                 break;
             }
-            if tell && !self.tell(&mut told, serial, &send).await {
-                break;
+            if tell {
+                if !self.tell(&mut told, serial, &send).await {
+                    break;
+                }
+                rung = false;
+                pace.told(Instant::now(), self.store.snapshot().nodes.len());
             }
         }
         self.sessions.end(&node, serial);
@@ -256,7 +276,11 @@ impl Told {
     /// What brings the agent to this state. None: the cluster has no such node.
     fn catch_up(&mut self, state: Arc<Snapshot>, term: u64) -> Option<Vec<ToAgent>> {
         let mut out = Vec::new();
-        let session = session(&state, &self.node, term);
+        let same = |old: &Arc<Snapshot>| {
+            old.cluster.as_ref().zip(state.cluster.as_ref()).is_some_and(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        let told = self.session.as_ref().filter(|_| self.state.as_ref().is_some_and(same));
+        let session = session(&state, &self.node, term, told);
         if session.is_some() && session != self.session {
             self.session.clone_from(&session);
             out.extend(session.map(ToAgent::Session));

@@ -22,7 +22,8 @@ fn told_right(old: &Snapshot, new: &Snapshot, node: &NodeId) {
         (exact.update.len(), exact.remove.len()),
         "no more than differs"
     );
-    let news = !changes.is_empty() || !same_cluster(old, new) || session(old, node, 1) != session(new, node, 1);
+    let news =
+        !changes.is_empty() || !same_cluster(old, new) || session(old, node, 1, None) != session(new, node, 1, None);
     assert!(!news || concerned(old, new).includes(node), "{changes:?} would not be told to {node}");
     got.apply(changes);
     assert_eq!(got, after);

@@ -3,7 +3,8 @@
 //! `cargo bench -p heddle-manager --bench agents [-- AGENTS TASKS]`, by default 1,000 and 100,000: one manager with its log on
 //! disk, and in a second process that many agents, each with its certificate and a connection of its own on loopback, over which
 //! it speaks the dispatcher's protocol. They take assignments, acknowledge, beat as they are told and report their tasks accepted
-//! and then running; no kernel is changed and no program runs. The same with a tenth of the agents and tasks is the baseline.
+//! and then running; no kernel is changed and no program runs. The same with a tenth and a hundredth of the agents and tasks
+//! shows how it grows; the tenth is the baseline.
 //!
 //! ```text
 //! joined          from the first connection until every agent has acknowledged all there is
@@ -36,6 +37,8 @@ const ROUNDS: usize = 50;
 /// Agents on the network of their own.
 const NEAR: usize = 100;
 const IDLE: Duration = Duration::from_secs(5);
+/// Between two changes, for each node.
+const APART: Duration = Duration::from_micros(100);
 const LOOK: Duration = Duration::from_millis(1);
 /// Nothing here takes longer, or it never ends.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -53,19 +56,34 @@ fn main() {
 fn run(args: Vec<String>) {
     let number = |n: usize, name: &str, usual: u64| match args.get(n).map(|a| a.parse()) {
         None => usual,
-        Some(Ok(number)) if number >= 10 => number,
-        _ => panic!("{name} {:?} is not a number from 10 upward", args[n]),
+        Some(Ok(number)) if number >= 100 => number,
+        _ => panic!("{name} {:?} is not a number from 100 upward", args[n]),
     };
     let (agents, tasks) = (number(0, "AGENTS", AGENTS as u64) as usize, number(1, "TASKS", TASKS));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let few = runtime.block_on(measure(agents / 10, tasks / 10));
-    let many = runtime.block_on(measure(agents, tasks));
-    println!("{:<58} {:>12} {:>12} {:>7}", "what", "a tenth", "all", "ratio");
-    println!("{:<58} {:>12} {:>12}", "agents", agents / 10, agents);
-    println!("{:<58} {:>12} {:>12}", "tasks", tasks / 10, tasks);
-    for (row, (what, value)) in many.iter().enumerate() {
-        let small = few[row].1;
-        println!("{what:<58} {small:>12.2} {value:>12.2} {:>7.2}", value / small);
+    let sizes = [100, 10, 1].map(|part| (agents / part, tasks / part as u64));
+    let runs = sizes.map(|(agents, tasks)| runtime.block_on(measure(agents, tasks)));
+    let head =
+        |what: &str, values: [String; 3]| println!("{what:<44} {:>11} {:>11} {:>11}", values[0], values[1], values[2]);
+    head("agents", sizes.map(|(agents, _)| agents.to_string()));
+    head("tasks", sizes.map(|(_, tasks)| tasks.to_string()));
+    for row in 0..runs[0].len() {
+        let [least, few, many] = [0, 1, 2].map(|size: usize| runs[size][row].1);
+        let what = &runs[2][row].0;
+        println!("{what:<44} {least:>11.2} {few:>11.2} {many:>11.2}   {:.2} times a tenth", many / few);
+    }
+    println!();
+    for row in 0..runs[0].len() {
+        plot(&runs[2][row].0, sizes.map(|(agents, _)| agents), [0, 1, 2].map(|size: usize| runs[size][row].1));
+    }
+}
+
+/// How one value grows, as bars.
+fn plot(what: &str, agents: [usize; 3], values: [f64; 3]) {
+    let most = values.into_iter().fold(f64::MIN_POSITIVE, f64::max);
+    println!("{what}");
+    for (agents, value) in agents.into_iter().zip(values) {
+        println!("{agents:>8} agents  {:<50} {value:.2}", "#".repeat((value / most * 50.0).round() as usize));
     }
 }
 
@@ -132,21 +150,24 @@ async fn measure(count: usize, tasks: u64) -> Vec<(String, f64)> {
     sleep(IDLE).await;
     rows.push(("idle, per cent of a CPU".to_owned(), (cpu() - before) / IDLE.as_secs_f64() * 100.0));
 
-    for (concerned, change) in [
-        (1, (|task: &mut Task| task.spec.stop_grace += Duration::from_millis(1)) as fn(&mut Task)),
-        (NEAR.min(count), |task| task.attachments[1].aliases = vec![format!("a{}", task.meta.version.0)]),
-        (count, |task| task.attachments[0].aliases = vec![format!("a{}", task.meta.version.0)]),
+    let near = format!("up to {NEAR} agents");
+    for (to, change) in [
+        ("1 agent", (|task: &mut Task| task.spec.stop_grace += Duration::from_millis(1)) as fn(&mut Task)),
+        (&*near, |task| task.attachments[1].aliases = vec![format!("a{}", task.meta.version.0)]),
+        ("all agents", |task| task.attachments[0].aliases = vec![format!("a{}", task.meta.version.0)]),
     ] {
         let (median, most) = changes(&stage, &front, change).await;
-        rows.push((format!("change to {}, in ms, p50", label(concerned, count)), median));
-        rows.push((format!("change to {}, in ms, p99 of {ROUNDS}", label(concerned, count)), most));
+        rows.push((format!("change to {to}, in ms, p50"), median));
+        rows.push((format!("change to {to}, in ms, p99 of {ROUNDS}"), most));
     }
 
     let many = world::many(tasks);
     let (began, before, proposals) = (Instant::now(), cpu(), store.snapshot().version.0);
     let id = many.id.clone();
     store.write(vec![Mutation::Create(many.into())]).await.unwrap();
-    until("starting tasks", || world::running(&store.snapshot(), &id) as u64 == tasks, LOOK * 200).await;
+    // To count them takes time, too.
+    let look = Duration::from_micros(tasks).max(LOOK * 5);
+    until("starting tasks", || world::running(&store.snapshot(), &id) as u64 == tasks, look).await;
     let (took, spent) = (began.elapsed().as_secs_f64(), cpu() - before);
     rows.push(("tasks, in seconds".to_owned(), took));
     rows.push(("tasks, in microseconds of a CPU each".to_owned(), spent / tasks as f64 * 1e6));
@@ -157,15 +178,13 @@ async fn measure(count: usize, tasks: u64) -> Vec<(String, f64)> {
     rows
 }
 
-fn label(concerned: usize, all: usize) -> String {
-    if concerned == all { "all agents".to_owned() } else { format!("{concerned} agents") }
-}
-
 /// Milliseconds until the last has acknowledged: the median and the most.
 async fn changes(stage: &Stage, service: &ServiceId, change: fn(&mut Task)) -> (f64, f64) {
     let store = &stage.manager.store;
     let mut took = Vec::new();
     for _ in 0..ROUNDS {
+        // Each by itself: what follows at once is gathered.
+        sleep(APART * store.snapshot().nodes.len() as u32).await;
         let state = store.snapshot();
         let mut task = Task::clone(state.tasks_of_service(service).next().unwrap());
         change(&mut task);

@@ -23,7 +23,7 @@ impl Drop for Serving {
 
 /// Serves the cluster's port.
 pub async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manager) -> Result<Serving> {
-    let listener = listen(&state.listen).await?;
+    let listener = listen(&state.listen)?;
     let ends = CancellationToken::new();
     let incoming = tls::incoming(listener, credentials, ends.clone());
     let server = manager.server().serve_with_incoming(incoming);
@@ -32,10 +32,10 @@ pub async fn serve(state: &NodeState, credentials: &Credentials, manager: &Manag
 }
 
 /// The first address that can be listened at: a host without IPv6 has no `[::]`.
-async fn listen(addrs: &[SocketAddr]) -> Result<TcpListener> {
+fn listen(addrs: &[SocketAddr]) -> Result<TcpListener> {
     let mut last = anyhow!("no address to listen at");
     for addr in addrs {
-        match TcpListener::bind(addr).await {
+        match tls::listen(*addr) {
             Ok(listener) => return Ok(listener),
             Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
                 bail!("port {} is in use: stop what listens there, or use another --listen-addr", addr.port());

@@ -10,7 +10,6 @@ use heddle_model::{
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1;
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
-use tokio::net::TcpListener;
 use tonic::{Status, transport::Channel};
 
 pub struct Stage {
@@ -67,7 +66,7 @@ pub fn node(id: &NodeId, role: Role, n: u8) -> Node {
 impl Stage {
     pub async fn set() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tls::listen(([127, 0, 0, 1], 0).into()).unwrap();
         let addr = listener.local_addr().unwrap();
         let (cluster, id) = (cluster(ClusterId::from_random(rand::random())), NodeId::from_random(rand::random()));
         let credentials = certificate(&cluster, &id, Role::Manager);

@@ -14,7 +14,7 @@ mod verify;
 
 pub use client::{JoinError, dial, dial_pinned, dial_session, dial_unix, dial_user, fetch_root};
 pub use credentials::{Credentials, CredentialsError, csr, new_key_and_csr, write_private};
-pub use server::{Conn, incoming, incoming_unix};
+pub use server::{Conn, incoming, incoming_unix, listen};
 pub use verify::{CLOCK_SKEW, Life, MANAGER_NAME, USER_NAME, WORKER_NAME, identity_of, life_of, root_digest, user_of};
 
 use std::sync::Arc;

@@ -5,13 +5,14 @@ use crate::caller::Caller;
 use futures::Stream;
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream, UnixListener},
+    net::{TcpListener, TcpSocket, TcpStream, UnixListener},
     sync::mpsc,
 };
 use tokio_rustls::TlsAcceptor;
@@ -21,6 +22,8 @@ use tonic::transport::server::Connected;
 
 /// A stranger gets this long to finish the handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// Connections that wait to be accepted, unless the kernel allows fewer.
+const CALLERS: u32 = 4096;
 /// Handshaken connections that wait for the server.
 const BACKLOG: usize = 128;
 
@@ -63,6 +66,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Conn<S> {
 }
 
 type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// Listens so that all agents of a large cluster may call at once: after a leader has changed, they do.
+pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(CALLERS)
+}
 
 /// Accepts and shakes hands, each in a task of its own so that a slow stranger delays nobody, and by what the credentials are
 /// then. Ends when the stream is dropped; connections end when `ends` is cancelled: whoever is at the other end finds who serves next.

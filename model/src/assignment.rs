@@ -153,6 +153,18 @@ impl NodeView {
         }
     }
 
+    /// All of it, as what turns a node that knows nothing into one that knows this.
+    pub fn into_changes(self) -> Changes {
+        let networks = self.networks.into_values().map(Item::Network);
+        let peers = self.peers.into_values().map(Item::Peer);
+        let services = self.services.into_values().map(Item::Service);
+        let endpoints = self.endpoints.into_values().map(Item::Endpoint);
+        let payloads = self.payloads.into_iter().map(|(id, content)| Item::Payload(id, content));
+        let tasks = self.tasks.into_values().map(|task| Item::Task(Box::new(task)));
+        let update = networks.chain(peers).chain(services).chain(endpoints).chain(payloads).chain(tasks).collect();
+        Changes { cluster: self.cluster, update, remove: Vec::new() }
+    }
+
     /// What turns `self` into `new`.
     pub fn diff(&self, new: &NodeView) -> Changes {
         let mut out = Changes { cluster: new.cluster.clone(), update: Vec::new(), remove: Vec::new() };

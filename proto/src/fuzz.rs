@@ -114,7 +114,7 @@ fn assignments() {
         let Ok(Ok(changes)) = changes else { return false };
         let mut view = NodeView::empty(changes.cluster.clone());
         view.apply(changes);
-        let again = v1::Assignments::complete(7, &view).encode_to_vec();
+        let again = v1::Assignments::complete(7, view.clone()).encode_to_vec();
         let mut read = NodeView::empty(view.cluster.clone());
         read.apply(v1::Assignments::decode(again.as_slice()).unwrap().into_changes().unwrap());
         assert_eq!(read, view);

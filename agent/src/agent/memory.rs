@@ -44,7 +44,7 @@ impl Memory {
 
     /// The assignments as last heard, complete but for secrets and configs.
     pub fn save_view(&self, revision: u64, view: &NodeView) {
-        let bytes = prost::Message::encode_to_vec(&v1::Assignments::without_secrets(revision, view));
+        let bytes = prost::Message::encode_to_vec(&v1::Assignments::without_secrets(revision, view.clone()));
         if let Err(error) = write_whole(&self.dir.join(VIEW), &bytes) {
             tracing::warn!(%error, "cannot keep the assignments");
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Tellings a second of all agents together, where each of many changes concerns them all.
-const TELLINGS: u32 = 10_000;
+const TELLINGS: u32 = 5_000;
 /// Of one agent that nothing holds up.
 const AT_ONCE: u32 = 4;
 
@@ -52,8 +52,8 @@ mod tests {
 
     #[test]
     fn some_are_told_at_once_and_then_at_a_pace_by_how_many_there_are() {
-        assert_eq!(waits(1000, 7), [0, 0, 0, 0, 100, 100, 100]);
-        assert_eq!(waits(5000, 7), [0, 0, 0, 0, 500, 500, 500]);
+        assert_eq!(waits(1000, 7), [0, 0, 0, 0, 200, 200, 200]);
+        assert_eq!(waits(5000, 7), [0, 0, 0, 0, 1000, 1000, 1000]);
         assert_eq!(waits(3, 7), [0; 7], "a few nodes do not notice");
     }
 

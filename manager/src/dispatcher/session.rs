@@ -11,7 +11,10 @@ use crate::{
     ca,
     store::{Mutation, Snapshot, Store, now},
 };
-use futures::{Stream, StreamExt};
+use futures::{
+    Stream, StreamExt,
+    future::{BoxFuture, OptionFuture},
+};
 use heddle_model::{
     NodeId, Version, limits,
     node::{Node, NodeDescription, NodeState, NodeStatus},
@@ -19,7 +22,10 @@ use heddle_model::{
 };
 use heddle_proto::v1::{self, agent_message::Message as FromAgent, manager_message::Message as ToAgent};
 use std::{net::IpAddr, sync::Arc};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -64,12 +70,17 @@ pub struct SessionServer {
     store: Store,
     sessions: Arc<Sessions>,
     reports: Reports,
+    /// Of those that are told all there is: more would only keep heartbeats and handshakes waiting.
+    beginning: Arc<Semaphore>,
 }
 
-/// What becomes of something that an agent said.
+type Turn = Option<OwnedSemaphorePermit>;
+
+/// What is next, most often by something that an agent said.
 enum Heard {
-    /// It is to be told what it does not know yet.
+    /// It is to be told what it does not know yet, when it is its turn.
     Tell(Vec<Mutation>),
+    Turn(Turn),
     Write(Vec<Mutation>),
     Nothing,
     End,
@@ -81,7 +92,17 @@ impl SessionServer {
         sessions.changed(&Concerned::All, store.snapshot());
         tokio::spawn(feed::run(store.clone(), sessions.clone(), cancel));
         let reports = Reports::start(store.clone());
-        Self { store, sessions, reports }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { store, sessions, reports, beginning: Arc::new(Semaphore::new(cores.div_ceil(2))) }
+    }
+
+    /// From then on, and one of few if it is told all.
+    fn turn(&self, all: bool, at: Instant) -> BoxFuture<'static, Turn> {
+        let beginning = self.beginning.clone();
+        Box::pin(async move {
+            tokio::time::sleep_until(at).await;
+            if all { beginning.acquire_owned().await.ok() } else { None }
+        })
     }
 
     /// Until either side ends it, or this manager does not lead any more.
@@ -94,10 +115,14 @@ impl SessionServer {
         let (serial, bell) = self.sessions.begin(&node, send.clone());
         let reports = self.reports.queue();
         let mut told = Told::new(node.clone());
-        let (mut pace, mut rung) = (Pace::new(), false);
+        let mut pace = Pace::new();
+        // Once it is known that there is something to tell.
+        let mut turn: Option<BoxFuture<'static, Turn>> = None;
         loop {
             let heard = tokio::select! {
                 biased;
+                // First, so that a permit is not kept by one that says a lot.
+                Some(permit) = OptionFuture::from(turn.as_mut()) => Heard::Turn(permit),
                 received = from.next() => match received {
                     Some(Ok(v1::AgentMessage { message: Some(received) })) if self.sessions.seen(&node, serial) => {
                         let beat = matches!(&received, FromAgent::Heartbeat(beat) if beat.answer);
@@ -110,56 +135,64 @@ impl SessionServer {
                     _ => Heard::End,
                 },
                 // Who has not said yet who it is, is told nothing.
-                () = bell.notified(), if !rung => {
-                    rung = told.greeted;
-                    continue;
-                }
-                () = tokio::time::sleep_until(pace.next()), if rung => Heard::Tell(Vec::new()),
+                () = bell.notified(), if turn.is_none() => if told.greeted { Heard::Tell(Vec::new()) } else { Heard::Nothing },
                 // Some of its reports were lost.
                 () = reports.closed() => Heard::End,
             };
-            let (tell, news) = match heard {
-                Heard::Tell(news) => (true, news),
-                Heard::Write(news) => (false, news),
+            if !matches!(heard, Heard::Nothing) && !self.store.is_leader() {
+                break;
+            }
+            let news = match heard {
+                Heard::Tell(news) => {
+                    turn.get_or_insert_with(|| self.turn(told.state.is_none(), pace.next()));
+                    news
+                }
+                Heard::Turn(permit) => {
+                    turn = None;
+                    match self.tell(&mut told, serial, &send, permit).await {
+                        Some(true) => pace.told(Instant::now(), self.store.snapshot().nodes.len()),
+                        Some(false) => {}
+                        None => break,
+                    }
+                    continue;
+                }
+                Heard::Write(news) => news,
                 Heard::Nothing => continue,
                 Heard::End => break,
             };
-            if !self.store.is_leader() {
-                break;
-            }
             if !news.is_empty() && reports.try_send(news).is_err() {
                 tracing::warn!(%node, "a node says more than can be written: its session ends");
                 break;
-            }
-            if tell {
-                if !self.tell(&mut told, serial, &send).await {
-                    break;
-                }
-                rung = false;
-                pace.told(Instant::now(), self.store.snapshot().nodes.len());
             }
         }
         self.sessions.end(&node, serial);
         tracing::debug!(%node, "session ended");
     }
 
-    /// False: it hears nothing more.
-    async fn tell(&self, told: &mut Told, serial: u64, send: &mpsc::Sender<v1::ManagerMessage>) -> bool {
+    /// Whether there was anything to tell. None: it hears nothing more.
+    async fn tell(
+        &self,
+        told: &mut Told,
+        serial: u64,
+        send: &mpsc::Sender<v1::ManagerMessage>,
+        turn: Turn,
+    ) -> Option<bool> {
         let state = self.sessions.telling(&told.node, serial);
         let version = state.version;
         // It was made a moment ago.
         if !state.nodes.contains_key(&told.node) && self.store.snapshot().nodes.contains_key(&told.node) {
             self.sessions.put_off(&told.node, serial);
-            return true;
+            return Some(false);
         }
-        let Some(messages) = told.catch_up(state, self.store.term()) else { return false };
+        let messages = told.catch_up(state, self.store.term())?;
+        // Whoever does not read keeps nobody else waiting.
+        drop(turn);
+        let news = !messages.is_empty();
         for message in messages {
-            if send.send(v1::ManagerMessage { message: Some(message) }).await.is_err() {
-                return false;
-            }
+            send.send(v1::ManagerMessage { message: Some(message) }).await.ok()?;
         }
         self.sessions.told(&told.node, serial, version, told.sent);
-        true
+        Some(news)
     }
 
     fn hear(&self, told: &mut Told, serial: u64, message: FromAgent) -> Heard {
@@ -287,7 +320,7 @@ impl Told {
         }
         let revision = state.version.0;
         let news = match &self.state {
-            None => Some(v1::Assignments::complete(revision, &assignment::view(&state, &self.node)?)),
+            None => Some(v1::Assignments::complete(revision, assignment::view(&state, &self.node)?)),
             Some(old) => {
                 let changes = assignment::changes(old, &state, &self.node)?;
                 let same = changes.is_empty() && assignment::same_cluster(old, &state);

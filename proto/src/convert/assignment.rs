@@ -10,13 +10,13 @@ use heddle_model::{
 
 impl v1::Assignments {
     /// Replaces all that the node knew.
-    pub fn complete(revision: u64, view: &NodeView) -> Self {
-        Self::all(revision, NodeView::empty(view.cluster.clone()).diff(view))
+    pub fn complete(revision: u64, view: NodeView) -> Self {
+        Self::all(revision, view.into_changes())
     }
 
     /// The same without what no disk may hold.
-    pub fn without_secrets(revision: u64, view: &NodeView) -> Self {
-        let mut changes = NodeView::empty(view.cluster.clone()).diff(view);
+    pub fn without_secrets(revision: u64, view: NodeView) -> Self {
+        let mut changes = view.into_changes();
         changes.update.retain(|item| !matches!(item, Item::Payload(..)));
         Self::all(revision, changes)
     }
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_view_survives_the_wire_both_ways() {
         let view = view();
-        let message = v1::Assignments::complete(12, &view);
+        let message = v1::Assignments::complete(12, view.clone());
         assert_eq!(message.results_in, 12);
         let mut got = NodeView::empty(view.cluster.clone());
         got.apply(message.into_changes().unwrap());
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_bad_field_is_named() {
-        let mut message = v1::Assignments::complete(1, &view());
+        let mut message = v1::Assignments::complete(1, view());
         message.cluster.as_mut().unwrap().data_path_port = 70000;
         let error = message.into_changes().unwrap_err();
         assert_eq!(error.to_string(), "field cluster.data_path_port: 70000 is not a port: use 1 to 65535");

@@ -77,11 +77,11 @@ fn nodes(state: &Snapshot, plan: &mut Plan) {
         used.of(&network.id).extend(leg.addr.addrs());
         indices.insert(leg.index);
     }
+    let mut free = (1..=u16::MAX).filter(|i| !indices.contains(i));
     for node in state.nodes.values().filter(|n| n.ingress.as_ref().filter(fits).is_none()) {
-        let index = (1..=u16::MAX).find(|i| !indices.contains(i));
         let addr = used.give_from(&network.id, &pools, spread(node.id.as_str()));
-        let Some((index, addr)) = index.zip(addr) else { continue };
-        indices.insert(index);
+        // None is left: the others find none either.
+        let Some((index, addr)) = free.next().zip(addr) else { return };
         let leg = IngressLeg { index, addr, mac: mac(&network.id, &addr) };
         plan.push(Mutation::Update(Node { ingress: Some(leg), ..Node::clone(node) }.into()));
     }

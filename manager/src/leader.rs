@@ -28,7 +28,7 @@ const STAGES: &[(&str, Stage)] = &[
     ("tunnel", tunnel::plan),
     ("root", ca::rotation::plan),
 ];
-/// How often leadership and heartbeats are looked at.
+/// How often leadership is looked at, and heartbeats and managers for each thousand nodes: as many report as much more seldom.
 const TICK: Duration = Duration::from_millis(100);
 /// Acknowledgements that come within this time are looked at together.
 const GATHER: Duration = Duration::from_millis(5);
@@ -72,7 +72,7 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
         }
         let since = *leads_since.get_or_insert_with(Instant::now);
         let mut result = Ok(());
-        if looked.is_none_or(|at| at.elapsed() >= TICK) {
+        if looked.is_none_or(|at| at.elapsed() >= look_after(store.snapshot().nodes.len())) {
             membership::settle(&store).await;
             result = watch_nodes(&store, &sessions, since).await;
             if result.is_ok() {
@@ -97,6 +97,10 @@ pub async fn run(store: Store, sessions: Arc<Sessions>, cancel: CancellationToke
             tracing::debug!(%error, "leader pass ended early");
         }
     }
+}
+
+fn look_after(nodes: usize) -> Duration {
+    TICK * nodes.div_ceil(1000).max(1) as u32
 }
 
 /// Every stage once; the earliest time at which one wants to run again.
@@ -134,7 +138,7 @@ async fn write(store: &Store, sessions: &Sessions, since: Instant, mutations: Ve
     while !rest.is_empty() {
         let next = rest.drain(..first_part(&rest)).collect();
         store.write(next).await?;
-        if looked.elapsed() >= TICK {
+        if looked.elapsed() >= look_after(store.snapshot().nodes.len()) {
             watch_nodes(store, sessions, since).await?;
             looked = Instant::now();
         }

@@ -13,8 +13,12 @@ use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+
+/// Those that shake hands or wait for their first assignments: on one machine with the manager, more would only take the
+/// processor from it.
+static JOINING: Semaphore = Semaphore::const_new(64);
 
 #[derive(serde::Deserialize)]
 struct Told {
@@ -23,9 +27,16 @@ struct Told {
     nodes: Vec<(NodeId, IpAddr)>,
 }
 
-/// Reads from stdin who they are.
+/// Reads from stdin who they are, and ends with it.
 pub fn main() {
-    let told: Told = serde_json::from_reader(std::io::stdin()).unwrap();
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    let told: Told = serde_json::from_str(&line).unwrap();
+    // Whoever started them has ended, whichever way.
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let agents = told.nodes.into_iter().map(|(node, addr)| {
         let credentials = stage::certificate(&told.cluster, &node, heddle_model::cluster::Role::Worker);
@@ -56,6 +67,7 @@ struct Held {
 }
 
 async fn session(manager: SocketAddr, credentials: &Credentials, addr: IpAddr) -> Option<()> {
+    let mut joining = Some(JOINING.acquire().await.unwrap());
     let mut client = DispatcherClient::new(tls::dial(manager, credentials));
     client = client.max_decoding_message_size(64 << 20);
     let (speak, spoken) = mpsc::channel(64);
@@ -88,6 +100,7 @@ async fn session(manager: SocketAddr, credentials: &Credentials, addr: IpAddr) -
             }
             _ => continue,
         };
+        drop(joining.take());
         let (complete, revision) = (assignments.r#type() == Type::Complete, assignments.results_in);
         if complete {
             tasks.clear();

@@ -26,6 +26,7 @@ use heddle_model::{NodeId, ServiceId, Version, task::Task};
 use nix::sys::resource::{UsageWho, getrusage};
 use stage::Stage;
 use std::{
+    io::Write,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -38,7 +39,7 @@ const ROUNDS: usize = 50;
 const NEAR: usize = 100;
 const IDLE: Duration = Duration::from_secs(5);
 /// Between two changes, for each node.
-const APART: Duration = Duration::from_micros(100);
+const APART: Duration = Duration::from_micros(200);
 const LOOK: Duration = Duration::from_millis(1);
 /// Nothing here takes longer, or it never ends.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -67,14 +68,15 @@ fn run(args: Vec<String>) {
         |what: &str, values: [String; 3]| println!("{what:<44} {:>11} {:>11} {:>11}", values[0], values[1], values[2]);
     head("agents", sizes.map(|(agents, _)| agents.to_string()));
     head("tasks", sizes.map(|(_, tasks)| tasks.to_string()));
-    for row in 0..runs[0].len() {
-        let [least, few, many] = [0, 1, 2].map(|size: usize| runs[size][row].1);
-        let what = &runs[2][row].0;
+    let rows: Vec<(&String, [f64; 3])> = (runs[2].iter().enumerate())
+        .map(|(row, (what, value))| (what, [runs[0][row].1, runs[1][row].1, *value]))
+        .collect();
+    for (what, [least, few, many]) in &rows {
         println!("{what:<44} {least:>11.2} {few:>11.2} {many:>11.2}   {:.2} times a tenth", many / few);
     }
     println!();
-    for row in 0..runs[0].len() {
-        plot(&runs[2][row].0, sizes.map(|(agents, _)| agents), [0, 1, 2].map(|size: usize| runs[size][row].1));
+    for (what, values) in rows {
+        plot(what, sizes.map(|(agents, _)| agents), values);
     }
 }
 
@@ -114,7 +116,7 @@ fn agents(stage: &Stage, nodes: &[(NodeId, std::net::IpAddr)]) -> Agents {
     let mut agents = agents.arg("--agents").stdin(Stdio::piped()).spawn().unwrap();
     let cluster = stage.manager.store.snapshot().cluster.clone().unwrap();
     let told = serde_json::json!({ "addr": stage.addr, "cluster": *cluster, "nodes": nodes });
-    serde_json::to_writer(agents.stdin.take().unwrap(), &told).unwrap();
+    writeln!(agents.stdin.as_mut().unwrap(), "{told}").unwrap();
     Agents(agents)
 }
 
@@ -186,7 +188,7 @@ async fn changes(stage: &Stage, service: &ServiceId, change: fn(&mut Task)) -> (
         // Each by itself: what follows at once is gathered.
         sleep(APART * store.snapshot().nodes.len() as u32).await;
         let state = store.snapshot();
-        let mut task = Task::clone(state.tasks_of_service(service).next().unwrap());
+        let mut task = Task::clone(state.tasks_of_service(service).find(|t| t.in_service()).unwrap());
         change(&mut task);
         let began = Instant::now();
         let version: Version = store.write(vec![Mutation::Update(task.into())]).await.unwrap();

@@ -165,7 +165,7 @@ impl Manager {
         let cancel = CancellationToken::new();
         tokio::spawn(trim::run(store.raft().clone(), trimmed, cancel.clone()));
         tokio::spawn(leader::run(store.clone(), sessions.clone(), cancel.clone()));
-        tokio::spawn(address::follow(store.clone(), peers.clone(), cancel.clone()));
+        tokio::spawn(address::follow(store.watch(), peers.clone(), cancel.clone()));
         tokio::spawn(vault::follow(vault.clone(), store.clone(), credentials.clone(), cancel.clone()));
         let session_server = SessionServer::start(store.clone(), sessions.clone(), cancel.clone());
         let outvoted = CancellationToken::new();

@@ -1,6 +1,6 @@
 //! The agent's side of the session with the leader: finds it, keeps the stream, hands on what comes.
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use heddle_model::{cluster::Role, fence::Fence, node::NodeDescription};
 use heddle_plumbing::tls::{self, Credentials};
 use heddle_proto::v1::{
@@ -16,7 +16,10 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
+
+#[cfg(test)]
+mod tests;
 
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(150);
@@ -103,10 +106,10 @@ impl Session {
         let channel = tls::dial_session(addr, &self.credentials);
         let mut client = DispatcherClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let (speak, spoken) = mpsc::channel(256);
-        let mut description = self.description();
+        let description = self.description();
         speak.send(self.hello(&description)).await.ok()?;
         let outbound = ReceiverStream::new(spoken).map(|message| v1::AgentMessage { message: Some(message) });
-        let mut inbound = match tokio::time::timeout(OPEN_LIMIT, client.session(outbound)).await {
+        let inbound = match tokio::time::timeout(OPEN_LIMIT, client.session(outbound)).await {
             Ok(Ok(stream)) => stream.into_inner(),
             Ok(Err(status)) if status.code() == tonic::Code::NotFound => {
                 tracing::error!(%addr, "{}", status.message());
@@ -120,6 +123,18 @@ impl Session {
             }
             Err(_) => return None,
         };
+        self.keep(addr, channel, description, speak, inbound).await
+    }
+
+    /// The session with the manager at this address, once it has heard what this host is.
+    async fn keep(
+        &mut self,
+        addr: SocketAddr,
+        channel: Channel,
+        mut description: NodeDescription,
+        speak: Sender,
+        mut inbound: impl Stream<Item = Result<v1::ManagerMessage, Status>> + Unpin,
+    ) -> Option<SocketAddr> {
         let mut beat = tokio::time::interval(Duration::from_millis(300));
         let mut look = tokio::time::interval(DESCRIBE_EVERY);
         let mut open = false;

@@ -48,7 +48,7 @@ pub async fn run(client: &Client, args: CaArgs) -> Result<()> {
     }
     let mut show = Show::new("root certificate");
     let next = status.next_pem.clone();
-    while status.next_pem == next {
+    while under_way(&next, &status)? {
         show.line(progress(&status));
         tokio::time::sleep(LOOK_AGAIN).await;
         match roots.get_roots(v1::GetRootsRequest {}).await {
@@ -59,15 +59,25 @@ pub async fn run(client: &Client, args: CaArgs) -> Result<()> {
         }
     }
     drop(show);
-    if status.cert_pem != next {
-        bail!("somebody went back to the root before with --abort");
-    }
     println!("Every node has a certificate by another root. `heddle join-token` shows the new tokens.");
     println!("Make a backup: by one of before, no node would find back.");
     if !users.is_empty() {
         println!("Users that have to be added again: {}", users.join(", "));
     }
     Ok(())
+}
+
+/// Whether nodes are waited for still, before this root is the only one.
+fn under_way(next: &str, status: &v1::RootsStatus) -> Result<bool> {
+    match next {
+        // The answer to the request is of a moment later.
+        "" => {
+            bail!("the root that was to follow does not any more: see `heddle cluster ca`, and run the command again")
+        }
+        _ if status.next_pem == next => Ok(true),
+        _ if status.cert_pem == next => Ok(false),
+        _ => bail!("somebody went back to the root before with --abort"),
+    }
 }
 
 /// Such as `2 of 4 nodes have a certificate by it, waiting for web1, web2 (down)`.
@@ -90,6 +100,22 @@ pub fn progress(status: &v1::RootsStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_another_ends_is_not_waited_for_without_end() {
+        let said = |next: &str, cert_pem: &str, next_pem: &str| {
+            let (cert_pem, next_pem) = (cert_pem.into(), next_pem.into());
+            under_way(next, &v1::RootsStatus { cert_pem, next_pem, ..v1::RootsStatus::default() })
+                .map_err(|e| e.to_string())
+        };
+        let aborted = Err("somebody went back to the root before with --abort".to_owned());
+        assert_eq!(said("b", "a", "b"), Ok(true));
+        assert_eq!(said("b", "b", ""), Ok(false));
+        assert_eq!(said("b", "b", "c"), Ok(false), "another follows already");
+        assert_eq!(said("b", "a", ""), aborted);
+        assert_eq!(said("b", "a", "c"), aborted, "another began since");
+        assert!(said("", "a", "").unwrap_err().starts_with("the root that was to follow does not any more"));
+    }
 
     #[test]
     fn progress_names_who_is_waited_for() {

@@ -124,39 +124,143 @@ impl roots_server::Roots for RootsService {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ca, world::World};
-    use heddle_model::node::{NodeDescription, Trust};
+    use crate::{
+        ca,
+        plan::{Context, Plan},
+        store::Action,
+        world::World,
+    };
+    use heddle_model::{
+        NodeId, Version,
+        cluster::User,
+        node::{NodeDescription, Trust},
+    };
+    use heddle_plumbing::tls::root_digest;
+
+    /// With a root, and a node that does not say what it trusts.
+    fn world() -> (World, NodeId) {
+        let mut world = World::new();
+        let node = world.ready_nodes(1).remove(0);
+        let root_ca = ca::new_root(&cluster(&world).id).unwrap();
+        change(&mut world, |cluster| cluster.root_ca = root_ca);
+        (world, node)
+    }
+
+    fn cluster(world: &World) -> Cluster {
+        Cluster::clone(world.state.cluster.as_ref().unwrap())
+    }
+
+    fn change(world: &mut World, set: impl FnOnce(&mut Cluster)) {
+        let mut cluster = cluster(world);
+        set(&mut cluster);
+        world.write(vec![Mutation::Update(cluster.into())]);
+    }
+
+    /// The node has a certificate by this root, and believes it.
+    fn tell(world: &mut World, node: &NodeId, root: &str) {
+        let trust = Trust { signer: root.into(), roots: vec![root.into()] };
+        let description = NodeDescription { trust, ..world.state.nodes[node].description.clone() };
+        world.write(vec![Mutation::NodeDescription { id: node.clone(), description }]);
+    }
+
+    fn said(world: &World) -> v1::RootsStatus {
+        status(&world.state).unwrap()
+    }
+
+    /// Begins, and gives the next root's digest.
+    fn begin(world: &mut World, random: u8, since: u64) -> String {
+        let begun = rotate(&world.state, [random; 16], Timestamp(since)).unwrap();
+        world.write(begun);
+        root_digest(&said(world).next_pem).unwrap()
+    }
+
+    fn waits(world: &World) -> Vec<String> {
+        said(world).waits_for.into_iter().map(|w| w.node).collect()
+    }
 
     #[test]
     fn one_is_followed_by_one_and_back_again() {
-        let mut world = World::new();
-        let node = world.ready_nodes(1).remove(0);
-        let first = Cluster::clone(world.state.cluster.as_ref().unwrap());
-        let root_ca = ca::new_root(&first.id).unwrap();
-        world.write(vec![Mutation::Update(Cluster { root_ca: root_ca.clone(), ..first }.into())]);
+        let (mut world, node) = world();
+        let root = cluster(&world).root_ca.cert_pem;
         assert!(abort(&world.state).unwrap_err().to_string().starts_with("no other root certificate is to follow"));
-        let said = rotate(&world.state, [1; 16], Timestamp(5)).unwrap_err().to_string();
-        assert!(said.contains("does not say what it trusts"), "{said}");
-        let tell = |world: &mut World, root: &str| {
-            let trust = Trust { signer: root.into(), roots: vec![root.into()] };
-            let description = NodeDescription { trust, ..world.state.nodes[&node].description.clone() };
-            world.write(vec![Mutation::NodeDescription { id: node.clone(), description }]);
-        };
-        tell(&mut world, "the first");
-        let begun = rotate(&world.state, [1; 16], Timestamp(5)).unwrap();
-        world.write(begun);
-        let told = status(&world.state).unwrap();
-        assert_eq!((told.cert_pem.as_str(), told.since_ms, told.nodes), (root_ca.cert_pem.as_str(), 5, 1));
-        assert_eq!(told.waits_for.iter().map(|w| w.node.clone()).collect::<Vec<_>>(), [node.to_string()]);
-        assert_eq!(rotate(&world.state, [2; 16], Timestamp(6)).unwrap(), Vec::new());
+        let refused = rotate(&world.state, [1; 16], Timestamp(5)).unwrap_err().to_string();
+        assert!(refused.contains("does not say what it trusts"), "{refused}");
+        tell(&mut world, &node, "the first");
+        let next = begin(&mut world, 1, 5);
+        let told = said(&world);
+        assert_eq!((told.cert_pem.as_str(), told.since_ms, told.nodes), (root.as_str(), 5, 1));
+        assert_eq!(waits(&world), [node.to_string()]);
 
-        let next = heddle_plumbing::tls::root_digest(&told.next_pem).unwrap();
-        tell(&mut world, &next);
-        assert_eq!(status(&world.state).unwrap().waits_for, []);
+        tell(&mut world, &node, &next);
+        assert_eq!(said(&world).waits_for, []);
 
         let back = abort(&world.state).unwrap();
         world.write(back);
-        assert_eq!(world.state.cluster.as_ref().unwrap().trusted_pem(), root_ca.cert_pem);
-        assert_eq!(status(&world.state).unwrap().next_pem, "");
+        assert_eq!(cluster(&world).trusted_pem(), root);
+        assert_eq!(said(&world).next_pem, "");
+    }
+
+    #[test]
+    fn whoever_asks_for_one_while_another_is_under_way_waits_for_that() {
+        let (mut world, node) = world();
+        tell(&mut world, &node, "the first");
+        begin(&mut world, 1, 5);
+        let before = said(&world);
+        assert_eq!(rotate(&world.state, [2; 16], Timestamp(6)).unwrap(), []);
+        // One that came since and does not say what it trusts is waited for, too.
+        let mute = world.node(2);
+        world.write(vec![Mutation::Create(mute.clone().into())]);
+        assert_eq!(rotate(&world.state, [2; 16], Timestamp(6)).unwrap(), []);
+        let mut all = [node.to_string(), mute.id.to_string()];
+        all.sort();
+        assert_eq!(waits(&world), all);
+        let after = said(&world);
+        assert_eq!((after.next_pem, after.since_ms), (before.next_pem, 5));
+    }
+
+    #[test]
+    fn after_one_that_was_given_up_another_begins_with_everybody() {
+        let (mut world, node) = world();
+        let first = cluster(&world);
+        tell(&mut world, &node, "the first");
+        let given_up = begin(&mut world, 1, 5);
+        // Both took a certificate by it.
+        tell(&mut world, &node, &given_up);
+        let user = User { id: "x".into(), added: Timestamp(5), ends: Timestamp(90), signer: given_up.clone() };
+        change(&mut world, |cluster| drop(cluster.users.insert("al".into(), user)));
+        assert_eq!((waits(&world), said(&world).users), (vec![], vec![]));
+
+        let back = abort(&world.state).unwrap();
+        world.write(back);
+        assert!(matches!(abort(&world.state), Err(RootsError::NoRotation)));
+        let now = cluster(&world);
+        assert_eq!((&now.root_ca, &now.join_tokens), (&first.root_ca, &first.join_tokens));
+        assert_eq!(rotation::signer(&now), root_digest(&first.root_ca.cert_pem).unwrap());
+        let told = said(&world);
+        assert_eq!((told.next_pem, told.since_ms, told.waits_for, told.users), (String::new(), 0, vec![], vec![]));
+
+        let next = begin(&mut world, 2, 8);
+        assert_ne!(next, given_up);
+        let told = said(&world);
+        assert_eq!((told.cert_pem, told.since_ms, told.users), (first.root_ca.cert_pem, 8, vec!["al".to_owned()]));
+        assert_eq!(waits(&world), [node.to_string()]);
+    }
+
+    #[test]
+    fn one_that_is_over_is_not_given_up() {
+        let (mut world, node) = world();
+        tell(&mut world, &node, "the first");
+        let next = begin(&mut world, 1, 5);
+        let also = abort(&world.state).unwrap();
+        tell(&mut world, &node, &next);
+        let mut context = Context { now: Timestamp(9), acked: Version(0), random: &mut || [3; 16] };
+        let Plan { mutations, .. } = rotation::plan(&world.state, &mut context);
+        world.write(mutations);
+        assert!(matches!(abort(&world.state), Err(RootsError::NoRotation)));
+        // Nor is it by somebody who looked before.
+        let late = Action { at: Timestamp(9), mutations: also };
+        assert!(world.state.apply(Version(world.state.version.0 + 1), &late).is_err());
+        assert_eq!(root_digest(&said(&world).cert_pem), Some(next.clone()));
+        assert_ne!(begin(&mut world, 4, 10), next);
     }
 }

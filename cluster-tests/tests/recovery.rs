@@ -203,6 +203,20 @@ fn a_backup_makes_the_cluster_again() {
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     lab.heddle("node1", &["network", "create", "-d", "overlay", "later"]);
 
+    // Nobody goes on alone with what it does not have.
+    for (host, why) in [
+        ("node2", "this node is a worker and does not have the cluster's state: run the command on a manager"),
+        (
+            "node3",
+            "this host is in no cluster and has nothing to go on with: use `heddle init`, or `heddle cluster restore`",
+        ),
+    ] {
+        let place = || ["inCluster", "cluster", "node", "role"].map(|field| lab.info(host)[field].clone());
+        let before = place();
+        assert_eq!(lab.refused(host, &["init", "--force-new-cluster"]), format!("heddle: {why}"));
+        assert_eq!(place(), before, "{host}");
+    }
+
     // Nothing is made of what is none.
     let whole = fs::read(&file).unwrap();
     let bad = file.clone() + ".bad";
@@ -249,6 +263,11 @@ fn a_backup_makes_the_cluster_again() {
     lab.heddle("node3", &["cluster", "backup", &again]);
     let worker = lab.info("node2")["node"].clone();
     lab.do_lab(&["kill", "node3", "--daemon"]);
+    let raft = || fs::read(raft_file(&lab, "node3")).unwrap();
+    let before = raft();
+    let refused = lab.refused("node3", &["init", "--force-new-cluster"]);
+    assert!(refused.ends_with("start it with `heddle daemon`"), "{refused}");
+    assert!(raft() == before, "nothing is changed");
     let state = lab.state_dir("node3");
     lab.sh("node3", &format!("rm -rf {state}/node.json {state}/certificates {state}/raft"));
     lab.do_lab(&["start", "node3"]);

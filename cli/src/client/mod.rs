@@ -151,6 +151,21 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[tokio::test]
+    async fn who_has_no_daemon_hears_how_to_start_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let said = || Client::new(&socket).local().unwrap_err().to_string();
+        let wanted = format!("no daemon is running at {}: start it with `heddle daemon`", socket.display());
+        assert_eq!(said(), wanted, "never started");
+        drop(UnixListener::bind(&socket).unwrap());
+        assert_eq!(said(), wanted, "it was killed, and left its socket");
+        let _listener = UnixListener::bind(dir.path().join("other")).unwrap();
+        std::fs::rename(dir.path().join("other"), &socket).unwrap();
+        assert!(Client::new(&socket).channel().is_ok());
+    }
 
     #[test]
     fn staleness_is_one_line() {

@@ -11,11 +11,14 @@ mod users;
 use heddle_manager::ca;
 use heddle_model::cluster::Role;
 use heddle_plumbing::{
-    access::{self, Access},
+    access::{self, Access, Effect},
     tls,
 };
-use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost::{Message, encoding};
+use prost_types::{
+    DescriptorProto, FileDescriptorProto, FileDescriptorSet, ServiceDescriptorProto,
+    field_descriptor_proto::{Label, Type},
+};
 use stage::{Stage, call};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, UnixListener};
@@ -41,6 +44,50 @@ fn every_method_has_a_row_and_every_row_a_method() {
     assert!(methods.len() > 50, "{methods:?}");
     assert_eq!(methods.difference(&table).collect::<Vec<_>>(), Vec::<&String>::new(), "methods without a row");
     assert_eq!(table.difference(&methods).collect::<Vec<_>>(), Vec::<&String>::new(), "rows without a method");
+}
+
+fn message<'a>(files: &'a [FileDescriptorProto], of: &str) -> &'a DescriptorProto {
+    files.iter().flat_map(|f| &f.message_type).find(|m| of == format!(".heddle.v1.{}", m.name())).unwrap()
+}
+
+/// A message of this type in which every text is its field's name, in angle brackets.
+fn filled(files: &[FileDescriptorProto], of: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for field in message(files, of).field.iter().filter(|f| f.label() != Label::Repeated) {
+        let (tag, text) = (field.number() as u32, format!("<{}>", field.name()));
+        match field.r#type() {
+            Type::String => encoding::string::encode(tag, &text, &mut bytes),
+            Type::Bytes => encoding::bytes::encode(tag, &text.into_bytes(), &mut bytes),
+            Type::Message => encoding::bytes::encode(tag, &filled(files, field.type_name()), &mut bytes),
+            Type::Enum | Type::Uint64 | Type::Uint32 | Type::Bool => encoding::uint64::encode(tag, &1, &mut bytes),
+            _ => {}
+        }
+    }
+    bytes
+}
+
+#[test]
+fn what_changes_something_names_what_it_is_about() {
+    let files = FileDescriptorSet::decode(heddle_proto::DESCRIPTORS).unwrap().file;
+    let services = || files.iter().flat_map(|f| &f.service);
+    let mut named = 0;
+    for row in access::rows() {
+        let Effect::Changes(object) = row.effect else { continue };
+        let of = |s: &&ServiceDescriptorProto| row.service == format!("heddle.v1.{}", s.name());
+        let method = services().find(of).unwrap().method.iter().find(|m| m.name() == row.method).unwrap();
+        let object = object(&filled(&files, method.input_type())).unwrap();
+        assert!(!object.trim().is_empty(), "{row:?}");
+        for hidden in ["<token>", "<key>", "<content>", "<data>", "<csr_pem>"] {
+            assert!(!object.contains(hidden), "{row:?}: {object}");
+        }
+        // What has a name or a reference is called by it.
+        let fields = message(&files, method.input_type()).field.iter().map(|f| f.name());
+        for field in fields.filter(|f| ["ref", "name", "target", "node"].contains(f)) {
+            assert!(object.contains(&format!("<{field}>")), "{row:?}: {object}");
+        }
+        named += 1;
+    }
+    assert!(named > 30, "{named}");
 }
 
 const CALLERS: [&str; 5] = ["nobody", "worker", "manager", "user", "root"];

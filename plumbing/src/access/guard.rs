@@ -1,6 +1,6 @@
 //! The layer before all services of a server.
 
-use super::{Access, Effect, Row, Standing, admit, row};
+use super::{Access, Effect, Row, Standing, admit, object::Seen, row};
 use crate::caller::{Caller, NodeIdentity, UserIdentity};
 use heddle_model::cluster::Role;
 use std::{
@@ -134,14 +134,23 @@ where
             }
         };
         request.extensions_mut().insert(Asker(asker.clone()));
+        let changes = match row.effect {
+            Effect::Reads => None,
+            Effect::Changes(object) => {
+                let (watched, seen) = Seen::of(request);
+                request = watched;
+                Some((object, seen))
+            }
+        };
         let answer = self.inner.call(request);
         Box::pin(async move {
             let mut answer = answer.await;
             if let Ok(response) = &mut answer {
                 let code = brief(response);
                 counted(&row, code);
-                if row.effect == Effect::Changes {
-                    tracing::info!(target: "audit", method = path, %caller, %asker, ?code, "called");
+                if let Some((object, seen)) = changes {
+                    let object = seen.is_about(object).unwrap_or_default();
+                    tracing::info!(target: "audit", method = path, object, %caller, %asker, ?code, "called");
                 }
             }
             answer
@@ -175,7 +184,9 @@ fn counted(row: &Row, code: Code) {
 mod tests {
     use super::*;
     use heddle_model::{ClusterId, NodeId};
-    use std::sync::Arc;
+    use heddle_proto::v1;
+    use prost::Message;
+    use std::sync::{Arc, Mutex};
 
     fn node(n: u8, role: Role) -> NodeIdentity {
         NodeIdentity { node: NodeId::from_random([n; 16]), role, cluster: ClusterId::from_random([9; 16]) }
@@ -235,5 +246,55 @@ mod tests {
         let gone = Caller::Node(node(3, Role::Manager));
         assert!(guard().judge("/heddle.v1.Raft/Vote", &gone, None).is_err());
         assert!(guard().judge("/heddle.v1.NodeCa/Renew", &gone, None).is_ok());
+    }
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the audit says of one call.
+    async fn audited(path: &str, caller: Caller, behalf: Option<&str>, message: impl Message) -> String {
+        let log = Log::default();
+        let write = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(move || write.clone());
+        let _logged = tracing::subscriber::set_default(subscriber.finish());
+        let service = tower::service_fn(|request: http::Request<Body>| async {
+            http_body_util::BodyExt::collect(request.into_body()).await.unwrap();
+            Ok::<_, std::convert::Infallible>(Status::not_found("none").into_http())
+        });
+        let message = message.encode_to_vec();
+        let frame = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+        let mut request = http::Request::new(Body::new(http_body_util::Full::from(frame)));
+        *request.uri_mut() = path.parse().unwrap();
+        request.extensions_mut().insert(caller);
+        behalf.map(|behalf| request.headers_mut().insert(BEHALF, behalf.parse().unwrap()));
+        guard().layer(service).call(request).await.unwrap();
+        let said = log.0.lock().unwrap();
+        String::from_utf8(said.clone()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_audit_says_who_called_what_on_which_object() {
+        let manager = Caller::Node(node(1, Role::Manager));
+        let web = || v1::RefRequest { r#ref: "web\n".into() };
+        let remove = "/heddle.v1.Control/RemoveService";
+        let said = audited(remove, manager.clone(), Some(LOCAL), web()).await;
+        let by = format!("caller={manager} asker={}", Caller::Local);
+        assert_eq!(said, format!(" INFO audit: called method=\"{remove}\" object=\"web\\n\" {by} code=NotFound\n"));
+        assert_eq!(audited("/heddle.v1.Control/GetService", manager, None, web()).await, "");
+        let said = audited(remove, Caller::Node(node(2, Role::Worker)), None, web()).await;
+        assert!(said.contains("refused") && said.contains("code=PermissionDenied"), "{said}");
+        let annotations = Some(v1::Annotations { name: "db".into(), ..v1::Annotations::default() });
+        let secret = v1::CreatePayloadRequest { kind: 1, annotations, content: b"hidden".to_vec() };
+        let said = audited("/heddle.v1.Payloads/CreatePayload", Caller::Local, None, secret).await;
+        assert!(said.contains("object=\"secret db\"") && !said.contains("hidden"), "{said}");
     }
 }

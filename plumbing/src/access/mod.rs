@@ -6,14 +6,18 @@
 //!                          └─> the service, which finds the Caller in the request
 //! ```
 //!
+//! What changes something is written to the log, at target `audit`: who asked for it, what it is about, and what came of it.
+//!
 //! A manager that passes a request on says for whom; whoever is named there must be admitted, too.
 
 mod guard;
+mod object;
 mod table;
 
 pub use guard::{Guard, on_behalf, server};
 #[cfg(test)]
 pub(crate) use guard::{behalf_of, behalf_text};
+pub use object::Object;
 pub use table::{row, rows};
 
 use crate::caller::Caller;
@@ -36,15 +40,15 @@ pub enum Access {
     Local,
 }
 
-/// Whether an RPC changes what operators care about, and is written down with its caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether an RPC changes what operators care about, and is written down with its caller and what it is about.
+#[derive(Debug, Clone, Copy)]
 pub enum Effect {
     Reads,
-    Changes,
+    Changes(Object),
 }
 
 /// What is said of one RPC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// With its package.
     pub service: &'static str,

@@ -77,7 +77,7 @@ fn cross(cluster: &Cluster) -> &str {
     cluster.rotation.as_ref().map_or("", |rotation| &rotation.cross_pem)
 }
 
-/// Signs the key of a request for this node and role; nothing else of the request is used. PEM.
+/// For this node and role, by this root. PEM.
 pub fn issue(
     root: &RootCa,
     cluster: &ClusterId,
@@ -86,24 +86,15 @@ pub fn issue(
     csr_pem: &str,
     valid: Duration,
 ) -> Result<String, CaError> {
-    let issuer = issuer(root)?;
-    let csr = CertificateSigningRequestParams::from_pem(csr_pem).map_err(CaError::Request)?;
-    let name = match role {
+    let unit = match role {
         Role::Worker => WORKER_NAME,
         Role::Manager => MANAGER_NAME,
     };
-    let mut params = CertificateParams::new([name.to_owned()]).map_err(CaError::Sign)?;
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, node.as_str());
-    params.distinguished_name.push(DnType::OrganizationalUnitName, name);
-    params.distinguished_name.push(DnType::OrganizationName, cluster.as_str());
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    life(&mut params, valid);
-    Ok(params.signed_by(&csr.public_key, &issuer).map_err(CaError::Sign)?.pem())
+    let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    signed(root, cluster, unit, node.as_str(), usages, csr_pem, valid)
 }
 
-/// Signs the key of a request for a person, who is known by name and id. It serves nobody: it only asks. PEM.
+/// For a person, who is known by name and id. It serves nobody: it only asks. PEM.
 pub fn issue_user(
     root: &RootCa,
     cluster: &ClusterId,
@@ -112,15 +103,29 @@ pub fn issue_user(
     csr_pem: &str,
     valid: Duration,
 ) -> Result<String, CaError> {
+    let usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    signed(root, cluster, USER_NAME, &format!("{name}.{id}"), usages, csr_pem, valid)
+}
+
+/// Signs the key of a request; nothing else of the request is used.
+fn signed(
+    root: &RootCa,
+    cluster: &ClusterId,
+    unit: &str,
+    common_name: &str,
+    usages: Vec<ExtendedKeyUsagePurpose>,
+    csr_pem: &str,
+    valid: Duration,
+) -> Result<String, CaError> {
     let issuer = issuer(root)?;
     let csr = CertificateSigningRequestParams::from_pem(csr_pem).map_err(CaError::Request)?;
-    let mut params = CertificateParams::new([USER_NAME.to_owned()]).map_err(CaError::Sign)?;
+    let mut params = CertificateParams::new([unit.to_owned()]).map_err(CaError::Sign)?;
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("{name}.{id}"));
-    params.distinguished_name.push(DnType::OrganizationalUnitName, USER_NAME);
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::OrganizationalUnitName, unit);
     params.distinguished_name.push(DnType::OrganizationName, cluster.as_str());
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = usages;
     life(&mut params, valid);
     Ok(params.signed_by(&csr.public_key, &issuer).map_err(CaError::Sign)?.pem())
 }

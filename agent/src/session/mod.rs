@@ -22,7 +22,9 @@ use tonic::{Status, transport::Channel};
 mod tests;
 
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
+/// Between two tries a host lets pass between half of a pause and all of it, and the pause grows by half each time: from this to that.
 const RETRY: Duration = Duration::from_millis(150);
+const RETRY_MOST: Duration = Duration::from_secs(1);
 /// The operator has to do something first.
 const REMOVED_RETRY: Duration = Duration::from_secs(10);
 const DESCRIBE_EVERY: Duration = Duration::from_secs(1);
@@ -84,6 +86,7 @@ impl Session {
     pub async fn run(mut self) {
         let mut next: Option<SocketAddr> = None;
         let mut at = 0;
+        let mut pause = RETRY;
         while !self.events.is_closed() {
             let addr = next.take().or_else(|| self.managers.get(at % self.managers.len().max(1)).copied());
             at += 1;
@@ -93,10 +96,12 @@ impl Session {
             let was_open = self.speak.send_replace(None).is_some();
             if was_open {
                 self.silent_since = Instant::now();
+                pause = RETRY;
                 let _ = self.events.send(Event::Disconnected).await;
             }
             if next.is_none() {
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                pause = (pause * 3 / 2).min(RETRY_MOST);
             }
         }
     }

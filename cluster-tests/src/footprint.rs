@@ -9,7 +9,8 @@ use std::{collections::BTreeSet, process::Command};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Footprint(BTreeSet<String>);
 
-/// Each part begins with a line `@ NAMESPACE KIND`. The measuring shell knows itself by its first words.
+/// Each part begins with a line `@ NAMESPACE KIND`. The measuring shell knows itself by its first words, and what it measures with
+/// runs before or after it looks at processes.
 const SCRIPT: &str = r#"
 at() { if [ "$1" = host ]; then shift; "$@"; else n=$1; shift; nsenter --net=/run/netns/$n "$@"; fi; }
 for n in host $(ls /run/netns); do
@@ -24,7 +25,8 @@ for n in host $(ls /run/netns); do
 done
 echo "@ host mounts"; cut -d' ' -f5 /proc/1/mountinfo
 echo "@ host processes"
-for p in /proc/[0-9]*; do [ $p = /proc/$$ ] || { tr '\0' ' ' <$p/cmdline; grep ^State $p/status; } 2>/dev/null; done | paste -sd' ' | sed 's/([a-z]*) */\n/g'
+seen=$(for p in /proc/[0-9]*; do [ $p = /proc/$$ ] || { tr '\0' ' ' <$p/cmdline; grep ^State $p/status; } 2>/dev/null; done)
+echo "$seen" | paste -sd' ' | sed 's/([a-z]*) */\n/g'
 echo "@ host networks"; "$HEDDLE" network ls --format json
 echo "@ host workloads"; "$HEDDLE" ps -a --format json
 "#;

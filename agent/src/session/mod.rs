@@ -22,7 +22,7 @@ use tonic::{Status, transport::Channel};
 mod tests;
 
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
-/// Between two tries a host lets pass between half of a pause and all of it, and the pause grows by half each time: from this to that.
+/// The pause between two tries, at first and at most: it grows by half with each, and a host waits for between half of it and all.
 const RETRY: Duration = Duration::from_millis(150);
 const RETRY_MOST: Duration = Duration::from_secs(1);
 /// The operator has to do something first.

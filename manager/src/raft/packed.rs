@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_or_changed_is_refused() {
+    fn what_is_cut_short_is_refused_and_what_is_changed_or_the_same() {
         let state = state();
         let packed = pack(&state).unwrap();
         // The head of a frame is not in its checksum: what is changed there may stand for the same.

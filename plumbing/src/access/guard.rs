@@ -247,6 +247,7 @@ mod tests {
         assert!(guard().judge("/heddle.v1.Raft/Vote", &gone, None).is_err());
         assert!(guard().judge("/heddle.v1.NodeCa/Renew", &gone, None).is_ok());
     }
+
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 

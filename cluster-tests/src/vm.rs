@@ -1,15 +1,20 @@
 //! A test in a machine of its own, on Debian's kernel, for what this machine's kernel lacks.
 //!
 //! ```no_run
-//! # use heddle_cluster_tests::vm;
-//! #[test]
-//! fn links() {
-//!     if vm::skipped() || vm::ran_inside("links", &["ipvlan"], &["ip"]) {
-//!         return;
+//! mod emulated {
+//!     # use heddle_cluster_tests::vm;
+//!     #[test]
+//!     fn links() {
+//!         if vm::skipped() || vm::ran_inside("links", &["ipvlan"], &["ip"]) {
+//!             return;
+//!         }
+//!         // Here is a kernel with ipvlan, and nobody else's links.
 //!     }
-//!     // Here is a kernel with ipvlan, and nobody else's links.
 //! }
 //! ```
+//!
+//! The guest's clock counts its instructions: how busy this machine is, it cannot know. So `scripts/test` runs those tests side by
+//! side, which it knows by the name of their module.
 //!
 //! Hosts that are such machines are made by [`Lab::vm`](crate::Lab::vm).
 
@@ -19,6 +24,8 @@ use crate::program;
 use heddle_vm::Cache;
 use std::path::PathBuf;
 
+/// The module of all such tests.
+const MODULE: &str = "emulated";
 /// Set inside the machine.
 const INSIDE: &str = "HEDDLE_IN_VM";
 
@@ -65,7 +72,8 @@ pub fn of_this_program(name: &str, args: &[&str]) -> Vm {
 /// A machine whose program is this test alone.
 pub fn of_this_test(test: &str) -> Vm {
     // Whoever asked for it outside may have asked for one that is ignored otherwise.
-    of_this_program(test, &["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
+    let path = format!("{MODULE}::{test}");
+    of_this_program(test, &["--exact", &path, "--include-ignored", "--nocapture", "--test-threads=1"])
 }
 
 /// Called first in the test of this name. Outside: boots a machine with these modules and tools, has the test run in
@@ -90,6 +98,6 @@ pub fn ran_in(test: &str, change: impl FnOnce(Vm) -> Vm) -> bool {
     );
     assert_eq!(output.ended, Ended::Exit(0), "{test} failed in the machine");
     // A name that no test has would pass as well.
-    assert!(output.stdout.contains("test result: ok. 1 passed"), "no test is called {test}");
+    assert!(output.stdout.contains("test result: ok. 1 passed"), "no test is called {MODULE}::{test}");
     true
 }

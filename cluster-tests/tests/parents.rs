@@ -292,13 +292,17 @@ fn asked(test: &str, rows: &[Row]) -> Option<Lab> {
     Some(lab)
 }
 
-#[test]
-fn every_mode_of_ipvlan_lets_through_what_it_should() {
-    asked("every_mode_of_ipvlan_lets_through_what_it_should", IPVLAN);
-}
+mod emulated {
+    use super::*;
 
-#[test]
-fn sub_interfaces_carry_what_they_should_and_go_with_their_networks() {
-    let lab = asked("sub_interfaces_carry_what_they_should_and_go_with_their_networks", TAGGED);
-    lab.iter().for_each(|lab| remove(lab, TAGGED));
+    #[test]
+    fn every_mode_of_ipvlan_lets_through_what_it_should() {
+        asked("every_mode_of_ipvlan_lets_through_what_it_should", IPVLAN);
+    }
+
+    #[test]
+    fn sub_interfaces_carry_what_they_should_and_go_with_their_networks() {
+        let lab = asked("sub_interfaces_carry_what_they_should_and_go_with_their_networks", TAGGED);
+        lab.iter().for_each(|lab| remove(lab, TAGGED));
+    }
 }

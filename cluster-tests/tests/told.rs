@@ -395,15 +395,19 @@ fn who_leaves_is_in_nobodys_tunnel() {
     who_leaves_is_forgotten(&Lab::up("told-leave", 3, 1));
 }
 
-#[test]
-fn who_leaves_is_in_no_kernels_tunnel() {
-    let modules = [&vm::DATA_PLANE[..], &["wireguard", "tun"]].concat();
-    let more = |vm: vm::Vm| vm.modules(&modules).tools(&vm::TOOLS).timeout(Duration::from_secs(400));
-    if vm::skipped() || vm::ran_in("who_leaves_is_in_no_kernels_tunnel", more) {
-        return;
+mod emulated {
+    use super::*;
+
+    #[test]
+    fn who_leaves_is_in_no_kernels_tunnel() {
+        let modules = [&vm::DATA_PLANE[..], &["wireguard", "tun"]].concat();
+        let more = |vm: vm::Vm| vm.modules(&modules).tools(&vm::TOOLS).timeout(Duration::from_secs(400));
+        if vm::skipped() || vm::ran_in("who_leaves_is_in_no_kernels_tunnel", more) {
+            return;
+        }
+        let lab = Lab::up("told-kernel", 3, 1);
+        let ends = lab.json("node1", &["tunnel", "ls", "--format", "json"]);
+        assert!(ends.as_array().unwrap().iter().all(|e| e["backend"] == "kernel"), "{ends:#}");
+        who_leaves_is_forgotten(&lab);
     }
-    let lab = Lab::up("told-kernel", 3, 1);
-    let ends = lab.json("node1", &["tunnel", "ls", "--format", "json"]);
-    assert!(ends.as_array().unwrap().iter().all(|e| e["backend"] == "kernel"), "{ends:#}");
-    who_leaves_is_forgotten(&lab);
 }

@@ -23,72 +23,6 @@ fn ip(args: &str) -> String {
     try_ip(args).unwrap_or_else(|e| panic!("ip {args}: {e}"))
 }
 
-#[test]
-fn the_kernel_is_debians_and_lacks_nothing() {
-    let all = [&vm::DATA_PLANE[..], &vm::IPVS, &RARE].concat();
-    if vm::skipped() || vm::ran_inside("the_kernel_is_debians_and_lacks_nothing", &all, &vm::TOOLS) {
-        return;
-    }
-    let version = std::fs::read_to_string("/proc/version").unwrap();
-    assert!(version.contains("Debian") && version.contains("-cloud-amd64"), "{version}");
-    for link in [
-        "add d0 type dummy",
-        "add link d0 name d0.10 type vlan id 10",
-        "add link d0.10 name i0 type ipvlan mode l3s",
-        "add w0 type wireguard",
-    ] {
-        ip(&format!("link {link}"));
-    }
-    assert!(ip("-d link show i0").contains("ipvlan  mode l3s"));
-    let output = Command::new(program()).args(["doctor", "--format", "json"]).output().unwrap();
-    let checks: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
-    let bad: Vec<_> = checks.iter().filter(|c| c["ok"] != true).collect();
-    assert!(bad.is_empty() && checks.len() > 10, "{bad:?}");
-}
-
-#[test]
-fn what_a_program_writes_and_how_it_ends_come_back() {
-    if vm::skipped() {
-        return;
-    }
-    let run = |name: &str, command: &[&str], limit: u64| {
-        vm::machine(name).command(command).env("ANSWER", "42").timeout(Duration::from_secs(limit)).run()
-    };
-    // It writes more than pipes hold, leaves somebody behind who keeps them open, and sleeps for longer than the limit.
-    let script = "sleep 100000 & seq 100000; echo $ANSWER >/dev/stderr; sleep 1000; exit 3";
-    let output = run("vm-exit", &["sh", "-c", script], 60).unwrap();
-    assert_eq!((output.ended, output.stderr.as_str()), (vm::Ended::Exit(3), "42\n"));
-    assert_eq!(output.stdout, (1..=100_000).map(|n| format!("{n}\n")).collect::<String>());
-    let output = run("vm-signal", &["sh", "-c", "kill -9 $$"], 60).unwrap();
-    assert_eq!((output.ended, output.stdout.as_str()), (vm::Ended::Signal(9), ""));
-
-    let said = run("vm-late", &["sh", "-c", "echo begun; while :; do :; done"], 45).unwrap_err().to_string();
-    assert!(said.contains("not done after 45s\nbegun\n"), "{said}");
-    let said = run("vm-nothing", &["no-such-program"], 60).unwrap_err().to_string();
-    assert!(said.contains("without a report") && said.contains("init: no-such-program: No such file"), "{said}");
-    let said = vm::machine("vm-module").modules(&["nonsense"]).run().unwrap_err().to_string();
-    assert!(said.ends_with("has no module nonsense"), "{said}");
-}
-
-#[test]
-#[ignore = "takes a minute, and acceptance.rs has the same on three machines"]
-fn a_cluster_answers_on_every_host() {
-    let test = "a_cluster_answers_on_every_host";
-    let machine = |vm: vm::Vm| vm.modules(&vm::DATA_PLANE).tools(&vm::TOOLS).timeout(Duration::from_secs(240));
-    if vm::skipped() || vm::ran_in(test, machine) {
-        return;
-    }
-    let start = std::time::Instant::now();
-    let lab = Lab::up("t-vm", 2, 1);
-    println!("up after {:.1?}", start.elapsed());
-    lab.create_web("web", 2, &["-p", "8080:80"]);
-    println!("the service after {:.1?}", start.elapsed());
-    for target in ["10.77.0.1:8080", "10.77.0.2:8080", "[fd77::1]:8080", "[fd77::2]:8080"] {
-        spread(2, |count| lab.ask("client", target, count, false));
-    }
-    println!("asked after {:.1?}", start.elapsed());
-}
-
 /// The test program of the agent's library. Asked for with all others, as they are built: alone it would have other features.
 fn agents_tests() -> std::path::PathBuf {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
@@ -105,34 +39,6 @@ fn agents_tests() -> std::path::PathBuf {
     let mut messages = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let agents = |m: &Value| m["target"]["name"] == "heddle_agent";
     messages.find_map(|m| m["executable"].as_str().filter(|_| agents(&m)).map(Into::into)).unwrap()
-}
-
-#[test]
-fn what_the_agent_asks_of_a_kernel_it_gets_there() {
-    if vm::skipped() {
-        return;
-    }
-    let modules = [&vm::DATA_PLANE[..], &vm::IPVS, &RARE].concat();
-    let output = vm::machine("vm-agent-tests")
-        .modules(&modules)
-        .tools(&[&vm::TOOLS[..], &["bridge", "ss", "wg"]].concat())
-        .binary(agents_tests(), "/usr/bin/agent-tests")
-        .command(&[
-            "/usr/bin/agent-tests",
-            "tests::parents",
-            "ipvs::tests",
-            "tunnel::sockets",
-            "tunnel::another",
-            "--nocapture",
-            "--test-threads=1",
-        ])
-        .env("REQUIRE", "ipvs,wireguard,tun,macvlan,ipvlan,vlan")
-        .timeout(Duration::from_secs(540))
-        .run()
-        .unwrap_or_else(|e| panic!("{e:#}"));
-    println!("{}{}\nin {:.1?}", output.stdout, output.stderr, output.took);
-    assert_eq!(output.ended, vm::Ended::Exit(0));
-    assert!(!output.stdout.contains("SKIPPED") && output.stdout.contains("test result: ok."));
 }
 
 /// Two children of one parent, each in a namespace, beside the parent's own host and somebody outside.
@@ -269,49 +175,148 @@ fn ping(space: &str, address: &str) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-#[test]
-fn children_of_a_link_reach_whom_they_should() {
-    let test = "children_of_a_link_reach_whom_they_should";
-    if vm::skipped() || vm::ran_inside(test, &["veth", "macvlan", "ipvlan", "8021q"], &["ip"]) {
-        return;
-    }
-    let mut rows = vec![
-        row("macvlan", "bridge", Some(true)),
-        row("macvlan", "private", Some(false)),
-        row("macvlan", "vepa", Some(false)),
-        row("macvlan", "passthru", None),
-        row("macvlan", "source", Some(false)),
-    ];
-    for (mode, to_sibling) in [
-        ("l2 bridge", true),
-        ("l2 private", false),
-        ("l2 vepa", false),
-        ("l3 bridge", true),
-        ("l3 private", false),
-        ("l3 vepa", false),
-        ("l3s bridge", true),
-        ("l3s private", false),
-        ("l3s vepa", false),
-    ] {
-        rows.push(row("ipvlan", mode, Some(to_sibling)));
-    }
-    for (kind, mode) in [("macvlan", "bridge"), ("ipvlan", "l2 bridge"), ("ipvlan", "l3 bridge")] {
-        rows.push(Row { vlan: Some(10), ..row(kind, mode, Some(true)) });
-    }
-    const COLUMNS: [&str; 7] =
-        ["a -> b", "a -> outside", "outside -> a", "a -> own host", "a -> other VLAN", "host -> other VLAN", "ARP"];
-    println!("\n{:28}{}", "", COLUMNS.map(|c| format!("{c:>20}")).concat());
-    let mut wrong = Vec::new();
-    for (n, row) in rows.iter().enumerate() {
-        row.make(n);
-        let (seen, expected) = (row.look(n), row.expected());
-        row.remove(n);
-        let name = format!("{} {}{}", row.kind, row.mode, row.vlan.map(|v| format!(", VLAN {v}")).unwrap_or_default());
-        let word = |column| seen.get(column).map_or("-", |yes| if *yes { "yes" } else { "no" });
-        println!("{name:28}{}", COLUMNS.map(|c| format!("{:>20}", word(c))).concat());
-        if seen != expected {
-            wrong.push(format!("{name}: {seen:?}, not {expected:?}"));
+mod emulated {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_debians_and_lacks_nothing() {
+        let all = [&vm::DATA_PLANE[..], &vm::IPVS, &RARE].concat();
+        if vm::skipped() || vm::ran_inside("the_kernel_is_debians_and_lacks_nothing", &all, &vm::TOOLS) {
+            return;
         }
+        let version = std::fs::read_to_string("/proc/version").unwrap();
+        assert!(version.contains("Debian") && version.contains("-cloud-amd64"), "{version}");
+        for link in [
+            "add d0 type dummy",
+            "add link d0 name d0.10 type vlan id 10",
+            "add link d0.10 name i0 type ipvlan mode l3s",
+            "add w0 type wireguard",
+        ] {
+            ip(&format!("link {link}"));
+        }
+        assert!(ip("-d link show i0").contains("ipvlan  mode l3s"));
+        let output = Command::new(program()).args(["doctor", "--format", "json"]).output().unwrap();
+        let checks: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+        let bad: Vec<_> = checks.iter().filter(|c| c["ok"] != true).collect();
+        assert!(bad.is_empty() && checks.len() > 10, "{bad:?}");
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    #[test]
+    fn what_a_program_writes_and_how_it_ends_come_back() {
+        if vm::skipped() {
+            return;
+        }
+        let run = |name: &str, command: &[&str], limit: u64| {
+            vm::machine(name).command(command).env("ANSWER", "42").timeout(Duration::from_secs(limit)).run()
+        };
+        // It writes more than pipes hold, leaves somebody behind who keeps them open, and sleeps for longer than the limit.
+        let script = "sleep 100000 & seq 100000; echo $ANSWER >/dev/stderr; sleep 1000; exit 3";
+        let output = run("vm-exit", &["sh", "-c", script], 60).unwrap();
+        assert_eq!((output.ended, output.stderr.as_str()), (vm::Ended::Exit(3), "42\n"));
+        assert_eq!(output.stdout, (1..=100_000).map(|n| format!("{n}\n")).collect::<String>());
+        let output = run("vm-signal", &["sh", "-c", "kill -9 $$"], 60).unwrap();
+        assert_eq!((output.ended, output.stdout.as_str()), (vm::Ended::Signal(9), ""));
+
+        let said = run("vm-late", &["sh", "-c", "echo begun; while :; do :; done"], 45).unwrap_err().to_string();
+        assert!(said.contains("not done after 45s\nbegun\n"), "{said}");
+        let said = run("vm-nothing", &["no-such-program"], 60).unwrap_err().to_string();
+        assert!(said.contains("without a report") && said.contains("init: no-such-program: No such file"), "{said}");
+        let said = vm::machine("vm-module").modules(&["nonsense"]).run().unwrap_err().to_string();
+        assert!(said.ends_with("has no module nonsense"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "takes a minute, and acceptance.rs has the same on three machines"]
+    fn a_cluster_answers_on_every_host() {
+        let test = "a_cluster_answers_on_every_host";
+        let machine = |vm: vm::Vm| vm.modules(&vm::DATA_PLANE).tools(&vm::TOOLS).timeout(Duration::from_secs(240));
+        if vm::skipped() || vm::ran_in(test, machine) {
+            return;
+        }
+        let start = std::time::Instant::now();
+        let lab = Lab::up("t-vm", 2, 1);
+        println!("up after {:.1?}", start.elapsed());
+        lab.create_web("web", 2, &["-p", "8080:80"]);
+        println!("the service after {:.1?}", start.elapsed());
+        for target in ["10.77.0.1:8080", "10.77.0.2:8080", "[fd77::1]:8080", "[fd77::2]:8080"] {
+            spread(2, |count| lab.ask("client", target, count, false));
+        }
+        println!("asked after {:.1?}", start.elapsed());
+    }
+
+    #[test]
+    fn what_the_agent_asks_of_a_kernel_it_gets_there() {
+        if vm::skipped() {
+            return;
+        }
+        let modules = [&vm::DATA_PLANE[..], &vm::IPVS, &RARE].concat();
+        let output = vm::machine("vm-agent-tests")
+            .modules(&modules)
+            .tools(&[&vm::TOOLS[..], &["bridge", "ss", "wg"]].concat())
+            .binary(agents_tests(), "/usr/bin/agent-tests")
+            .command(&[
+                "/usr/bin/agent-tests",
+                "tests::parents",
+                "ipvs::tests",
+                "tunnel::sockets",
+                "tunnel::another",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env("REQUIRE", "ipvs,wireguard,tun,macvlan,ipvlan,vlan")
+            .timeout(Duration::from_secs(540))
+            .run()
+            .unwrap_or_else(|e| panic!("{e:#}"));
+        println!("{}{}\nin {:.1?}", output.stdout, output.stderr, output.took);
+        assert_eq!(output.ended, vm::Ended::Exit(0));
+        assert!(!output.stdout.contains("SKIPPED") && output.stdout.contains("test result: ok."));
+    }
+
+    #[test]
+    fn children_of_a_link_reach_whom_they_should() {
+        let test = "children_of_a_link_reach_whom_they_should";
+        if vm::skipped() || vm::ran_inside(test, &["veth", "macvlan", "ipvlan", "8021q"], &["ip"]) {
+            return;
+        }
+        let mut rows = vec![
+            row("macvlan", "bridge", Some(true)),
+            row("macvlan", "private", Some(false)),
+            row("macvlan", "vepa", Some(false)),
+            row("macvlan", "passthru", None),
+            row("macvlan", "source", Some(false)),
+        ];
+        for (mode, to_sibling) in [
+            ("l2 bridge", true),
+            ("l2 private", false),
+            ("l2 vepa", false),
+            ("l3 bridge", true),
+            ("l3 private", false),
+            ("l3 vepa", false),
+            ("l3s bridge", true),
+            ("l3s private", false),
+            ("l3s vepa", false),
+        ] {
+            rows.push(row("ipvlan", mode, Some(to_sibling)));
+        }
+        for (kind, mode) in [("macvlan", "bridge"), ("ipvlan", "l2 bridge"), ("ipvlan", "l3 bridge")] {
+            rows.push(Row { vlan: Some(10), ..row(kind, mode, Some(true)) });
+        }
+        const COLUMNS: [&str; 7] =
+            ["a -> b", "a -> outside", "outside -> a", "a -> own host", "a -> other VLAN", "host -> other VLAN", "ARP"];
+        println!("\n{:28}{}", "", COLUMNS.map(|c| format!("{c:>20}")).concat());
+        let mut wrong = Vec::new();
+        for (n, row) in rows.iter().enumerate() {
+            row.make(n);
+            let (seen, expected) = (row.look(n), row.expected());
+            row.remove(n);
+            let name =
+                format!("{} {}{}", row.kind, row.mode, row.vlan.map(|v| format!(", VLAN {v}")).unwrap_or_default());
+            let word = |column| seen.get(column).map_or("-", |yes| if *yes { "yes" } else { "no" });
+            println!("{name:28}{}", COLUMNS.map(|c| format!("{:>20}", word(c))).concat());
+            if seen != expected {
+                wrong.push(format!("{name}: {seen:?}, not {expected:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
 }

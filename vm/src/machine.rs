@@ -41,7 +41,7 @@ pub struct Shape<'a> {
 
 /// For translated code, all of which is taken in time; when it is full, qemu translates everything anew. While a cluster
 /// forms and starts a service, a debug build of Heddle fills 96 MiB nine times, and 200 twice.
-const TRANSLATED_MIB: u32 = 160;
+const TRANSLATED_MIB: u32 = 512;
 /// All that qemu can emulate, but for the instructions that move strings: kernels think them fast and clear each page with
 /// one, and qemu emulates them a byte at a time.
 const PROCESSOR: &str = "max,erms=off,fsrm=off";

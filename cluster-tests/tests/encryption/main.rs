@@ -287,25 +287,6 @@ fn by_the_daemon_nothing_is_read_forged_or_leaked() {
 }
 
 #[test]
-fn by_the_kernel_nothing_is_read_forged_or_leaked() {
-    if vm::skipped() || in_machine("by_the_kernel_nothing_is_read_forged_or_leaked") {
-        return;
-    }
-    whole("t-enc-kernel", ["kernel", "kernel"]);
-}
-
-#[test]
-#[ignore = "takes a minute, and acceptance.rs has the same on three machines"]
-fn a_host_of_each_kind_understand_each_other() {
-    if vm::skipped() || in_machine("a_host_of_each_kind_understand_each_other") {
-        return;
-    }
-    let pair = Pair::new("t-enc-both", ["kernel", "userspace"]);
-    pair.nothing_is_read();
-    pair.nothing_is_heard();
-}
-
-#[test]
 fn a_port_that_is_taken_is_told_and_nothing_leaks() {
     if skipped() {
         return;
@@ -415,4 +396,27 @@ fn what_the_kernel_lacks_is_told_at_once() {
     }
     let said = lab.refused("node1", &["daemon", "--wireguard", "kernel", "--state-dir", "/tmp/none"]);
     assert!(said.contains("no wireguard: load the module wireguard, or use --wireguard userspace"), "{said}");
+}
+
+mod emulated {
+    use super::*;
+
+    #[test]
+    fn by_the_kernel_nothing_is_read_forged_or_leaked() {
+        if vm::skipped() || in_machine("by_the_kernel_nothing_is_read_forged_or_leaked") {
+            return;
+        }
+        whole("t-enc-kernel", ["kernel", "kernel"]);
+    }
+
+    #[test]
+    #[ignore = "takes a minute, and acceptance.rs has the same on three machines"]
+    fn a_host_of_each_kind_understand_each_other() {
+        if vm::skipped() || in_machine("a_host_of_each_kind_understand_each_other") {
+            return;
+        }
+        let pair = Pair::new("t-enc-both", ["kernel", "userspace"]);
+        pair.nothing_is_read();
+        pair.nothing_is_heard();
+    }
 }

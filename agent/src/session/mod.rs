@@ -29,8 +29,9 @@ const RETRY_MOST: Duration = Duration::from_secs(1);
 const REMOVED_RETRY: Duration = Duration::from_secs(10);
 const DESCRIBE_EVERY: Duration = Duration::from_secs(1);
 const MAX_MESSAGE: usize = 64 << 20;
-/// A leader that answers no heartbeat for this long, and for so many periods, is looked for elsewhere.
-const SILENCE: Duration = Duration::from_secs(3);
+/// A leader that says nothing for this long, and for so many periods, is looked for elsewhere. After half of that it is asked for
+/// an answer: of thousands of nodes' heartbeats, a leader need not answer each.
+const SILENCE: Duration = Duration::from_secs(4);
 const SILENT_BEATS: u32 = 3;
 
 /// What the agent hears.
@@ -145,12 +146,13 @@ impl Session {
         let mut open = false;
         let mut wish = None;
         let mut patience = SILENCE;
-        // The first heartbeat that nothing came after. A manager of an older version answers none, and is not expected to.
-        let (mut asked, mut answers) = (None::<Instant>, false);
+        // The last sign of life, and the first heartbeat since then that asks for one. A manager of an older version answers
+        // none, and is not expected to.
+        let (mut heard, mut asked, mut answers) = (Instant::now(), None::<Instant>, false);
         loop {
             let given_up = async {
                 match asked.filter(|_| answers) {
-                    Some(since) => tokio::time::sleep_until(since + patience).await,
+                    Some(since) => tokio::time::sleep_until(since + patience / 2).await,
                     None => std::future::pending().await,
                 }
             };
@@ -158,8 +160,10 @@ impl Session {
                 // However much comes, this node says that it is there; and what has come counts before what is missed.
                 biased;
                 _ = beat.tick() => {
-                    asked.get_or_insert(Instant::now());
-                    let beat = FromAgent::Heartbeat(v1::Heartbeat { answer: true });
+                    if heard.elapsed() >= patience / 2 {
+                        asked.get_or_insert_with(Instant::now);
+                    }
+                    let beat = FromAgent::Heartbeat(v1::Heartbeat { answer: asked.is_some() });
                     // Where more waits to be said, that is a sign of life, too.
                     if let Err(TrySendError::Closed(_)) = speak.try_send(beat) {
                         return None;
@@ -167,14 +171,12 @@ impl Session {
                 }
                 message = inbound.next() => {
                     let Some(Ok(v1::ManagerMessage { message })) = message else { return None };
+                    (heard, asked) = (Instant::now(), None);
                     // Of a kind that a newer manager knows: no more than a sign of life.
-                    let Some(message) = message else {
-                        asked = None;
-                        continue;
-                    };
+                    let Some(message) = message else { continue };
                     let event = match message {
                         ToAgent::Beat(_) => {
-                            (asked, answers) = (None, true);
+                            answers = true;
                             continue;
                         }
                         ToAgent::Redirect(redirect) => return redirect.leader.parse().ok(),
@@ -208,7 +210,8 @@ impl Session {
                     if let Some(wish) = wish.take() {
                         self.events.send(Event::Wish(wish)).await.ok()?;
                     }
-                    asked = None;
+                    // That may have taken a while.
+                    heard = Instant::now();
                 }
                 () = given_up => {
                     tracing::warn!(%addr, "the leader is silent");

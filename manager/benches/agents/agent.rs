@@ -68,7 +68,7 @@ struct Held {
 
 async fn session(manager: SocketAddr, credentials: &Credentials, addr: IpAddr) -> Option<()> {
     let mut joining = Some(JOINING.acquire().await.unwrap());
-    let mut client = DispatcherClient::new(tls::dial(manager, credentials));
+    let mut client = DispatcherClient::new(tls::dial_session(manager, credentials));
     client = client.max_decoding_message_size(64 << 20);
     let (speak, spoken) = mpsc::channel(64);
     let say = |message| speak.send(v1::AgentMessage { message: Some(message) });
@@ -82,20 +82,27 @@ async fn session(manager: SocketAddr, credentials: &Credentials, addr: IpAddr) -
         .await
         .ok()?;
     let mut heard = client.session(ReceiverStream::new(spoken)).await.ok()?.into_inner();
-    let mut beat = tokio::time::interval(Duration::from_millis(300));
+    let mut period = Duration::from_millis(300);
+    let mut beat = tokio::time::interval(period);
+    let mut silent = 0;
     let mut tasks: BTreeMap<String, Held> = BTreeMap::new();
     loop {
         let message = tokio::select! {
             message = heard.next() => message?.ok()?.message?,
             _ = beat.tick() => {
-                say(FromAgent::Heartbeat(v1::Heartbeat { answer: true })).await.ok()?;
+                // As agents do: an answer is asked for once half of their patience is over.
+                silent += 1;
+                let answer = period * silent >= Duration::from_secs(2).max(period * 3 / 2);
+                say(FromAgent::Heartbeat(v1::Heartbeat { answer })).await.ok()?;
                 continue;
             }
         };
+        silent = 0;
         let assignments = match message {
             ToAgent::Assignments(assignments) => assignments,
             ToAgent::Session(info) => {
-                beat = tokio::time::interval(Duration::from_millis(info.heartbeat_ms.into()));
+                period = Duration::from_millis(info.heartbeat_ms.into());
+                beat = tokio::time::interval(period);
                 continue;
             }
             _ => continue,

@@ -134,6 +134,7 @@ impl World {
                     linger: Duration::ZERO,
                     files: Vec::new(),
                     force_update: 0,
+                    health: None,
                 }
                 .into(),
                 endpoint: EndpointSpec { ports: vec![port], ..EndpointSpec::default() },

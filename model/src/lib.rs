@@ -4,6 +4,7 @@
 //! cluster ── node ── service ── task        who wants what, where it runs
 //!              workload                     one program that one host runs by itself
 //!              update                       how its tasks are replaced by others
+//!              health                       how they show that they are well
 //!                 └─ network ── endpoint    what it is reachable by
 //!                      └─ tunnel            keys of hosts, for networks that are encrypted
 //!              payload                      secrets and configs, which tasks have as files
@@ -23,6 +24,7 @@ pub mod fence;
 pub mod find;
 #[cfg(test)]
 mod fuzz;
+pub mod health;
 pub mod id;
 pub mod limits;
 pub mod meta;

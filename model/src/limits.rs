@@ -3,6 +3,7 @@
 
 use crate::{
     Annotations,
+    health::Probe,
     network::NetworkSpec,
     node::NodeDescription,
     service::{ProcessSpec, Runtime, ServiceSpec, TaskSpec},
@@ -28,6 +29,8 @@ const CONSTRAINT: usize = 1 << 10;
 const NETWORKS: usize = 64;
 const ALIASES: usize = 64;
 const PORTS: usize = 1024;
+/// Bytes of a health check's command, or of its path.
+const CHECK: usize = 4 << 10;
 /// Secrets and configs of one task.
 const FILES: usize = 64;
 /// Addresses of a network that are in use by others.
@@ -151,6 +154,14 @@ fn task(task: &TaskSpec) -> Result {
         long("network", &network.target, NAME)?;
         names("aliases", network.aliases.iter(), ALIASES)?;
     }
+    match task.health.as_ref().map(|health| &health.probe) {
+        Some(Probe::Command(command)) => {
+            long("health command", command, CHECK)?;
+            whole("health command", command)?;
+        }
+        Some(Probe::Http { path, .. }) => long("health path", path, CHECK)?,
+        Some(Probe::Tcp(_)) | None => {}
+    }
     many("secrets and configs", task.files.len(), FILES)?;
     task.files.iter().try_for_each(|file| long("secret or config", &file.source, NAME))
 }
@@ -162,7 +173,11 @@ pub fn size(task: &TaskSpec) -> u64 {
     let aliases = task.networks.iter().flat_map(|n| &n.aliases);
     let texts = program.command.iter().chain(&task.placement.constraints).chain(aliases).map(String::len);
     let files = task.files.iter().map(|file| file.source.len() + file.path.as_path().as_os_str().len());
-    texts.chain(variables).chain(files).sum::<usize>() as u64
+    let check = match task.health.as_ref().map(|health| &health.probe) {
+        Some(Probe::Command(text) | Probe::Http { path: text, .. }) => text.len(),
+        Some(Probe::Tcp(_)) | None => 0,
+    };
+    (texts.chain(variables).chain(files).sum::<usize>() + check) as u64
 }
 
 pub fn service(spec: &ServiceSpec) -> Result {
@@ -294,6 +309,7 @@ mod tests {
                 linger: Default::default(),
                 files: Vec::new(),
                 force_update: 0,
+                health: None,
             }
             .into(),
             endpoint: Default::default(),

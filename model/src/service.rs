@@ -3,6 +3,7 @@
 use crate::{
     Annotations, Meta, ServiceId, Version,
     endpoint::{Endpoint, EndpointSpec, PortConfig, PublishMode},
+    health::HealthCheck,
     payload::PayloadFile,
     shared::Shared,
     update::{Previous, UpdateConfig, UpdateStatus},
@@ -90,6 +91,9 @@ pub struct TaskSpec {
     /// Grows when tasks are to be replaced although nothing else changed.
     #[serde(default)]
     pub force_update: u64,
+    /// None: a task is healthy while it runs.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
 }
 
 impl TaskSpec {

@@ -91,9 +91,18 @@ pub struct TaskStatus {
     /// Of the task's first process, as the host sees it.
     pub pid: Option<u32>,
     pub exit_code: Option<i32>,
+    /// Its health check has failed for good: it is to be stopped, and has failed.
+    #[serde(default)]
+    pub unhealthy: bool,
 }
 
 impl TaskStatus {
+    /// Whether this may be followed by that: no state is gone back to, and what is unhealthy stays so until it ends.
+    pub fn may_become(&self, next: &TaskStatus) -> bool {
+        let recovers = self.unhealthy && !next.unhealthy && !next.state.is_terminal();
+        self.state <= next.state && !recovers
+    }
+
     /// With sentences that are as long as one of a node's report may be.
     pub fn bounded(mut self) -> Self {
         [&mut self.message, &mut self.error].into_iter().for_each(crate::node::shorten);
@@ -138,11 +147,33 @@ impl Task {
 
     /// Whether load balancers and DNS may send anything to it.
     pub fn in_service(&self) -> bool {
-        self.status.state == TaskState::Running && self.desired == TaskState::Running
+        self.status.state == TaskState::Running && self.desired == TaskState::Running && !self.status.unhealthy
+    }
+
+    /// Whether it has to leave its node, though it may not be stopped yet.
+    pub fn has_to_go(&self) -> bool {
+        self.desired > TaskState::Running || self.status.unhealthy
     }
 
     /// Whether it may still have processes and kernel objects on its node.
     pub fn on_node(&self) -> bool {
         self.node.is_some() && !self.status.state.is_terminal()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unhealthy_ends_and_is_never_well_again() {
+        let status = |state, unhealthy| TaskStatus { state, unhealthy, ..TaskStatus::default() };
+        let well = status(TaskState::Running, false);
+        let unhealthy = status(TaskState::Running, true);
+        assert!(well.may_become(&unhealthy) && !unhealthy.may_become(&well));
+        assert!(!status(TaskState::Starting, true).may_become(&well));
+        for end in [true, false].map(|unhealthy| status(TaskState::Failed, unhealthy)) {
+            assert!(unhealthy.may_become(&end) && !end.may_become(&unhealthy));
+        }
     }
 }

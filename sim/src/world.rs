@@ -142,6 +142,7 @@ impl World {
             stop_grace: Duration::from_secs(1),
             files: Vec::new(),
             force_update: 0,
+            health: None,
             linger: Duration::ZERO,
         };
         Service {

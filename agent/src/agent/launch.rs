@@ -162,6 +162,7 @@ mod tests {
                 stop_grace: std::time::Duration::ZERO,
                 linger: TaskSpec::LINGER,
                 force_update: 0,
+                health: None,
             }
             .into(),
             spec_version: Version(1),

@@ -87,6 +87,7 @@ fn task(n: u8, nets: &[u8], on: u8, running: bool) -> Task {
             linger: TaskSpec::LINGER,
             files: Vec::new(),
             force_update: 0,
+            health: None,
         }
         .into(),
         spec_version: Version(1),

@@ -207,6 +207,7 @@ mod tests {
                 linger: TaskSpec::LINGER,
                 files: Vec::new(),
                 force_update: 0,
+                health: None,
             }
             .into(),
             spec_version: Version(1),

@@ -228,6 +228,7 @@ fn task(n: u32, networks: &[NetworkView; 2], node: &NodeId) -> Task {
             linger: TaskSpec::LINGER,
             files: Vec::new(),
             force_update: 0,
+            health: None,
         }
         .into(),
         spec_version: Version(1),

@@ -49,6 +49,7 @@ fn service(name: &str, replicas: u64, networks: Vec<NetworkTarget>, ports: Vec<P
         stop_grace: Duration::from_secs(10),
         files: Vec::new(),
         force_update: 0,
+        health: None,
         linger: Duration::ZERO,
     };
     Service {

@@ -12,6 +12,7 @@ use heddle_model::{
     cluster::BadAutopilot,
     connection::Connection,
     endpoint::PublishMode,
+    health::BadHealthCheck,
     limits::{self, LimitError},
     meta::{BadName, check_name},
     net::{Mtu, Pool, PoolError, Port, Protocol},
@@ -34,6 +35,8 @@ pub enum SpecError {
     Name(#[from] BadName),
     #[error(transparent)]
     Limit(#[from] LimitError),
+    #[error(transparent)]
+    Health(#[from] BadHealthCheck),
     #[error(transparent)]
     Autopilot(#[from] BadAutopilot),
     #[error("{kind} {name:?} exists already: choose another name")]
@@ -274,6 +277,9 @@ fn possible(state: &Snapshot, old: Option<&Service>, spec: &mut ServiceSpec) -> 
     }
     for constraint in &spec.task.placement.constraints {
         constraint.parse::<Constraint>()?;
+    }
+    if let Some(health) = &spec.task.health {
+        health.check()?;
     }
     networks(state, spec)?;
     files(state, spec)?;

@@ -8,6 +8,7 @@ use crate::{
 use heddle_model::{
     Annotations, NetworkId, TaskId, Timestamp, Version,
     endpoint::{PortConfig, PublishMode},
+    health::{HealthCheck, Probe},
     net::{Mtu, Pool, Port, Protocol},
     network::{Driver, Network, NetworkSpec},
     node::{Node, NodeDescription},
@@ -15,7 +16,7 @@ use heddle_model::{
     update::{FailureAction, Order},
     workload::NetworkWish,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 fn pool(subnet: &str) -> Pool {
     Pool::new(subnet.parse().unwrap())
@@ -204,6 +205,40 @@ fn services_join_overlays_or_the_hosts_network() {
     for task in tasks {
         assert!(task.node.is_some() && task.attachments.is_empty() && task.host_ports.is_empty(), "{task:?}");
         assert_eq!(task.spec.networks, [target("host", &[])]);
+    }
+}
+
+#[test]
+fn health_checks_that_cannot_be_are_refused() {
+    let mut world = world();
+    let (eighty, ms) = (Port::try_from(80).unwrap(), Duration::from_millis);
+    let good = HealthCheck::new(Probe::Command("true".into()));
+    let http = |path: &str| HealthCheck::new(Probe::Http { port: eighty, path: path.into() });
+    let long = "x".repeat(5000);
+    let begins = format!("{}...", "x".repeat(40));
+    let too_long = format!("health command {begins:?} is 5000 bytes long: use at most 4096");
+    let command = |text: &str| HealthCheck::new(Probe::Command(text.into()));
+    for (check, sentence) in [
+        (command(" "), "the command of the health check is empty: give a command of a shell, or leave the check out"),
+        (command(&long), &too_long),
+        (command("a\0"), "health command \"a\\0\" has a zero byte in it, which no program can be given: leave it out"),
+        (http("x"), "health check path \"x\": use one that begins with / and has no spaces, such as /healthz"),
+        (http("/a b"), "health check path \"/a b\": use one that begins with / and has no spaces, such as /healthz"),
+        (HealthCheck { interval: ms(0), ..good.clone() }, "health interval 0ns: use 100ms to 24h"),
+        (HealthCheck { timeout: ms(99), ..good.clone() }, "health timeout 99ms: use 100ms to 24h"),
+        (HealthCheck { start_period: ms(86_400_001), ..good.clone() }, "health start period 86400.001s: use 0s to 24h"),
+        (HealthCheck { start_interval: ms(0), ..good.clone() }, "health start interval 0ns: use 100ms to 24h"),
+        (HealthCheck { retries: 0, ..good.clone() }, "health retries 0: use 1 to 1000"),
+        (HealthCheck { retries: 1001, ..good.clone() }, "health retries 1001: use 1 to 1000"),
+    ] {
+        let mut spec = service(&mut world, vec![target("taken", &[])]);
+        spec.task.health = Some(check);
+        assert_eq!(check::service(&world.state, spec).expect_err(sentence).to_string(), sentence);
+    }
+    for check in [good, http("/"), HealthCheck::new(Probe::Tcp(eighty))] {
+        let mut spec = service(&mut world, vec![target("taken", &[])]);
+        spec.task.health = Some(check);
+        assert!(check::service(&world.state, spec).is_ok());
     }
 }
 

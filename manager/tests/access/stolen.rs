@@ -49,6 +49,7 @@ fn service() -> Service {
             linger: Duration::ZERO,
             files: Vec::new(),
             force_update: 0,
+            health: None,
         }
         .into(),
         endpoint: EndpointSpec::default(),

@@ -193,6 +193,7 @@ mod tests {
     use heddle_model::{
         ClusterId, Meta, NetworkId, NodeId, PayloadId, ServiceId, TaskId, Timestamp, Version,
         endpoint::{Attachment, EndpointMode, PortConfig, PublishMode},
+        health::{HealthCheck, Probe},
         net::{DualAddr, DualSubnet, Mac, Port, Protocol},
         node::IngressLeg,
         payload::{FileMode, FilePath, PayloadFile, PayloadKind},
@@ -241,6 +242,7 @@ mod tests {
                     stop_grace: Duration::from_secs(10),
                     linger: Duration::from_millis(7),
                     force_update: 2,
+                    health: Some(HealthCheck { retries: 5, ..HealthCheck::new(Probe::Tcp(port(80))) }),
                     files: vec![PayloadFile {
                         kind: PayloadKind::Secret,
                         source: PayloadId::from_random([8; 16]).to_string(),
@@ -271,6 +273,7 @@ mod tests {
                     error: "e".into(),
                     pid: Some(3),
                     exit_code: Some(-4),
+                    unhealthy: true,
                 },
             })),
             Item::Network(NetworkView {

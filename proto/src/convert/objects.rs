@@ -6,6 +6,7 @@ use heddle_model::{
     Annotations, Meta, Timestamp, Version,
     cluster::Role,
     endpoint::{Attachment, Endpoint, EndpointMode, EndpointSpec, PortConfig, PublishMode, VirtualIp},
+    health::{HealthCheck, Probe},
     net::{Pool, Protocol, Vni, parse_subnet},
     network::{Driver, Network, NetworkAllocation, NetworkSpec},
     node::{
@@ -389,6 +390,7 @@ impl From<TaskSpec> for v1::TaskSpec {
             linger_ms: Some(millis(s.linger)),
             force_update: s.force_update,
             files: s.files.into_iter().map(Into::into).collect(),
+            health: s.health.map(Into::into),
         }
     }
 }
@@ -419,6 +421,44 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
             linger: s.linger_ms.map_or(TaskSpec::LINGER, Duration::from_millis),
             force_update: s.force_update,
             files: list(s.files)?,
+            health: s.health.map(TryInto::try_into).transpose()?,
+        })
+    }
+}
+
+impl From<HealthCheck> for v1::HealthCheck {
+    fn from(c: HealthCheck) -> Self {
+        use v1::health_check::Probe as Wire;
+        Self {
+            probe: Some(match c.probe {
+                Probe::Command(command) => Wire::Command(command),
+                Probe::Http { port, path } => Wire::Http(v1::HttpProbe { port: port.get().into(), path }),
+                Probe::Tcp(port) => Wire::Tcp(port.get().into()),
+            }),
+            interval_ms: millis(c.interval),
+            timeout_ms: millis(c.timeout),
+            retries: c.retries,
+            start_period_ms: millis(c.start_period),
+            start_interval_ms: millis(c.start_interval),
+        }
+    }
+}
+
+impl TryFrom<v1::HealthCheck> for HealthCheck {
+    type Error = ConvertError;
+    fn try_from(c: v1::HealthCheck) -> Result<Self> {
+        use v1::health_check::Probe as Wire;
+        Ok(Self {
+            probe: match some("health.probe", c.probe)? {
+                Wire::Command(command) => Probe::Command(command),
+                Wire::Http(http) => Probe::Http { port: port("health.http.port", http.port)?, path: http.path },
+                Wire::Tcp(tcp) => Probe::Tcp(port("health.tcp", tcp)?),
+            },
+            interval: Duration::from_millis(c.interval_ms),
+            timeout: Duration::from_millis(c.timeout_ms),
+            retries: c.retries,
+            start_period: Duration::from_millis(c.start_period_ms),
+            start_interval: Duration::from_millis(c.start_interval_ms),
         })
     }
 }
@@ -532,6 +572,7 @@ impl From<TaskStatus> for v1::TaskStatus {
             error: s.error,
             pid: s.pid,
             exit_code: s.exit_code,
+            unhealthy: s.unhealthy,
         }
     }
 }
@@ -546,6 +587,7 @@ impl TryFrom<v1::TaskStatus> for TaskStatus {
             error: s.error,
             pid: s.pid,
             exit_code: s.exit_code,
+            unhealthy: s.unhealthy,
         })
     }
 }

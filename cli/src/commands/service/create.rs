@@ -89,6 +89,7 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
             linger: TaskSpec::LINGER,
             files: args.secret.iter().chain(&args.config).cloned().collect(),
             force_update: 0,
+            health: None,
         }
         .into(),
         endpoint: EndpointSpec {

@@ -266,6 +266,7 @@ pub enum Event {
     /// Every task on a node makes this step.
     Report(TaskState),
     EndTask(usize),
+    Unhealthy(usize),
     RemoveNetwork(usize),
     /// If nobody uses it.
     RemoveSecret(usize),
@@ -291,6 +292,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => any::<usize>().prop_map(Event::RemoveService),
         1 => prop_oneof![Just(TaskState::Running), Just(TaskState::Shutdown)].prop_map(Event::Report),
         1 => any::<usize>().prop_map(Event::EndTask),
+        1 => any::<usize>().prop_map(Event::Unhealthy),
         1 => any::<usize>().prop_map(Event::RemoveNetwork),
         1 => any::<usize>().prop_map(Event::RemoveSecret),
         1 => Just(Event::NewIngress),
@@ -360,6 +362,9 @@ impl World {
             Event::EndTask(n) => pick(state.tasks.values(), n).map(|t| Mutation::TaskStatus {
                 id: t.id.clone(),
                 status: TaskStatus { state: TaskState::Failed, ..TaskStatus::default() },
+            }),
+            Event::Unhealthy(n) => pick(state.tasks.values().filter(|t| t.on_node()), n).map(|t| {
+                Mutation::TaskStatus { id: t.id.clone(), status: TaskStatus { unhealthy: true, ..t.status.clone() } }
             }),
             Event::RemoveNetwork(n) => {
                 let network = pick(open(), n).filter(|n| check::network_removal(&state, n).is_ok());

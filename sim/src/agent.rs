@@ -18,7 +18,7 @@ use heddle_proto::v1::{
 };
 use rand::RngExt;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -35,6 +35,8 @@ pub struct Kept {
     pub revision: u64,
     pub acked: u64,
     pub tasks: BTreeMap<TaskId, TaskState>,
+    /// Those whose checks have failed.
+    unhealthy: BTreeSet<TaskId>,
     /// What it should never have been told.
     pub wrong: Vec<String>,
 }
@@ -163,30 +165,36 @@ impl Agent {
         let kept = &mut *self.kept();
         let Some(view) = &kept.view else { return };
         kept.tasks.retain(|id, _| view.tasks.contains_key(id));
+        kept.unhealthy.retain(|id| view.tasks.contains_key(id));
         for (id, task) in &view.tasks {
             let state = kept.tasks.entry(id.clone()).or_insert(TaskState::Assigned);
             if state.is_terminal() {
                 continue;
             }
             let fate: f64 = ambient::rng().random();
+            let unhealthy = kept.unhealthy.contains(id);
             *state = match (task.desired, fate) {
-                (TaskState::Running, f) if f < 0.002 => TaskState::Failed,
-                (TaskState::Running, f) if f < 0.7 => onward(*state),
-                (TaskState::Running, _) => *state,
+                (_, f) if f < 0.7 && task.stop && unhealthy => TaskState::Failed,
                 (_, f) if f < 0.7 && task.stop => TaskState::Shutdown,
+                (TaskState::Running, f) if f < 0.001 => TaskState::Failed,
+                (TaskState::Running, f) if f < 0.002 => {
+                    kept.unhealthy.insert(id.clone());
+                    *state
+                }
+                (TaskState::Running, f) if f < 0.7 && !unhealthy => onward(*state),
                 _ => *state,
             };
         }
     }
 
     /// Tells what the manager has not heard in this session.
-    fn report(&self, wire: &mut Wire, reported: &mut BTreeMap<TaskId, TaskState>) -> bool {
+    fn report(&self, wire: &mut Wire, reported: &mut BTreeMap<TaskId, (TaskState, bool)>) -> bool {
         let kept = &mut *self.kept();
         let since = ambient::now();
-        let news = kept.tasks.iter().filter(|(id, state)| reported.get(*id) != Some(*state));
-        let news: Vec<_> = news.map(|(id, state)| (id.clone(), *state)).collect();
-        let report = |(id, state): &(TaskId, TaskState)| {
-            let status = TaskStatus { state: *state, since, ..TaskStatus::default() };
+        let all = kept.tasks.iter().map(|(id, state)| (id.clone(), (*state, kept.unhealthy.contains(id))));
+        let news: Vec<_> = all.filter(|(id, seen)| reported.get(id) != Some(seen)).collect();
+        let report = |(id, (state, unhealthy)): &(TaskId, (TaskState, bool))| {
+            let status = TaskStatus { state: *state, unhealthy: *unhealthy, since, ..TaskStatus::default() };
             v1::TaskReport { task: id.to_string(), status: Some(status.into()) }
         };
         let tasks: Vec<_> = news.iter().map(report).collect();

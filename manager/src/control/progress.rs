@@ -60,5 +60,10 @@ pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceP
 
 fn reason(task: &Task) -> Option<String> {
     let text = if task.status.error.is_empty() { &task.status.message } else { &task.status.error };
-    (task.status.state <= TaskState::Pending || !task.status.error.is_empty()).then(|| text.clone())
+    let waits = match task.status.state {
+        // For its health check to succeed.
+        TaskState::Starting => task.spec.health.is_some(),
+        state => state <= TaskState::Pending,
+    };
+    (waits || !task.status.error.is_empty()).then(|| text.clone())
 }

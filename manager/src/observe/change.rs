@@ -207,6 +207,8 @@ impl Told for Task {
                 let why = error.map_or_else(String::new, |e| format!(" ({e})"));
                 format!("{} -> {}{why}", self.status.state, next.status.state)
             }),
+            (self.status.state == next.status.state && !self.status.unhealthy && next.status.unhealthy)
+                .then(|| next.status.error.clone()),
             (self.desired != next.desired).then(|| format!("wanted {}", next.desired)),
             (self.node != next.node).then(|| next.node.as_ref().map_or("on no node".into(), |n| format!("on {n}"))),
             (self.attachments != next.attachments).then(|| "addresses".to_owned()),

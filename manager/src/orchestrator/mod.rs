@@ -46,7 +46,9 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
 /// A task that no balancer leads to may be stopped at once; the others wait until that is so.
 fn want(task: &Task, desired: TaskState, plan: &mut Plan) {
     if task.desired < desired {
-        let stop = task.stop || !task.in_service();
+        // One that became unhealthy may not have left all of them.
+        let led_to = task.desired == TaskState::Running && task.status.state == TaskState::Running;
+        let stop = task.stop || !led_to;
         plan.push(Mutation::Update(Task { desired, stop, ..task.clone() }.into()));
     }
 }

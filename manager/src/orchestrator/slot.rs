@@ -54,7 +54,7 @@ impl<'a> Slot<'a> {
 
     /// Those that run, or may come to, oldest first.
     pub fn live<'s>(&'s self, state: &'s Snapshot) -> impl DoubleEndedIterator<Item = &'a Task> + 's {
-        let lives = |t: &&Task| t.desired == TaskState::Running && !t.status.state.is_terminal();
+        let lives = |t: &&Task| !t.has_to_go() && !t.status.state.is_terminal();
         self.tasks().filter(lives).filter(|t| !is_lost(state, t))
     }
 
@@ -71,7 +71,7 @@ impl<'a> Slot<'a> {
 
     /// Whether a task that has to go is still on its node.
     pub fn is_leaving(&self, state: &Snapshot) -> bool {
-        self.tasks().any(|t| t.desired > TaskState::Running && t.on_node() && !is_lost(state, t))
+        self.tasks().any(|t| t.has_to_go() && t.on_node() && !is_lost(state, t))
     }
 }
 
@@ -84,8 +84,12 @@ pub fn fill(
     context: &mut Context<'_>,
     plan: &mut Plan,
 ) {
-    for task in slot.tasks().filter(|t| !t.status.state.is_terminal() && is_lost(state, t)) {
-        want(task, TaskState::Shutdown, plan);
+    for task in slot.tasks().filter(|t| !t.status.state.is_terminal()) {
+        // One that is unhealthy ends as one that fails by itself. If it is the newest, it is looked at then.
+        let followed = slot.newest().is_some_and(|t| t.id != task.id);
+        if is_lost(state, task) || (task.status.unhealthy && followed) {
+            want(task, TaskState::Shutdown, plan);
+        }
     }
     let next = match slot.keeper(state, service) {
         Some(keeper) => {
@@ -132,7 +136,8 @@ fn follow(
         }
         return again;
     }
-    if !(step || drained) {
+    let failing = slot.newest().is_some_and(|t| t.desired == TaskState::Running && t.status.unhealthy && t.on_node());
+    if failing || !(step || drained) {
         return None;
     }
     match service.update_config().order {

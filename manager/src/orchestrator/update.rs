@@ -168,12 +168,12 @@ impl View<'_> {
         Some(format!("{}: not in service after {:?}: {so_far}", task.name(), self.config.deadline))
     }
 
-    /// Whether it ended by itself, too soon. One that was never seen to run did.
+    /// Whether it ended by itself, or became unhealthy, too soon. One that was never seen to run did.
     fn failed(&self, task: &Task) -> bool {
         let ended = match task.status.state {
             TaskState::Failed | TaskState::Rejected => true,
             TaskState::Complete => self.service.spec.task.restart.condition == RestartCondition::Any,
-            _ => false,
+            _ => task.status.unhealthy,
         };
         ended && task.started.is_none_or(|at| task.meta.updated_at.since(at) <= self.config.monitor)
     }

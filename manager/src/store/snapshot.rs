@@ -194,7 +194,7 @@ impl Snapshot {
         match mutation {
             Mutation::Create(_) | Mutation::Update(_) | Mutation::Remove { .. } => true,
             Mutation::TaskStatus { id, status } => {
-                self.tasks.get(id).is_some_and(|t| t.status.state <= status.state && t.status != *status)
+                self.tasks.get(id).is_some_and(|t| t.status.may_become(status) && t.status != *status)
             }
             Mutation::NodeStatus { id, status } => self.nodes.get(id).is_some_and(|n| n.status != *status),
             Mutation::NodeDescription { id, description } => {

@@ -1,4 +1,4 @@
-//! A task's state never goes back, and one that ended stays ended.
+//! A task's state never goes back, one that ended stays ended, and one that is unhealthy is never well again.
 
 use heddle_manager::store::Snapshot;
 
@@ -8,7 +8,7 @@ pub fn went_back(old: &Snapshot, new: &Snapshot) -> Result<(), String> {
     }
     for task in new.tasks.values() {
         let Some(before) = old.tasks.get(&task.id) else { continue };
-        if task.status.state < before.status.state || task.desired < before.desired {
+        if !before.status.may_become(&task.status) || task.desired < before.desired {
             let (was, is) = (before.status.state, task.status.state);
             return Err(format!(
                 "task {} goes from {was} to {is}, wanted {} and then {}",

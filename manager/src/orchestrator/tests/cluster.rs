@@ -29,6 +29,8 @@ pub struct Cluster {
     random: u128,
     /// Tasks whose program ends at once.
     pub fails: fn(&Task) -> bool,
+    /// Tasks whose checks say so, for as long as they run.
+    pub unhealthy: fn(&Task) -> bool,
 }
 
 impl Cluster {
@@ -41,7 +43,7 @@ impl Cluster {
         let host = |id: &NodeId| (id.clone(), Host { applied: applied.clone(), acked: Version(0) });
         let hosts = applied.nodes.keys().map(host).collect();
         let (state, now) = (world.state.clone(), Timestamp(1_000_000));
-        let mut cluster = Cluster { state, now, hosts, web, random: 1 << 64, fails: |_| false };
+        let mut cluster = Cluster { state, now, hosts, web, random: 1 << 64, fails: |_| false, unhealthy: |_| false };
         (0..20).for_each(|_| cluster.round());
         assert_eq!(cluster.least_serving(), replicas as usize);
         cluster
@@ -131,13 +133,19 @@ impl Cluster {
     pub fn work(&mut self, task: usize) {
         let on_node: Vec<&Task> = self.alive().into_iter().filter(|t| t.node.is_some()).collect();
         let Some(task) = task.checked_rem(on_node.len()).map(|n| on_node[n]) else { return };
+        let unhealthy = task.status.unhealthy || (self.unhealthy)(task);
         let (state, error) = match task.desired {
+            _ if task.stop && unhealthy => (TaskState::Failed, "unhealthy"),
             _ if task.stop => (TaskState::Shutdown, ""),
             TaskState::Running if (self.fails)(task) => (TaskState::Failed, "exit code 1"),
+            // Before it has been well it is not running.
+            _ if unhealthy && task.status.state < TaskState::Running => (TaskState::Starting, "unhealthy"),
+            _ if unhealthy => (TaskState::Running, "unhealthy"),
             _ => (TaskState::Running, ""),
         };
-        if task.status.state < state {
-            let status = TaskStatus { state, since: self.now, error: error.into(), ..TaskStatus::default() };
+        if task.status.state < state || task.status.unhealthy != unhealthy {
+            let (since, error) = (self.now, error.into());
+            let status = TaskStatus { state, since, error, unhealthy, ..TaskStatus::default() };
             self.write(vec![Mutation::TaskStatus { id: task.id.clone(), status }]);
         }
     }

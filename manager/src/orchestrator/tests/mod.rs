@@ -4,7 +4,7 @@ mod cluster;
 
 use cluster::{Cluster, program, run};
 use heddle_model::{
-    service::{Mode, ServiceSpec},
+    service::{Mode, RestartCondition, ServiceSpec},
     task::{Task, TaskState},
     update::{FailureAction, Order, Ratio, UpdateState},
 };
@@ -204,6 +204,97 @@ fn a_drained_node_is_left_and_by_start_first_nobody_is_missed() {
         }
         assert_eq!(cluster.serving_tasks().len(), 6);
         assert!(cluster.alive().iter().all(|t| t.node.as_ref() != Some(&node)));
+    }
+}
+
+#[test]
+fn an_unhealthy_task_leaves_every_balancer_before_it_stops_and_then_another_follows() {
+    let mut cluster = Cluster::serving(3, |spec| spec.task.restart.delay = Duration::from_secs(5));
+    let before = ids(cluster.serving_tasks());
+    let first = cluster.tasks().iter().find(|t| t.slot == 1).unwrap().id.clone();
+    cluster.unhealthy = |task| task.slot == 1 && task.started.is_some_and(|at| at.0 < 1_012_000);
+    (0..3).for_each(|n| cluster.work(n));
+    assert_eq!(cluster.serving_tasks().len(), 2, "no balancer is to lead to it from now on");
+    let find = |cluster: &Cluster| cluster.tasks().into_iter().find(|t| t.id == first).cloned();
+    for host in 0..3 {
+        cluster.pass();
+        let task = find(&cluster).unwrap();
+        assert!(!task.stop && task.status.state == TaskState::Running, "host {host} may lead to it still");
+        assert_eq!(cluster.tasks().len(), 3, "its replica has no other yet");
+        cluster.follow(host);
+    }
+    cluster.pass();
+    assert!(find(&cluster).unwrap().stop);
+    let stopped = cluster.now;
+    (0..3).for_each(|n| cluster.work(n));
+    assert_eq!(find(&cluster).unwrap().status.state, TaskState::Failed);
+    cluster.pass();
+    let next = cluster.tasks().into_iter().find(|t| t.slot == 1 && t.id != first).unwrap();
+    assert_eq!(
+        (next.not_before, find(&cluster).unwrap().desired),
+        (stopped.plus(Duration::from_secs(5)), TaskState::Shutdown)
+    );
+    (0..20).for_each(|_| cluster.round());
+    assert_eq!(ids(cluster.serving_tasks()).intersection(&before).count(), 2);
+    assert_eq!(cluster.serving_tasks().len(), 3);
+}
+
+#[test]
+fn what_follows_an_unhealthy_task_is_for_the_restart_policy_to_say() {
+    for (condition, attempts, made) in
+        [(RestartCondition::None, 0, 1), (RestartCondition::OnFailure, 2, 3), (RestartCondition::Any, 1, 2)]
+    {
+        let mut cluster = Cluster::serving(1, |spec| {
+            let restart = &mut spec.task.restart;
+            (restart.condition, restart.max_attempts) = (condition, attempts);
+        });
+        // Those that follow the first are never well.
+        cluster.unhealthy = |_| true;
+        (0..100).for_each(|_| cluster.round());
+        assert_eq!(cluster.tasks().len(), made, "{condition:?}");
+        assert!(cluster.tasks().iter().all(|t| t.status.state == TaskState::Failed && t.status.error == "unhealthy"));
+    }
+}
+
+#[test]
+fn an_update_to_what_is_unhealthy_fails() {
+    for (order, late) in [Order::StartFirst, Order::StopFirst].into_iter().flat_map(|o| [(o, false), (o, true)]) {
+        let mut cluster = Cluster::serving(6, |spec| {
+            (spec.update.order, spec.rollback.order) = (order, order);
+            spec.update.failure_action = FailureAction::Rollback;
+        });
+        let before = ids(cluster.serving_tasks());
+        // At once, or when they have served for a while.
+        cluster.unhealthy = match late {
+            true => |task| program(task) == "bad" && task.started.is_some(),
+            false => |task| program(task) == "bad",
+        };
+        cluster.update(|spec| run(spec, "bad"));
+        cluster.until(UpdateState::RollbackStarted);
+        assert!(cluster.alive().iter().any(|t| t.status.unhealthy), "its end is not waited for");
+        cluster.until(UpdateState::RollbackCompleted);
+        assert!(cluster.message().starts_with("1 of 6 replicas failed: web.1."), "{}", cluster.message());
+        assert!(cluster.message().ends_with(": unhealthy"), "{}", cluster.message());
+        (0..20).for_each(|_| cluster.round());
+        let after = ids(cluster.serving_tasks());
+        assert!(after.len() == 6 && cluster.alive().len() == 6);
+        assert!(
+            after.intersection(&before).count() >= if late { 5 } else { 6 - usize::from(order == Order::StopFirst) }
+        );
+    }
+}
+
+#[test]
+fn an_old_task_that_is_unhealthy_during_an_update_is_not_replaced_twice() {
+    for order in [Order::StartFirst, Order::StopFirst] {
+        let mut cluster = Cluster::serving(6, |spec| spec.update.order = order);
+        cluster.update(|spec| run(spec, "next"));
+        cluster.unhealthy = |task| program(task) == "true" && task.slot <= 2;
+        cluster.until(UpdateState::Completed);
+        (0..20).for_each(|_| cluster.round());
+        assert!(cluster.serving_tasks().iter().all(|t| program(t) == "next"));
+        assert_eq!((cluster.alive().len(), cluster.serving_tasks().len()), (6, 6));
+        assert!(cluster.tasks().iter().all(|t| !t.status.state.is_terminal() || t.desired > TaskState::Running));
     }
 }
 

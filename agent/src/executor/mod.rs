@@ -4,15 +4,18 @@
 //! daemon ── starts ─> shim (outlives the daemon) ── parent of ─> init (pid 1 of the task) ─> the program
 //!    │                                                                         memory  its secrets and configs
 //!    └── looks at the task's directory: task.json, exit.json, log.jsonl          ends  rings when a shim has ended
+//!                                                                            enter  into the namespaces of a program
 //! ```
 
 mod ends;
+mod enter;
 mod log;
 mod memory;
 pub(crate) mod record;
 mod shim;
 
 pub use ends::Ends;
+pub use enter::Namespaces;
 pub use log::{Line, Stream, read};
 pub use memory::MemoryFile;
 pub use record::{Exit, HOST_NETNS, ShimSpec};

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! session ─> agent ─┬─ worker (what to do for each task) ─> executor ─> shim ─> program
-//!   leader          ├─ dataplane: desired ─> diff ─> steps ─> kernel   (reconciler)
+//!   leader          ├─ health: the checks of running programs
+//!                   ├─ dataplane: desired ─> diff ─> steps ─> kernel   (reconciler)
 //!                   ├─ dns: a resolver in each workload's namespace
 //!                   └─ underlay: what is wrong below all this
 //! ```
@@ -14,6 +15,7 @@ pub mod dns;
 pub mod executor;
 #[cfg(test)]
 mod fuzz;
+pub mod health;
 pub mod host;
 pub mod kernel;
 pub mod keyring;

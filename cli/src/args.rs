@@ -97,6 +97,15 @@ pub enum Command {
     /// The process between a daemon and a task
     #[command(hide = true)]
     TaskShim { dir: PathBuf },
+    /// Runs the command of a health check where a task's program runs
+    #[command(hide = true)]
+    TaskCheck { dir: PathBuf, command: String },
+    /// What that is inside
+    #[command(hide = true)]
+    TaskCheckRun {
+        #[arg(last = true)]
+        command: String,
+    },
     /// What a program of `exec` is before it has its terminal
     #[command(hide = true)]
     ExecTty {

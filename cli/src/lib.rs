@@ -36,6 +36,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     // These change the namespaces of their process, which must have one thread for that.
     match cli.command {
         Command::TaskShim { dir } => Ok(executor::run_shim(&dir).map(|_| done(()))?),
+        Command::TaskCheck { dir, command } => Ok(executor::check_in_task(&dir, &command)?.into()),
+        Command::TaskCheckRun { command } => Ok(executor::run_check(&command)?.into()),
         Command::LabHost { spec } => lab::run_host(&spec).map(done),
         Command::LabDaemon => lab::print_daemon().map(done),
         Command::VmInit => heddle_vm::guest::main(),
@@ -129,6 +131,8 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::ManPages { dir } => clap_mangen::generate_to(Cli::command(), &dir)
             .with_context(|| format!("cannot write manual pages to {}", dir.display())),
         Command::TaskShim { .. }
+        | Command::TaskCheck { .. }
+        | Command::TaskCheckRun { .. }
         | Command::LabHost { .. }
         | Command::LabDaemon
         | Command::VmInit

@@ -18,15 +18,17 @@ use crate::{
     },
     dns::{Resolver, Upstream, Zone},
     executor::{Ends, HOST_NETNS, ProcessExecutor, ShimSpec, TaskProcess},
+    health::{Checks, Trial},
     host,
     kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
     local::{driver::facts::HostFacts, state::HostState, store::Store},
     reconciler::Reconciler,
     session::Event,
-    worker::{Job, Todo, Worker},
+    worker::{Job, Local, Outcome, Todo, Worker},
 };
 use heddle_model::{
     TaskId, Timestamp,
+    health::Probe,
     net::{DualAddr, IfName, Mtu},
     network::Driver,
     task::{Task, TaskState},
@@ -36,7 +38,7 @@ use nix::sys::signal::Signal;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -75,6 +77,7 @@ pub(super) struct Actor {
     pub(super) watch: Watch,
     pub(super) worker: Worker,
     pub(super) ends: Ends,
+    pub(super) checks: Checks,
     pub(super) store: Arc<Store>,
     pub(super) host: watch::Receiver<Arc<HostState>>,
     pub(super) member: Option<Membership>,
@@ -147,6 +150,7 @@ impl Actor {
                 }
                 change = self.watch.changed() => dirty |= self.reconciler.notice(&change),
                 () = self.ends.rings() => {}
+                (id, outcome) = self.checks.next() => self.take_outcome(&id, outcome),
                 _ = look.tick() => {}
             }
             dirty |= self.look();
@@ -313,11 +317,17 @@ impl Actor {
                 }
                 Todo::Term(id) => self.executor.signal(id, Signal::SIGTERM),
                 Todo::Kill(id) => self.executor.signal(id, Signal::SIGKILL),
+                Todo::Check(id) => {
+                    self.check(id);
+                    Ok(())
+                }
             };
             if let (Err(error), Todo::Start(id)) = (&done, &todo) {
                 self.worker.reject(id, error.to_string(), now());
             }
         }
+        let worker = &self.worker;
+        self.checks.keep(|id| worker.tasks.get(id).is_some_and(Local::is_checked));
         let running = processes.values().filter(|p| matches!(p, TaskProcess::Running { .. })).count() as u32;
         self.status.send_if_modified(|s| std::mem::replace(&mut s.running, running) != running);
         let running = processes.iter().filter(|(_, p)| matches!(p, TaskProcess::Running { .. }));
@@ -354,7 +364,7 @@ impl Actor {
     /// Jobs in the host's own network namespace.
     fn on_host(&self) -> BTreeSet<TaskId> {
         let host = self.host.borrow();
-        let is = |(id, local): (&TaskId, &crate::worker::Local)| match &local.job {
+        let is = |(id, local): (&TaskId, &Local)| match &local.job {
             Job::Task(task) => on_host(task).then(|| id.clone()),
             Job::Workload(_) => host.on_host(id).then(|| id.clone()),
         };
@@ -389,6 +399,27 @@ impl Actor {
             secrets: secret.len(),
         };
         self.executor.start(id, &spec, &secret)
+    }
+
+    /// Tries a task's health check, once.
+    fn check(&mut self, id: &TaskId) {
+        let Some(local) = self.worker.tasks.get(id) else { return };
+        let Some(check) = local.job.health() else { return };
+        let trial = match &check.probe {
+            Probe::Command(command) => Trial::Command(self.executor.check(id, command)),
+            Probe::Http { .. } | Probe::Tcp(_) => Trial::Request {
+                probe: check.probe.clone(),
+                space: if self.on_host().contains(id) { Space::Host } else { names::task_space(id) },
+                addrs: local.job.task().map(own_addrs).unwrap_or_default(),
+            },
+        };
+        self.checks.start(id.clone(), trial, check.timeout);
+    }
+
+    fn take_outcome(&mut self, id: &TaskId, outcome: Outcome) {
+        if let Some(error) = self.worker.checked(id, outcome, now()) {
+            tracing::warn!(task = %id, error, "a task fails its health checks");
+        }
     }
 
     /// The sandboxes that should exist. They keep their gateway addresses.
@@ -565,6 +596,7 @@ impl Actor {
         for id in &tasks {
             let _ = self.executor.signal(id, Signal::SIGKILL);
             self.worker.tasks.remove(id);
+            self.checks.keep(|checked| checked != id);
             self.resolvers.remove(id);
         }
         let left = self.store.update(|state| {
@@ -622,6 +654,12 @@ async fn forget_flows(stale: BTreeSet<Stale>) {
     } else {
         tokio::spawn(forget);
     }
+}
+
+/// Where a program of a task may listen: nobody says on which of its addresses it does.
+fn own_addrs(task: &Task) -> Vec<IpAddr> {
+    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    loopback.into_iter().chain(task.attachments.iter().flat_map(|a| a.addr.addrs())).collect()
 }
 
 /// Where a program runs. The host's own namespace is never what remains when another is missing.

@@ -3,11 +3,12 @@
 use crate::{host, worker::Job};
 use heddle_model::{assignment::NodeView, net::Protocol};
 
-/// It listens on each port that its service publishes by TCP; who publishes none is taken at its word.
+/// It listens on each port that its service publishes by TCP, or that its health is checked at; who has none is taken at its word.
 pub fn answers(view: Option<&NodeView>, job: &Job, pid: u32) -> bool {
     let service = job.task().and_then(|task| view?.services.get(&task.service));
     let ports = service.iter().flat_map(|s| &s.ports).filter(|p| p.protocol == Protocol::Tcp);
-    let mut wanted = ports.map(|p| (p.protocol, p.target)).peekable();
+    let checked = job.health().and_then(|check| check.probe.port());
+    let mut wanted = ports.map(|p| p.target).chain(checked).map(|port| (Protocol::Tcp, port)).peekable();
     if wanted.peek().is_none() {
         return true;
     }

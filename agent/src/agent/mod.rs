@@ -23,6 +23,7 @@ pub use picture::{JobPicture, MemberPicture, Picture, Status, TunnelPicture};
 use crate::{
     dataplane::desired::{Balancer, LocalHost},
     executor::{Ends, ProcessExecutor},
+    health::Checks,
     host,
     kernel::linux::{
         LinuxKernel,
@@ -146,6 +147,7 @@ impl Agent {
             watch: Watch::start()?,
             worker: Worker::default(),
             ends: Ends::default(),
+            checks: Checks::default(),
             store: store.clone(),
             host: store.watch(),
             member: None,

@@ -3,10 +3,11 @@
 //! ```text
 //! daemon ── starts ─> shim (outlives the daemon) ── parent of ─> init (pid 1 of the task) ─> the program
 //!    │                                                                         memory  its secrets and configs
-//!    └── looks at the task's directory: task.json, exit.json, log.jsonl          ends  rings when a shim has ended
-//!                                                                            enter  into the namespaces of a program
+//!    ├── looks at the task's directory: task.json, exit.json, log.jsonl          ends  rings when a shim has ended
+//!    └── check: a command of a health check, in the task's namespaces            enter  how it gets there
 //! ```
 
+mod check;
 mod ends;
 mod enter;
 mod log;
@@ -14,6 +15,7 @@ mod memory;
 pub(crate) mod record;
 mod shim;
 
+pub use check::{CheckCommand, check_in_task, run_check};
 pub use ends::Ends;
 pub use enter::Namespaces;
 pub use log::{Line, Stream, read};

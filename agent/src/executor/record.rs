@@ -84,10 +84,21 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 
 /// Field 22 of /proc/PID/stat (proc(5)); None if there is no such process, or only its remains.
 pub fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold spaces and brackets; what follows the last bracket does not.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let stat = stat(pid)?;
+    let mut fields = stat.split_whitespace();
     let state = fields.next()?;
     (state != "Z" && state != "X").then_some(())?;
     fields.nth(18)?.parse().ok()
+}
+
+/// Field 4 of the same.
+pub fn parent(pid: u32) -> Option<u32> {
+    stat(pid)?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// From field 3 on.
+fn stat(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold spaces and brackets; what follows the last bracket does not.
+    Some(stat.rsplit_once(')')?.1.to_owned())
 }

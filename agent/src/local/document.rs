@@ -214,6 +214,7 @@ fn span(from: Timestamp, now: Timestamp) -> String {
 fn status_line(status: &heddle_model::task::TaskStatus, now: Timestamp) -> String {
     let span = span(status.since, now);
     match state(status) {
+        "running" if status.unhealthy => format!("Up {span} (unhealthy)"),
         "running" => format!("Up {span}"),
         "exited" => format!("Exited ({}) {span} ago", status.exit_code.unwrap_or_default()),
         _ => "Created".into(),

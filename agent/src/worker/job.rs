@@ -2,6 +2,7 @@
 
 use heddle_model::{
     TaskId,
+    health::HealthCheck,
     service::{ProcessSpec, Runtime},
     task::{Task, TaskState, TaskStatus},
     workload::Workload,
@@ -56,9 +57,14 @@ impl Job {
 
     pub fn is_wanted(&self) -> bool {
         match self {
-            Job::Task(task) => task.desired <= TaskState::Running || !task.stop,
+            Job::Task(task) => !task.stop,
             Job::Workload(workload) => workload.wanted,
         }
+    }
+
+    /// By which it shows that it is well. What is to go has nothing to show.
+    pub fn health(&self) -> Option<&HealthCheck> {
+        self.task().filter(|task| task.desired <= TaskState::Running).and_then(|task| task.spec.health.as_ref())
     }
 
     /// Grows when what has ended is to run once more.

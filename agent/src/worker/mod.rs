@@ -1,10 +1,19 @@
 //! What to do next for each task of this host, decided from what is wanted, what runs and what is ready. Pure.
+//!
+//! ```text
+//! job     what runs: a task or a workload        health  what the checks of a task have shown, and when the next is due
+//! ```
 
+mod health;
 mod job;
+#[cfg(test)]
+mod tests;
 
+pub use health::Outcome;
 pub use job::Job;
 
 use crate::executor::{Exit, TaskProcess};
+use health::{Health, Verdict};
 use heddle_model::{
     TaskId, Timestamp,
     task::{TaskState, TaskStatus},
@@ -21,6 +30,8 @@ const CLOSING: Duration = Duration::from_millis(500);
 /// The message of what could not be started at all.
 pub const NOT_STARTED: &str = "could not be started";
 
+const NOT_HEALTHY: &str = "starting, not healthy yet";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Local {
     /// As last given.
@@ -28,6 +39,8 @@ pub struct Local {
     /// What whoever gave it should know.
     pub status: TaskStatus,
     stopping: Option<Stopping>,
+    /// None: it has no check, or it is not time for the first one.
+    health: Option<Health>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +55,8 @@ pub enum Todo {
     Start(TaskId),
     Term(TaskId),
     Kill(TaskId),
+    /// Its outcome goes to [`Worker::checked`].
+    Check(TaskId),
 }
 
 /// The tasks that are here, wanted or still ending.
@@ -56,13 +71,34 @@ impl Local {
         !self.status.state.is_terminal()
     }
 
-    /// Its program runs. Nobody is sent to it before it answers.
-    fn run(&mut self, answers: bool, now: Timestamp) {
-        if answers {
-            self.reach(TaskState::Running, "started", now);
-        } else if now >= self.status.since.plus(OPEN_LIMIT) {
-            self.reach(TaskState::Running, "started, but nothing listens on its published ports", now);
+    /// Its program runs. Nobody is sent to it before it answers. True: its health is to be checked now.
+    fn run(&mut self, answers: impl FnOnce(&Job) -> bool, now: Timestamp) -> bool {
+        let runs = self.status.state >= TaskState::Running;
+        let late = now >= self.status.since.plus(OPEN_LIMIT);
+        let Some(check) = self.job.health() else {
+            if !runs && answers(&self.job) {
+                self.reach(TaskState::Running, "started", now);
+            } else if !runs && late {
+                self.reach(TaskState::Running, "started, but nothing listens on its published ports", now);
+            }
+            return false;
+        };
+        if self.status.unhealthy {
+            return false;
         }
+        if self.health.is_none() {
+            // Before a daemon that took it over, it was found to be well.
+            let known = runs.then(|| Health::known(check, now));
+            let first = || (answers(&self.job) || late).then(|| Health::new(check, self.status.since));
+            self.health = known.or_else(first);
+        }
+        self.health.as_mut().is_some_and(|health| health.begins(now))
+    }
+
+    /// Whether a check of it is of any use.
+    pub fn is_checked(&self) -> bool {
+        let ends = self.stopping.is_some() || self.status.unhealthy || self.status.state.is_terminal();
+        self.health.is_some() && self.job.health().is_some() && !ends
     }
 
     fn reach(&mut self, state: TaskState, message: &str, now: Timestamp) {
@@ -81,6 +117,7 @@ impl Local {
             return;
         }
         let (state, message, error) = match (&exit.error, exit.code) {
+            _ if self.status.unhealthy => (TaskState::Failed, "failed".to_owned(), self.status.error.clone()),
             _ if self.stopping.is_some() => (TaskState::Shutdown, "stopped".to_owned(), String::new()),
             (Some(error), _) => (TaskState::Failed, "failed".into(), error.clone()),
             (None, 0) => (TaskState::Complete, "finished".into(), String::new()),
@@ -99,12 +136,17 @@ impl Worker {
     /// wanted is forgotten.
     pub fn assign(&mut self, wanted: &BTreeMap<TaskId, Job>, running: &[TaskId], now: Timestamp) {
         for (id, job) in wanted {
-            let fresh = || Local { job: job.clone(), status: job.status().clone(), stopping: None };
+            let fresh = || Local { job: job.clone(), status: job.status().clone(), stopping: None, health: None };
             let local = self.tasks.entry(id.clone()).or_insert_with(fresh);
             if job.runs() > local.job.runs() {
                 *local = fresh();
             }
             local.job = job.clone();
+            if job.status().unhealthy && !local.status.unhealthy {
+                // A daemon before this one has said so.
+                local.status.unhealthy = true;
+                local.status.error.clone_from(&job.status().error);
+            }
             if !running.contains(id) && local.status.state >= TaskState::Starting && !local.status.state.is_terminal() {
                 local.end(&Exit::lost());
             }
@@ -145,8 +187,8 @@ impl Worker {
                 TaskProcess::Ended(exit) => local.end(exit),
                 TaskProcess::Running { pid } => {
                     local.status.pid = Some(*pid);
-                    if local.stopping.is_none() && local.status.state < TaskState::Running {
-                        local.run(answers(&local.job, *pid), now);
+                    if local.stopping.is_none() && local.run(|job| answers(job, *pid), now) {
+                        todo.push(Todo::Check(id.clone()));
                     }
                 }
                 TaskProcess::Absent if local.stopping.is_some() => {
@@ -155,7 +197,9 @@ impl Worker {
                 TaskProcess::Absent => {
                     local.reach(TaskState::Preparing, "preparing its network", now);
                     if ready(id) {
-                        local.reach(TaskState::Starting, "starting", now);
+                        let checked = local.job.health().is_some();
+                        let message = if checked { NOT_HEALTHY } else { "starting" };
+                        local.reach(TaskState::Starting, message, now);
                         todo.push(Todo::Start(id.clone()));
                     }
                 }
@@ -172,185 +216,34 @@ impl Worker {
         todo
     }
 
+    /// How a check ended. Why the task is unhealthy, if that made it so.
+    pub fn checked(&mut self, id: &TaskId, outcome: Outcome, now: Timestamp) -> Option<&str> {
+        let local = self.tasks.get_mut(id).filter(|local| local.is_checked())?;
+        match local.health.as_mut()?.ended(outcome, now)? {
+            Verdict::Healthy => {
+                local.reach(TaskState::Running, "started", now);
+                None
+            }
+            Verdict::Failing(why) => {
+                if local.status.state < TaskState::Running {
+                    local.status.message = format!("{NOT_HEALTHY}: {why}");
+                }
+                None
+            }
+            Verdict::Unhealthy(why) => {
+                local.status.unhealthy = true;
+                local.status.message = "unhealthy".into();
+                local.status.error = why;
+                Some(&local.status.error)
+            }
+        }
+    }
+
     /// The program could not be started at all.
     pub fn reject(&mut self, id: &TaskId, error: String, now: Timestamp) {
         if let Some(local) = self.tasks.get_mut(id) {
             local.end(&Exit { code: 127, error: Some(error), at_ms: now.0 });
             local.status.message = NOT_STARTED.into();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use heddle_model::{
-        Meta, NodeId, ServiceId, Version,
-        service::{Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
-        task::Task,
-    };
-    use std::time::Duration;
-
-    fn task(state: TaskState, desired: TaskState) -> Task {
-        Task {
-            id: TaskId::from_random([1; 16]),
-            meta: Meta::default(),
-            service: ServiceId::from_random([2; 16]),
-            service_name: "web".into(),
-            slot: 1,
-            spec: TaskSpec {
-                runtime: Runtime::Process(ProcessSpec::default()),
-                restart: RestartPolicy::default(),
-                placement: Placement::default(),
-                networks: vec![],
-                stop_grace: Duration::from_secs(10),
-                linger: TaskSpec::LINGER,
-                files: Vec::new(),
-                force_update: 0,
-                health: None,
-            }
-            .into(),
-            spec_version: Version(1),
-            node: Some(NodeId::from_random([3; 16])),
-            attachments: vec![],
-            host_ports: vec![],
-            desired,
-            stop: desired > TaskState::Running,
-            started: None,
-            not_before: Timestamp(0),
-            status: TaskStatus { state, ..TaskStatus::default() },
-        }
-    }
-
-    struct Host {
-        worker: Worker,
-        process: TaskProcess,
-        sandbox: bool,
-        answers: bool,
-    }
-
-    impl Host {
-        fn new(state: TaskState, process: TaskProcess) -> Self {
-            let mut host = Host { worker: Worker::default(), process, sandbox: false, answers: true };
-            host.want(Some(task(state, TaskState::Running)), 0);
-            host
-        }
-
-        fn want(&mut self, task: Option<Task>, now: u64) {
-            let known = TaskId::from_random([1; 16]);
-            let running: &[TaskId] = if self.process == TaskProcess::Absent { &[] } else { &[known] };
-            let wanted = task.into_iter().map(|t| (t.id.clone(), Job::Task(Box::new(t)))).collect();
-            self.worker.assign(&wanted, running, Timestamp(now));
-        }
-
-        fn step(&mut self, now: u64) -> (Vec<Todo>, Option<TaskState>) {
-            let id = TaskId::from_random([1; 16]);
-            let processes = BTreeMap::from([(id.clone(), self.process.clone())]);
-            let todo = self.worker.advance(&processes, |_| self.sandbox, |_, _| self.answers, Timestamp(now));
-            (todo, self.worker.tasks.get(&id).map(|l| l.status.state))
-        }
-    }
-
-    fn ended(code: i32) -> TaskProcess {
-        TaskProcess::Ended(Exit { code, error: None, at_ms: 9 })
-    }
-
-    #[test]
-    fn a_task_starts_when_its_sandbox_stands() {
-        let id = TaskId::from_random([1; 16]);
-        let mut host = Host::new(TaskState::Assigned, TaskProcess::Absent);
-        assert_eq!(host.step(1), (vec![], Some(TaskState::Preparing)));
-        host.sandbox = true;
-        assert_eq!(host.step(2), (vec![Todo::Start(id)], Some(TaskState::Starting)));
-        host.process = TaskProcess::Running { pid: 7 };
-        assert_eq!(host.step(3), (vec![], Some(TaskState::Running)));
-        host.process = ended(0);
-        assert_eq!(host.step(4), (vec![], Some(TaskState::Complete)));
-    }
-
-    #[test]
-    fn nobody_is_sent_to_a_program_before_it_answers() {
-        let mut host = Host::new(TaskState::Starting, TaskProcess::Running { pid: 7 });
-        host.answers = false;
-        assert_eq!(host.step(9_999).1, Some(TaskState::Starting));
-        let mut late = Host { worker: Worker::default(), ..host };
-        late.want(Some(task(TaskState::Starting, TaskState::Running)), 0);
-        assert_eq!(late.step(10_000).1, Some(TaskState::Running));
-        let mut host = Host::new(TaskState::Starting, TaskProcess::Running { pid: 7 });
-        assert_eq!(host.step(1).1, Some(TaskState::Running));
-        host.answers = false;
-        assert_eq!(host.step(2).1, Some(TaskState::Running), "once is enough");
-    }
-
-    #[test]
-    fn stopping_drains_asks_and_then_kills() {
-        let id = TaskId::from_random([1; 16]);
-        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
-        host.want(Some(task(TaskState::Running, TaskState::Shutdown)), 1000);
-        assert_eq!(host.step(1001).0, vec![]);
-        assert_eq!(host.step(1300).0, vec![Todo::Term(id.clone())]);
-        assert_eq!(host.step(1301).0, vec![]);
-        assert_eq!(host.step(11300).0, vec![Todo::Kill(id)]);
-        host.process = TaskProcess::Ended(Exit { code: 143, error: None, at_ms: 11_300 });
-        assert_eq!(host.step(11_799), (vec![], Some(TaskState::Running)), "its last packets are answered");
-        assert_eq!(host.step(11_800).1, Some(TaskState::Shutdown));
-        host.want(None, 11_801);
-        assert!(host.worker.tasks.is_empty());
-    }
-
-    #[test]
-    fn a_task_that_balancers_still_lead_to_goes_on() {
-        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
-        host.want(Some(Task { stop: false, ..task(TaskState::Running, TaskState::Shutdown) }), 0);
-        assert_eq!(host.step(100_000), (vec![], Some(TaskState::Running)));
-    }
-
-    #[test]
-    fn a_second_request_to_stop_can_be_more_urgent() {
-        let id = TaskId::from_random([1; 16]);
-        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
-        let mut ending = task(TaskState::Running, TaskState::Shutdown);
-        host.want(Some(ending.clone()), 0);
-        assert_eq!(host.step(300).0, vec![Todo::Term(id.clone())]);
-        host.want(Some(ending.clone()), 5000);
-        assert_eq!(host.step(10_299).0, vec![]);
-        ending.spec.stop_grace = Duration::ZERO;
-        host.want(Some(ending), 6000);
-        assert_eq!(host.step(6300).0, vec![Todo::Kill(id)]);
-    }
-
-    #[test]
-    fn what_cannot_be_looked_at_is_neither_ended_nor_started() {
-        let id = TaskId::from_random([1; 16]);
-        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
-        assert_eq!(host.worker.advance(&BTreeMap::new(), |_| true, |_, _| true, Timestamp(1)), vec![]);
-        assert_eq!(host.worker.tasks[&id].status.state, TaskState::Running);
-    }
-
-    #[test]
-    fn what_is_not_wanted_is_stopped_before_it_is_forgotten() {
-        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
-        host.want(None, 0);
-        assert_eq!(host.worker.tasks.len(), 1);
-        host.process = ended(0);
-        assert_eq!(host.step(509).1, Some(TaskState::Shutdown));
-        host.want(None, 510);
-        assert!(host.worker.tasks.is_empty());
-    }
-
-    #[test]
-    fn a_task_that_the_host_forgot_has_failed() {
-        let host = Host::new(TaskState::Running, TaskProcess::Absent);
-        let local = &host.worker.tasks[&TaskId::from_random([1; 16])];
-        assert_eq!((local.status.state, local.status.exit_code), (TaskState::Failed, Some(137)));
-    }
-
-    #[test]
-    fn a_bad_exit_is_told_with_its_code() {
-        let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
-        host.process = ended(3);
-        assert_eq!(host.step(1).1, Some(TaskState::Failed));
-        let status = &host.worker.tasks[&TaskId::from_random([1; 16])].status;
-        assert_eq!((status.exit_code, status.error.as_str()), (Some(3), "exit code 3"));
     }
 }

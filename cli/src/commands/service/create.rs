@@ -99,7 +99,7 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
         update: UpdateConfig::default(),
         rollback: UpdateConfig::default(),
     };
-    args.settings.apply(&mut spec);
+    args.settings.apply(&mut spec)?;
     Ok(spec)
 }
 

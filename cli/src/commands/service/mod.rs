@@ -1,6 +1,7 @@
 //! service create, ls, ps, inspect, update, rollback, scale, rm, logs.
 
 mod create;
+mod health;
 pub(crate) mod settings;
 mod settle;
 mod update;
@@ -267,7 +268,7 @@ async fn tasks(control: &mut Control, services: Vec<String>, format: Format) -> 
             "id": t.id.as_str(), "name": t.name(), "service": t.service.as_str(), "slot": t.slot,
             "node": t.node.as_ref().map(|n| n.as_str()), "hostname": host(t), "desiredState": t.desired,
             "state": t.status.state, "since": t.status.since, "message": t.status.message, "error": t.status.error,
-            "pid": t.status.pid, "exitCode": t.status.exit_code, "attachments": t.attachments,
+            "unhealthy": t.status.unhealthy, "pid": t.status.pid, "exitCode": t.status.exit_code, "attachments": t.attachments,
         })
     };
     let headings = ["ID", "NAME", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"];

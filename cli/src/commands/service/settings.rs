@@ -1,6 +1,8 @@
 //! What services may be told by flags, when they are made and later.
 
+use super::health::HealthFlags;
 use crate::commands::moment;
+use anyhow::Result;
 use clap::Args;
 use heddle_model::{
     endpoint::{EndpointMode, PortConfig, PublishMode},
@@ -47,6 +49,8 @@ pub struct Settings {
     /// Between the moment when no host sends a task anything new and the stop signal [300ms at first]
     #[arg(long, value_parser = moment::duration)]
     drain_linger: Option<Duration>,
+    #[command(flatten)]
+    health: HealthFlags,
     #[command(flatten)]
     update: UpdateRules,
     #[command(flatten)]
@@ -103,7 +107,7 @@ struct RollbackRules {
     rollback_deadline: Option<Duration>,
 }
 
-fn set<T: Clone>(field: &mut T, value: &Option<T>) {
+pub fn set<T: Clone>(field: &mut T, value: &Option<T>) {
     if let Some(value) = value {
         field.clone_from(value);
     }
@@ -117,7 +121,7 @@ fn set_text(field: &mut Option<String>, value: &Option<String>) {
 }
 
 impl Settings {
-    pub fn apply(&self, spec: &mut ServiceSpec) {
+    pub fn apply(&self, spec: &mut ServiceSpec) -> Result<()> {
         if let Some(replicas) = self.replicas {
             spec.mode = Mode::Replicated { replicas };
         }
@@ -135,6 +139,7 @@ impl Settings {
         set(&mut task.linger, &self.drain_linger);
         self.update.apply(&mut spec.update);
         self.rollback.apply(&mut spec.rollback);
+        self.health.apply(&mut spec.task.health)
     }
 }
 

@@ -138,7 +138,7 @@ fn take_key(map: &mut BTreeMap<String, String>, what: &str, key: &str) -> Result
 
 /// `names` are those of the cluster's networks, secrets and configs by id.
 fn edit(mut spec: ServiceSpec, args: &UpdateArgs, names: &BTreeMap<String, String>) -> Result<ServiceSpec> {
-    args.settings.apply(&mut spec);
+    args.settings.apply(&mut spec)?;
     for key in &args.label_rm {
         take_key(&mut spec.annotations.labels, "--label-rm", key)?;
     }

@@ -77,13 +77,17 @@ const DEAD_MANAGER_AFTER: RangeInclusive<Duration> = Duration::from_secs(10)..=D
 #[error("autopilot {0:?}: use 10s to 8760h, or off")]
 pub struct BadAutopilot(pub Duration);
 
-/// What a leader hears a second from all nodes together, at most.
+/// What a leader hears a second from all nodes together, at most; and from more nodes than `MANY`, each of whose heartbeats costs
+/// half as much again, since so many sessions are in no processor's caches.
 const HEARTBEATS_A_SECOND: usize = 1000;
+const HEARTBEATS_OF_MANY: usize = 500;
+const MANY: usize = 1000;
 
 impl ClusterSpec {
     /// How often each of so many nodes reports: a multiple of `heartbeat`, so that the leader has time for other things.
     pub fn heartbeat_among(&self, nodes: usize) -> Duration {
-        let few = (self.heartbeat.as_secs_f64() * HEARTBEATS_A_SECOND as f64).max(1.0) as usize;
+        let a_second = if nodes > MANY { HEARTBEATS_OF_MANY } else { HEARTBEATS_A_SECOND };
+        let few = (self.heartbeat.as_secs_f64() * a_second as f64).max(1.0) as usize;
         self.heartbeat * nodes.div_ceil(few).max(1) as u32
     }
 

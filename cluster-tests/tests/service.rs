@@ -1,7 +1,7 @@
-//! Restart policies, logs, ports of mode host, internal networks, and strangers on the underlay.
+//! Restart policies, modes, logs, ports of mode host, internal networks, and strangers on the underlay.
 #![allow(clippy::unwrap_used)]
 
-use heddle_cluster_tests::{Lab, skipped, wait};
+use heddle_cluster_tests::{Lab, skipped, spread, wait};
 use serde_json::Value;
 
 fn all(lab: &Lab, service: &str) -> Vec<Value> {
@@ -152,4 +152,63 @@ fn nobody_but_a_peer_can_send_into_an_overlay() {
     let answers = lab.ask_from_task(&task, "web:80", 1, true);
     assert_eq!(answers.failed, "");
     assert!(seen() > before.0);
+}
+
+#[test]
+fn a_service_may_be_on_every_node_and_a_job_ends() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::up("t-modes", 3, 1);
+    let hosts = |service: &str| {
+        let mut hosts: Vec<_> =
+            lab.running("node1", service)?.iter().map(|t| t["hostname"].as_str().unwrap().to_owned()).collect();
+        hosts.sort();
+        Ok::<_, String>(hosts)
+    };
+    let on = |service: &str, want: &[&str]| {
+        wait("its nodes have it", || match hosts(service)? {
+            found if found == want => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+    };
+    let whoami = ["heddle", "whoami", "--port", "80"];
+    let constraint = ["--mode", "global", "-p", "8080:80", "--constraint", "node.labels.zone!=b"];
+    lab.heddle("node1", &process("every", &constraint, &whoami));
+    assert_eq!(hosts("every").unwrap(), ["node1", "node2", "node3"], "it is waited for");
+    spread(3, |count| lab.ask("client", "10.77.0.2:8080", count, false));
+    lab.heddle("node1", &["node", "update", "--label-add", "zone=b", "node2"]);
+    on("every", &["node1", "node3"]);
+    spread(2, |count| lab.ask("client", "10.77.0.2:8080", count, false));
+    lab.heddle("node1", &["node", "update", "--label-rm", "zone", "node2"]);
+    on("every", &["node1", "node2", "node3"]);
+    lab.heddle("node1", &["service", "update", "--env-add", "A=b", "every"]);
+    assert_eq!(hosts("every").unwrap().len(), 3);
+    let said = lab.refused("node1", &["service", "scale", "every=2"]);
+    assert!(said.contains("\"every\" is global: it has one task on each node"), "{said}");
+    let said = lab.refused("node1", &process("x", &["--mode", "global", "--replicas", "2"], &["true"]));
+    assert!(said.contains("--replicas 2: a global service has one task on each node"), "{said}");
+
+    // It is over when the command is.
+    let job = ["--mode", "replicated-job", "--replicas", "4", "--max-concurrent", "2"];
+    lab.heddle("node1", &process("four", &job, &["sh", "-c", "echo did $HEDDLE_SLOT"]));
+    let done = |service: &str| all(&lab, service).iter().filter(|t| t["state"] == "complete").count();
+    assert_eq!((done("four"), all(&lab, "four").len()), (4, 4));
+    let listed = lab.heddle("node1", &["service", "ls"]);
+    let line = listed.lines().find(|l| l.contains("four")).unwrap();
+    assert!(line.contains("replicated-job") && line.contains("0/0 (4/4 completed)"), "{listed}");
+    let logs = lab.heddle("node1", &["service", "logs", "four"]);
+    assert!((1..=4).all(|n| logs.contains(&format!("did {n}"))), "{logs}");
+    lab.heddle("node1", &["service", "update", "--force", "four"]);
+    assert_eq!((done("four"), all(&lab, "four").len()), (4, 4), "another run");
+    lab.heddle("node1", &process("each", &["--mode", "global-job"], &["true"]));
+    assert_eq!(done("each"), 3);
+    let policy = ["--mode", "global-job", "--restart-max-attempts", "1", "--restart-delay", "100ms"];
+    let said = lab.refused("node1", &process("bad", &policy, &["sh", "-c", "exit 7"]));
+    assert!(said.contains("0 of 3 completed, 3 failed and are not tried again") && said.contains("7"), "{said}");
+    let said = lab.refused("node1", &["service", "rollback", "four"]);
+    assert!(said.contains("\"four\" is a job: it has no rollback"), "{said}");
+    let any = ["--mode", "replicated-job", "--restart-condition", "any"];
+    let said = lab.refused("node1", &process("x", &any, &["true"]));
+    assert!(said.contains("restart condition any cannot be used with a job"), "{said}");
 }

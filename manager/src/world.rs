@@ -328,6 +328,9 @@ impl World {
             Event::AddService(n, replicas) => {
                 pick(open(), n).filter(|_| state.ingress_network().is_some()).map(|network| {
                     let mut service = self.service(&format!("s{number}"), replicas, &network.id);
+                    if number % 4 == 3 {
+                        service.spec.mode = Mode::Global;
+                    }
                     // Two of three have one of a few secrets.
                     let secret = state.payloads_of(PayloadKind::Secret).nth(n % 3).cloned();
                     service.spec.task.files = secret.map(|s| secret_file(&s)).into_iter().collect();
@@ -338,7 +341,7 @@ impl World {
             }
             Event::Scale(n, replicas) => pick(state.services.values(), n).map(|s| {
                 let mut service = Service::clone(s);
-                service.spec.mode = Mode::Replicated { replicas };
+                service.spec.mode = service.spec.mode.scaled(replicas).unwrap_or(Mode::Global);
                 Mutation::Update(service.into())
             }),
             Event::RemoveService(n) => pick(state.services.values(), n).map(|s| Mutation::Remove {
@@ -437,9 +440,18 @@ proptest! {
         world.settle();
         world.report(TaskState::Shutdown);
         for service in world.state.services.values().filter(|s| s.endpoint.is_some()) {
-            let Mode::Replicated { replicas } = service.spec.mode;
-            let wanted = world.state.tasks_of_service(&service.id).filter(|t| t.desired == TaskState::Running);
-            prop_assert_eq!(wanted.count() as u64, replicas);
+            let wanted: Vec<_> =
+                world.state.tasks_of_service(&service.id).filter(|t| t.desired == TaskState::Running).collect();
+            match service.spec.mode.count() {
+                Some(count) => prop_assert_eq!(wanted.len() as u64, count),
+                None => {
+                    let nodes: Vec<_> = wanted.iter().filter_map(|t| t.bound.clone()).collect();
+                    let ready = world.state.nodes.values().filter(|n| n.status.state == NodeState::Ready);
+                    let ready: BTreeSet<_> = ready.map(|n| n.id.clone()).collect();
+                    prop_assert!(nodes.len() == wanted.len() && nodes.len() == ready.len(), "{nodes:?} {ready:?}");
+                    prop_assert_eq!(nodes.into_iter().collect::<BTreeSet<_>>(), ready);
+                }
+            }
         }
         world.end();
     }

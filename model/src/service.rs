@@ -105,14 +105,66 @@ fn linger() -> Duration {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    Replicated { replicas: u64 },
+    Replicated {
+        replicas: u64,
+    },
+    /// One task on every node that takes it.
+    Global,
+    /// So many tasks that run to their end, and of them so many at once.
+    ReplicatedJob {
+        completions: u64,
+        /// Zero means all.
+        concurrent: u64,
+    },
+    /// One task on every node that takes it, which runs to its end.
+    GlobalJob,
 }
 
 impl Mode {
     /// More replicas than this are refused as a slip of the keyboard.
     pub const MAX_REPLICAS: u64 = 10_000;
+
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Mode::Replicated { .. } => "replicated",
+            Mode::Global => "global",
+            Mode::ReplicatedJob { .. } => "replicated-job",
+            Mode::GlobalJob => "global-job",
+        }
+    }
+
+    /// Whether its tasks end by themselves, and are not followed by others then.
+    pub const fn is_job(&self) -> bool {
+        matches!(self, Mode::ReplicatedJob { .. } | Mode::GlobalJob)
+    }
+
+    /// How many tasks there are in all; None: as many as nodes take one.
+    pub const fn count(&self) -> Option<u64> {
+        match *self {
+            Mode::Replicated { replicas } => Some(replicas),
+            Mode::ReplicatedJob { completions, .. } => Some(completions),
+            Mode::Global | Mode::GlobalJob => None,
+        }
+    }
+
+    /// How many may run at once; None: as many as there are.
+    pub const fn at_once(&self) -> Option<u64> {
+        match *self {
+            Mode::ReplicatedJob { concurrent, .. } if concurrent > 0 => Some(concurrent),
+            _ => None,
+        }
+    }
+
+    /// The same with another count; None: it has none.
+    pub fn scaled(&self, count: u64) -> Option<Mode> {
+        match *self {
+            Mode::Replicated { .. } => Some(Mode::Replicated { replicas: count }),
+            Mode::ReplicatedJob { concurrent, .. } => Some(Mode::ReplicatedJob { completions: count, concurrent }),
+            Mode::Global | Mode::GlobalJob => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -123,6 +123,9 @@ pub struct Task {
     /// `Service.spec_version` it was made from.
     pub spec_version: Version,
     pub node: Option<NodeId>,
+    /// Of a service with a task on every node: the one that this is for.
+    #[serde(default)]
+    pub bound: Option<NodeId>,
     pub attachments: Vec<Attachment>,
     /// Ports published on the task's own node (mode host).
     pub host_ports: Vec<PortConfig>,

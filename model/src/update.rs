@@ -186,7 +186,9 @@ impl Service {
         if reached || self.previous.is_none() {
             self.previous = Some(Box::new(old));
         }
-        self.update = Some(UpdateStatus::begin(UpdateState::Updating, now, String::new()));
+        // A job is not updated task by task: its next run begins.
+        let updates = !self.spec.mode.is_job();
+        self.update = updates.then(|| UpdateStatus::begin(UpdateState::Updating, now, String::new()));
         true
     }
 

@@ -167,6 +167,7 @@ mod tests {
             .into(),
             spec_version: Version(1),
             node: None,
+            bound: None,
             attachments: vec![],
             host_ports: vec![],
             desired: TaskState::Running,

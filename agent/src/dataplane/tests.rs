@@ -92,6 +92,7 @@ fn task(n: u8, nets: &[u8], on: u8, running: bool) -> Task {
         .into(),
         spec_version: Version(1),
         node: Some(node(on)),
+        bound: None,
         attachments: nets.iter().map(|net| attachment(n, *net)).collect(),
         host_ports: vec![],
         desired: TaskState::Running,

@@ -30,6 +30,7 @@ fn task(state: TaskState, desired: TaskState) -> Task {
         .into(),
         spec_version: Version(1),
         node: Some(NodeId::from_random([3; 16])),
+        bound: None,
         attachments: vec![],
         host_ports: vec![],
         desired,

@@ -233,6 +233,7 @@ fn task(n: u32, networks: &[NetworkView; 2], node: &NodeId) -> Task {
         .into(),
         spec_version: Version(1),
         node: Some(node.clone()),
+        bound: None,
         attachments: attachments(n, networks),
         host_ports: vec![],
         desired: TaskState::Running,

@@ -4,7 +4,7 @@ use super::{ControlError, SpecError, check, find};
 use crate::store::{Conflict, Mutation, Snapshot, WriteError};
 use heddle_model::{
     Kind, ServiceId, Timestamp, Version,
-    service::{Mode, Service, ServiceSpec},
+    service::{Service, ServiceSpec},
 };
 use std::sync::Arc;
 
@@ -46,6 +46,9 @@ pub fn roll_back(state: &Snapshot, reference: &str, now: Timestamp) -> Result<Ch
     let Some(previous) = &service.previous else {
         return Err(SpecError::NoPrevious(service.spec.annotations.name.clone()).into());
     };
+    if service.spec.mode.is_job() {
+        return Err(SpecError::JobRollback(service.spec.annotations.name.clone()).into());
+    }
     check::change(state, &service, previous.spec.clone())?;
     let mut service = Arc::unwrap_or_clone(service);
     service.roll_back(now, String::new());
@@ -55,9 +58,11 @@ pub fn roll_back(state: &Snapshot, reference: &str, now: Timestamp) -> Result<Ch
 /// Another number of replicas. It is no update: what goes on goes on, and a rollback does not undo it.
 pub fn scale(state: &Snapshot, reference: &str, replicas: u64) -> Result<Changed, ControlError> {
     let service = find::service(state, reference)?;
-    check::room(state, Some(&service.id), &service.spec, replicas)?;
     let mut service = Arc::unwrap_or_clone(service);
-    let mode = Mode::Replicated { replicas };
+    let Some(mode) = service.spec.mode.scaled(replicas) else {
+        return Err(SpecError::Scale { name: service.spec.annotations.name, mode: service.spec.mode.as_str() }.into());
+    };
+    check::room(state, Some(&service.id), &ServiceSpec { mode: mode.clone(), ..service.spec.clone() })?;
     if service.spec.mode == mode {
         return Ok(Changed { id: service.id, mutations: Vec::new() });
     }

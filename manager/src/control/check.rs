@@ -18,8 +18,8 @@ use heddle_model::{
     net::{Mtu, Pool, PoolError, Port, Protocol},
     network::{self, Driver, ENCRYPTED, Network, NetworkSpec},
     payload::FilePath,
-    service::{Mode, Runtime, Service, ServiceSpec},
-    update::{FailureAction, Order},
+    service::{Mode, RestartCondition, Runtime, Service, ServiceSpec},
+    update::{FailureAction, Order, UpdateConfig},
 };
 use ipnet::IpNet;
 use std::{collections::BTreeSet, sync::Arc};
@@ -104,6 +104,20 @@ pub enum SpecError {
     NetworkTwice(String),
     #[error("replicas {0}: use 1 to {max}", max = Mode::MAX_REPLICAS)]
     Replicas(u64),
+    #[error("concurrent tasks {0} of a job: use 1 to {max}, or 0 for all", max = Mode::MAX_REPLICAS)]
+    Concurrent(u64),
+    #[error("service {name:?} is {mode}: it has one task on each node, and no number that could be changed")]
+    Scale { name: String, mode: &'static str },
+    #[error("a service keeps its mode: it is {old} and cannot become {new}, make another one instead")]
+    Mode { old: &'static str, new: &'static str },
+    #[error("most replicas on a node cannot be given to a {0} service: it has one task on each")]
+    PerNode(&'static str),
+    #[error("restart condition any cannot be used with a job, whose tasks end: use on-failure or none")]
+    JobRestart,
+    #[error("a job is not updated task by task: leave out how updates and rollbacks go")]
+    JobUpdate,
+    #[error("service {0:?} is a job: it has no rollback, update it to what it should be")]
+    JobRollback(String),
     #[error(
         "network {network}: {subnet} has {room} addresses for tasks, {used} are spoken for and {wanted} are wanted"
     )]
@@ -265,6 +279,10 @@ pub fn change(state: &Snapshot, service: &Service, mut spec: ServiceSpec) -> Res
     if old != new {
         return Err(SpecError::Renamed { old: old.clone(), new: new.clone() });
     }
+    let (old, new) = (service.spec.mode.as_str(), spec.mode.as_str());
+    if old != new {
+        return Err(SpecError::Mode { old, new });
+    }
     possible(state, Some(service), &mut spec)?;
     Ok(spec)
 }
@@ -284,9 +302,32 @@ fn possible(state: &Snapshot, old: Option<&Service>, spec: &mut ServiceSpec) -> 
     networks(state, spec)?;
     files(state, spec)?;
     ports(state, old, spec)?;
+    mode(spec)?;
     updates(spec)?;
-    let Mode::Replicated { replicas } = spec.mode;
-    room(state, old.map(|s| &s.id), spec, replicas)
+    room(state, old.map(|s| &s.id), spec)
+}
+
+/// Whether all that is said goes with the mode.
+fn mode(spec: &ServiceSpec) -> Result<(), SpecError> {
+    let name = spec.mode.as_str();
+    match spec.mode {
+        Mode::Global | Mode::GlobalJob if spec.task.placement.max_replicas_per_node > 0 => {
+            return Err(SpecError::PerNode(name));
+        }
+        Mode::ReplicatedJob { concurrent, .. } if concurrent > Mode::MAX_REPLICAS => {
+            return Err(SpecError::Concurrent(concurrent));
+        }
+        _ => {}
+    }
+    if spec.mode.is_job() {
+        if spec.task.restart.condition == RestartCondition::Any {
+            return Err(SpecError::JobRestart);
+        }
+        if [&spec.update, &spec.rollback].iter().any(|c| **c != UpdateConfig::default()) {
+            return Err(SpecError::JobUpdate);
+        }
+    }
+    Ok(())
 }
 
 /// Whether the rules of updates and rollbacks can be followed.
@@ -386,20 +427,19 @@ fn ports(state: &Snapshot, old: Option<&Service>, spec: &ServiceSpec) -> Result<
     Ok(())
 }
 
-/// Whether so many replicas are not too many, and can have an address in each of the service's networks.
-pub fn room(state: &Snapshot, id: Option<&ServiceId>, spec: &ServiceSpec, replicas: u64) -> Result<(), SpecError> {
-    if replicas > Mode::MAX_REPLICAS || replicas == 0 {
-        return Err(SpecError::Replicas(replicas));
+/// Whether the tasks are not too many, and can have an address in each of the service's networks.
+pub fn room(state: &Snapshot, id: Option<&ServiceId>, spec: &ServiceSpec) -> Result<(), SpecError> {
+    if let Some(count) = spec.mode.count().filter(|n| *n > Mode::MAX_REPLICAS || *n == 0) {
+        return Err(SpecError::Replicas(count));
     }
-    limits::tasks(spec, replicas)?;
+    // What runs has addresses, and what has run is kept.
+    let kept = |spec: &ServiceSpec| spec.mode.count().unwrap_or(state.nodes.len() as u64);
+    let run = |spec: &ServiceSpec| spec.mode.at_once().map_or(kept(spec), |most| most.min(kept(spec)));
+    limits::tasks(spec, kept(spec))?;
+    let replicas = run(spec);
     for network in state.networks.values().filter(|n| joins(spec, n)) {
         let others = state.services.values().filter(|s| Some(&s.id) != id && joins(&s.spec, network));
-        let tasks: u64 = others
-            .map(|s| {
-                let Mode::Replicated { replicas } = s.spec.mode;
-                replicas
-            })
-            .sum();
+        let tasks: u64 = others.map(|s| run(&s.spec)).sum();
         for pool in subnets::pools(network) {
             let range = pool.range.unwrap_or(pool.subnet);
             let within =

@@ -1,10 +1,9 @@
 //! How far a service is from what is wanted, told from the state and the acknowledgements.
 
-use crate::{dispatcher::Sessions, store::Snapshot};
+use crate::{dispatcher::Sessions, orchestrator, store::Snapshot};
 use heddle_model::{
     ServiceId, Version,
     node::NodeState,
-    service::Mode,
     task::{Task, TaskState},
 };
 use heddle_proto::v1;
@@ -14,9 +13,10 @@ pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceP
     let service = state.services.get(id);
     let acked = sessions.min_ready(state);
     let mut out = v1::ServiceProgress {
-        desired: service.map_or(0, |s| {
-            let Mode::Replicated { replicas } = s.spec.mode;
-            replicas
+        desired: service.map_or(0, |s| orchestrator::wanted(state, s)),
+        job: service.filter(|s| s.spec.mode.is_job()).map(|s| {
+            let (completed, failed) = orchestrator::ended(state, s);
+            v1::JobProgress { completed, failed }
         }),
         update: service.and_then(|s| s.update.clone()).map(Into::into),
         ..v1::ServiceProgress::default()

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     ambient, backup, ca,
     dispatcher::{Logs, Sessions, Share},
-    membership,
+    membership, orchestrator,
     store::{Mutation, Snapshot, Store, now},
     tunnel,
     vault::UnlockKey,
@@ -19,7 +19,7 @@ use heddle_model::{
     cluster::{Cluster, Role},
     network::{Network, NetworkSpec},
     node::{Node, NodeState},
-    service::{Mode, Service, ServiceSpec},
+    service::{Service, ServiceSpec},
     task::Task,
 };
 use heddle_plumbing::{access::on_behalf, tls::root_digest};
@@ -278,9 +278,11 @@ impl control_server::Control for ControlService {
     async fn list_services(&self, request: Request<v1::ListServicesRequest>) -> Answer<v1::ListServicesResponse> {
         let (_, state) = look!(self, request, list_services);
         let summary = |service: &Arc<Service>| {
-            let Mode::Replicated { replicas: desired } = service.spec.mode;
+            let desired = orchestrator::wanted(&state, service);
+            let completed = service.spec.mode.is_job().then(|| orchestrator::ended(&state, service).0);
+            let completed = completed.unwrap_or_default();
             let running = state.tasks_of_service(&service.id).filter(|t| t.in_service()).count() as u64;
-            v1::ServiceSummary { service: Some((**service).clone().into()), running, desired }
+            v1::ServiceSummary { service: Some((**service).clone().into()), running, desired, completed }
         };
         let services = state.services.values().map(summary).collect();
         Ok(Response::new(v1::ListServicesResponse { services }))

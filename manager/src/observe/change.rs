@@ -8,7 +8,7 @@ use heddle_model::{
     network::Network,
     node::{Node, NodeState},
     payload::Payload,
-    service::{Mode, Service, ServiceSpec},
+    service::{Service, ServiceSpec},
     task::Task,
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -181,12 +181,11 @@ impl Told for Service {
         self.spec.annotations.name.clone()
     }
     fn difference(&self, next: &Self) -> String {
-        let replicas = |s: &Service| match s.spec.mode {
-            Mode::Replicated { replicas } => replicas,
-        };
+        let count = |s: &Service| s.spec.mode.count().unwrap_or_default();
         let rest = ServiceSpec { mode: self.spec.mode.clone(), ..next.spec.clone() };
         words([
-            (self.spec.mode != next.spec.mode).then(|| format!("replicas {} -> {}", replicas(self), replicas(next))),
+            (count(self) != count(next)).then(|| format!("replicas {} -> {}", count(self), count(next))),
+            (self.spec.mode.at_once() != next.spec.mode.at_once()).then(|| "concurrent tasks".to_owned()),
             (self.spec != rest).then(|| "spec".to_owned()),
             (self.endpoint != next.endpoint).then(|| "ports and virtual addresses".to_owned()),
         ])
@@ -236,6 +235,7 @@ mod tests {
     use heddle_model::{
         Timestamp, Version,
         node::NodeStatus,
+        service::Mode,
         task::{TaskState, TaskStatus},
     };
 

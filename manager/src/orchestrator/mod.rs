@@ -2,6 +2,7 @@
 //! takes them away.
 //!
 //! ```text
+//! places   which slots there should be                                     job       services whose tasks end by themselves
 //! slot     one replica: the task that stands for it, those before it, and what is next
 //! update   which replicas an update replaces now, and how far it is        restart   whether and when an ended task is followed
 //! drain    when a task that has to go may be stopped                        reaper    what has ended is forgotten
@@ -9,6 +10,8 @@
 
 mod connection;
 mod drain;
+mod job;
+mod places;
 mod reaper;
 mod restart;
 mod slot;
@@ -16,6 +19,7 @@ mod slot;
 mod tests;
 mod update;
 
+pub use job::ended;
 pub use reaper::reap;
 
 use crate::{
@@ -23,19 +27,21 @@ use crate::{
     store::{Mutation, Snapshot},
 };
 use heddle_model::{
-    Meta, TaskId, Timestamp,
+    Meta, NodeId, TaskId, Timestamp,
     endpoint::PublishMode,
-    node::NodeState,
-    service::{Mode, Service},
+    service::Service,
     task::{Task, TaskState, TaskStatus},
 };
 use slot::{Slot, fill};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, sync::Arc};
 
 pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
     let mut plan = Plan::default();
     for service in state.services.values().filter(|s| s.endpoint.is_some()) {
-        replicate(state, service, context, &mut plan);
+        match service.spec.mode.is_job() {
+            true => job::plan(state, service, context, &mut plan),
+            false => keep(state, service, context, &mut plan),
+        }
     }
     for task in state.tasks.values().filter(|t| !state.services.contains_key(&t.service)) {
         want(task, TaskState::Remove, &mut plan);
@@ -53,17 +59,31 @@ fn want(task: &Task, desired: TaskState, plan: &mut Plan) {
     }
 }
 
-fn replicate(state: &Snapshot, service: &Service, context: &mut Context<'_>, plan: &mut Plan) {
-    let Mode::Replicated { replicas } = service.spec.mode;
+fn slots<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>) -> BTreeMap<u64, Slot<'a>> {
     let mut slots: BTreeMap<u64, Slot<'_>> = BTreeMap::new();
-    for task in state.tasks_of_service(&service.id).filter(|t| t.desired != TaskState::Remove) {
+    for task in tasks {
         slots.entry(task.slot).or_default().push(task);
     }
-    let surplus = surplus(state, &slots, replicas);
-    for slot in &surplus {
+    slots
+}
+
+fn kept<'a>(state: &'a Snapshot, service: &Service) -> BTreeMap<u64, Slot<'a>> {
+    slots(state.tasks_of_service(&service.id).filter(|t| t.desired != TaskState::Remove))
+}
+
+/// How many tasks a service should have, one of each slot.
+pub fn wanted(state: &Snapshot, service: &Service) -> u64 {
+    service.spec.mode.count().unwrap_or_else(|| places::of(state, service, &kept(state, service)).wanted)
+}
+
+/// Whatever ends is followed by another.
+fn keep(state: &Snapshot, service: &Service, context: &mut Context<'_>, plan: &mut Plan) {
+    let mut slots = kept(state, service);
+    let places = places::of(state, service, &slots);
+    for slot in &places.surplus {
         slots.remove(slot).iter().flat_map(Slot::tasks).for_each(|t| want(t, TaskState::Remove, plan));
     }
-    let step = update::plan(state, service, &slots, context, plan);
+    let step = update::plan(state, service, &slots, places.wanted, context, plan);
     if let Some(next) = step.service {
         let turns = next.spec != service.spec || !next.is_updating();
         plan.push(Mutation::Update(next.into()));
@@ -75,34 +95,18 @@ fn replicate(state: &Snapshot, service: &Service, context: &mut Context<'_>, pla
     for (number, slot) in &slots {
         fill(state, service, slot, step.slots.contains(number), context, plan);
     }
-    let free = (1..).filter(|slot| !slots.contains_key(slot));
-    for slot in free.take((replicas as usize).saturating_sub(slots.len())) {
-        plan.push(Mutation::Create(new_task(service, slot, context.now, context).into()));
+    for (slot, bound) in places.missing {
+        plan.push(Mutation::Create(new_task(service, slot, bound, context.now, context).into()));
     }
 }
 
-/// The slots to give up: first those that do not run, then those of the fullest nodes, then the highest numbers.
-fn surplus(state: &Snapshot, slots: &BTreeMap<u64, Slot<'_>>, replicas: u64) -> BTreeSet<u64> {
-    let count = slots.len().saturating_sub(replicas as usize);
-    let mut order: Vec<(bool, usize, u64)> = Vec::new();
-    let mut on_node: BTreeMap<_, usize> = BTreeMap::new();
-    let active = |slot: &Slot<'_>| slot.tasks().find(|t| t.in_service()).map(|t| t.node.clone());
-    let mut rows: Vec<_> = slots.iter().map(|(number, slot)| (*number, active(slot).flatten())).collect();
-    rows.sort();
-    for (slot, node) in rows {
-        let nth = node.as_ref().map_or(0, |n| {
-            let n = on_node.entry(n.clone()).or_default();
-            *n += 1;
-            *n
-        });
-        let ready = node.and_then(|n| state.nodes.get(&n)).is_some_and(|n| n.status.state == NodeState::Ready);
-        order.push((!ready, nth, slot));
-    }
-    order.sort();
-    order.iter().rev().take(count).map(|(_, _, slot)| *slot).collect()
-}
-
-fn new_task(service: &Service, slot: u64, not_before: Timestamp, context: &mut Context<'_>) -> Task {
+fn new_task(
+    service: &Service,
+    slot: u64,
+    bound: Option<NodeId>,
+    not_before: Timestamp,
+    context: &mut Context<'_>,
+) -> Task {
     let ports = service.endpoint.iter().flat_map(|e| &e.ports);
     Task {
         id: TaskId::from_random((context.random)()),
@@ -113,6 +117,7 @@ fn new_task(service: &Service, slot: u64, not_before: Timestamp, context: &mut C
         spec: service.spec.task.clone(),
         spec_version: service.spec_version,
         node: None,
+        bound,
         attachments: Vec::new(),
         host_ports: ports.filter(|p| p.mode == PublishMode::Host).cloned().collect(),
         desired: TaskState::Running,

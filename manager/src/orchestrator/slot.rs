@@ -1,12 +1,12 @@
 //! One replica of a service: the tasks that stand, stood and will stand for it.
 
-use super::{new_task, restart, want};
+use super::{new_task, places, restart, want};
 use crate::{
     plan::{Context, Plan},
     store::{Mutation, Snapshot},
 };
 use heddle_model::{
-    Timestamp, Version,
+    NodeId, Timestamp, Version,
     node::{Availability, NodeState},
     service::Service,
     task::{Task, TaskState},
@@ -36,6 +36,15 @@ fn is_drained(state: &Snapshot, task: &Task) -> bool {
     node.is_some_and(|n| n.spec.availability == Availability::Drain)
 }
 
+/// Its node is not one any more that the service may be on.
+fn is_misplaced(state: &Snapshot, service: &Service, task: &Task) -> bool {
+    if task.spec_version != service.spec_version || task.spec.placement.constraints.is_empty() {
+        return false;
+    }
+    let node = task.node.as_ref().and_then(|id| state.nodes.get(id));
+    node.is_some_and(|n| !places::constraints(&task.spec).iter().all(|c| c.admits(n)))
+}
+
 impl<'a> Slot<'a> {
     pub fn push(&mut self, task: &'a Task) {
         let key = |t: &Task| (t.meta.created_at, t.id.clone());
@@ -50,6 +59,16 @@ impl<'a> Slot<'a> {
 
     pub fn newest(&self) -> Option<&'a Task> {
         self.tasks.last().copied()
+    }
+
+    /// The node that it is for, if it is for one.
+    pub fn bound(&self) -> Option<&'a NodeId> {
+        self.newest().and_then(|t| t.bound.as_ref())
+    }
+
+    /// Whether a task of it has come to its end by itself, and well.
+    pub fn is_done(&self) -> bool {
+        self.tasks().any(|t| t.status.state == TaskState::Complete)
     }
 
     /// Those that run, or may come to, oldest first.
@@ -99,7 +118,7 @@ pub fn fill(
         None => refill(state, service, slot, step, context, plan),
     };
     if let Some(at) = next {
-        plan.push(Mutation::Create(new_task(service, number(slot), at, context).into()));
+        plan.push(Mutation::Create(new_task(service, number(slot), slot.bound().cloned(), at, context).into()));
     }
 }
 
@@ -125,7 +144,7 @@ fn follow(
     context: &Context<'_>,
     plan: &mut Plan,
 ) -> Option<Timestamp> {
-    let drained = is_drained(state, keeper);
+    let drained = is_drained(state, keeper) || is_misplaced(state, service, keeper);
     let away = drained || (keeper.spec_version != service.spec_version && service.is_updating());
     let tried = slot.newest().filter(|t| t.desired == TaskState::Running && t.status.state.is_terminal());
     if let Some(failed) = tried {

@@ -12,7 +12,7 @@ use crate::{
 };
 use heddle_model::{
     Timestamp, Version,
-    service::{Mode, RestartCondition, Service},
+    service::{RestartCondition, Service},
     task::{Task, TaskState},
     update::{FailureAction, UpdateConfig, UpdateStatus},
 };
@@ -55,13 +55,13 @@ pub fn plan(
     state: &Snapshot,
     service: &Service,
     slots: &BTreeMap<u64, Slot<'_>>,
+    replicas: u64,
     context: &Context<'_>,
     plan: &mut Plan,
 ) -> Step {
     let Some(status) = service.update.as_ref().filter(|u| u.state.in_progress()) else { return Step::default() };
     let config = service.update_config();
     let view = View { state, service, status, config, now: context.now, acked: context.acked };
-    let Mode::Replicated { replicas } = service.spec.mode;
     let mut next = status.clone();
     for (number, slot) in slots.iter().filter(|(n, _)| !status.failed.contains(n)) {
         if let Some(why) = view.failure(slot, plan) {

@@ -83,7 +83,10 @@ struct Candidates<'a> {
 impl<'a> Candidates<'a> {
     fn new(loads: &BTreeMap<NodeId, Load>, wanted: Wanted<'a>) -> Self {
         let rank = |(id, load): (&NodeId, &Load)| Reverse(load.rank(&wanted.like.service, id));
-        let order = loads.iter().map(rank).collect();
+        let order = match &wanted.like.bound {
+            Some(id) => loads.get_key_value(id).map(rank).into_iter().collect(),
+            None => loads.iter().map(rank).collect(),
+        };
         Self { wanted, order, refused: BTreeMap::new() }
     }
 
@@ -125,18 +128,19 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
         let mut on = task.attachments.iter().filter_map(|a| state.networks.get(&a.network));
         on.any(|n| n.spec.encrypted())
     };
-    let mut groups: BTreeMap<(&ServiceId, Version, bool), Vec<&Arc<Task>>> = BTreeMap::new();
+    let mut groups: BTreeMap<(&ServiceId, Version, bool, Option<&NodeId>), Vec<&Arc<Task>>> = BTreeMap::new();
     for task in state.tasks.values().filter(waiting) {
         // Much further off than the delay is only a time by the clock of another host, which is ahead: nobody waits for that.
         let wait = task.not_before.since(context.now);
         if !wait.is_zero() && wait <= task.spec.restart.delay * 2 + CLOCKS_DIFFER {
             plan.wake_at(task.not_before);
         } else {
-            groups.entry((&task.service, task.spec_version, encrypted(task))).or_default().push(task);
+            let group = (&task.service, task.spec_version, encrypted(task), task.bound.as_ref());
+            groups.entry(group).or_default().push(task);
         }
     }
     let mut placed = Vec::new();
-    for ((_, _, encrypted), tasks) in groups {
+    for ((_, _, encrypted, _), tasks) in groups {
         let like = tasks[0];
         let constraints = like.spec.placement.constraints.iter().filter_map(|c| c.parse().ok()).collect();
         let mut candidates = Candidates::new(&loads, Wanted { like, encrypted, constraints });

@@ -255,6 +255,7 @@ mod tests {
                 .into(),
                 spec_version: Version(4),
                 node: Some(node.clone()),
+                bound: Some(node.clone()),
                 attachments: vec![Attachment {
                     network: network.clone(),
                     addr,

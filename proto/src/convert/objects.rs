@@ -492,10 +492,18 @@ impl TryFrom<v1::PayloadFile> for PayloadFile {
 
 impl From<ServiceSpec> for v1::ServiceSpec {
     fn from(s: ServiceSpec) -> Self {
-        let Mode::Replicated { replicas } = s.mode;
+        use v1::service_spec::Mode as Wire;
+        let mode = match s.mode {
+            Mode::Replicated { replicas } => Wire::Replicated(v1::Replicated { replicas }),
+            Mode::Global => Wire::Global(v1::Global {}),
+            Mode::ReplicatedJob { completions, concurrent } => {
+                Wire::ReplicatedJob(v1::ReplicatedJob { completions, concurrent })
+            }
+            Mode::GlobalJob => Wire::GlobalJob(v1::GlobalJob {}),
+        };
         Self {
             annotations: Some(s.annotations.into()),
-            mode: Some(v1::service_spec::Mode::Replicated(v1::Replicated { replicas })),
+            mode: Some(mode),
             task: Some(s.task.into_inner().into()),
             endpoint: Some(v1::EndpointSpec {
                 mode: v1::EndpointMode::from(s.endpoint.mode).into(),
@@ -510,14 +518,20 @@ impl From<ServiceSpec> for v1::ServiceSpec {
 impl TryFrom<v1::ServiceSpec> for ServiceSpec {
     type Error = ConvertError;
     fn try_from(s: v1::ServiceSpec) -> Result<Self> {
-        let v1::service_spec::Mode::Replicated(mode) = some("mode", s.mode)?;
+        use v1::service_spec::Mode as Wire;
+        let mode = match some("mode", s.mode)? {
+            Wire::Replicated(m) => Mode::Replicated { replicas: m.replicas },
+            Wire::Global(_) => Mode::Global,
+            Wire::ReplicatedJob(m) => Mode::ReplicatedJob { completions: m.completions, concurrent: m.concurrent },
+            Wire::GlobalJob(_) => Mode::GlobalJob,
+        };
         let endpoint = match s.endpoint {
             Some(e) => EndpointSpec { mode: e.mode().try_into()?, ports: list(e.ports)? },
             None => EndpointSpec::default(),
         };
         Ok(Self {
             annotations: some("annotations", s.annotations)?.into(),
-            mode: Mode::Replicated { replicas: mode.replicas },
+            mode,
             task: TaskSpec::try_from(some("task", s.task)?)?.into(),
             endpoint,
             update: s.update.map(TryInto::try_into).transpose()?.unwrap_or_default(),
@@ -621,6 +635,7 @@ impl From<Task> for v1::Task {
             spec: Some(t.spec.into_inner().into()),
             spec_version: t.spec_version.0,
             node: t.node.map(Into::into),
+            bound: t.bound.map(Into::into),
             attachments: t.attachments.into_iter().map(Into::into).collect(),
             host_ports: t.host_ports.into_iter().map(Into::into).collect(),
             desired: v1::TaskState::from(t.desired).into(),
@@ -645,6 +660,7 @@ impl TryFrom<v1::Task> for Task {
             spec: TaskSpec::try_from(some("spec", t.spec)?)?.into(),
             spec_version: Version(t.spec_version),
             node: t.node.map(|n| text("node", &n)).transpose()?,
+            bound: t.bound.map(|n| text("bound", &n)).transpose()?,
             attachments: list(t.attachments)?,
             host_ports: list(t.host_ports)?,
             desired,

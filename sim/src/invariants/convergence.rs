@@ -1,8 +1,8 @@
 //! When nothing goes wrong any more all managers come to have the same state, what is to run runs, and every agent knows.
 
 use crate::{agent::Kept, world::World};
-use heddle_manager::{dispatcher, store::Snapshot};
-use heddle_model::{service::Mode, task::TaskState};
+use heddle_manager::{dispatcher, orchestrator, store::Snapshot};
+use heddle_model::task::TaskState;
 use std::sync::Arc;
 
 /// Why it is not so yet.
@@ -12,7 +12,7 @@ pub fn converged(managers: &[Arc<Snapshot>], agents: &[(usize, &Kept)], world: &
         return Err(format!("managers are at versions {} and {}", first.version, other.version));
     }
     for service in first.services.values() {
-        let Mode::Replicated { replicas: wanted } = service.spec.mode;
+        let wanted = orchestrator::wanted(first, service);
         let running = first.tasks_of_service(&service.id).filter(|t| t.in_service()).count() as u64;
         if running != wanted {
             return Err(format!("{running} of {wanted} replicas of {} run", service.spec.annotations.name));

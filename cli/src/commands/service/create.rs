@@ -2,7 +2,7 @@
 
 use super::{
     WaitArgs,
-    settings::{Settings, config, network, port, secret},
+    settings::{Settings, config, mode, network, port, secret},
 };
 use crate::commands::pair::key_value;
 use anyhow::{Result, bail};
@@ -12,7 +12,9 @@ use heddle_model::{
     endpoint::{EndpointMode, EndpointSpec, PortConfig},
     network::HOST,
     payload::PayloadFile,
-    service::{Mode, NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, ServiceSpec, TaskSpec},
+    service::{
+        Mode, NetworkTarget, Placement, ProcessSpec, RestartCondition, RestartPolicy, Runtime, ServiceSpec, TaskSpec,
+    },
     update::UpdateConfig,
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -24,6 +26,9 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 pub struct CreateArgs {
     #[arg(long)]
     pub name: String,
+    /// replicated; global: one task on every node that takes it; replicated-job and global-job: tasks that run to their end
+    #[arg(long, value_parser = mode, default_value = "replicated")]
+    mode: Mode,
     /// Run a program of the hosts, in namespaces of its own
     #[arg(long)]
     process: bool,
@@ -77,12 +82,16 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
         env: args.env.iter().cloned().collect::<BTreeMap<_, _>>(),
         ..ProcessSpec::default()
     };
+    let mut restart = RestartPolicy::default();
+    if args.mode.is_job() {
+        restart.condition = RestartCondition::OnFailure;
+    }
     let mut spec = ServiceSpec {
         annotations: Annotations { name: args.name.clone(), labels: args.label.iter().cloned().collect() },
-        mode: Mode::Replicated { replicas: 1 },
+        mode: args.mode.clone(),
         task: TaskSpec {
             runtime: Runtime::Process(process),
-            restart: RestartPolicy::default(),
+            restart,
             placement: Placement { constraints: args.constraint.clone(), ..Placement::default() },
             networks: args.network.clone(),
             stop_grace: STOP_GRACE,

@@ -190,13 +190,13 @@ fn ports(service: &Service) -> String {
 }
 
 fn value(service: &Service) -> Value {
-    let Mode::Replicated { replicas } = service.spec.mode;
     json!({
         "id": service.id.as_str(),
         "version": service.meta.version,
         "createdAt": service.meta.created_at,
         "updatedAt": service.meta.updated_at,
-        "replicas": replicas,
+        "mode": service.spec.mode.as_str(),
+        "replicas": service.spec.mode.count(),
         "spec": service.spec,
         "endpoint": service.endpoint,
         "updateStatus": service.update,
@@ -209,27 +209,37 @@ async fn list(control: &mut Control, format: Format, quiet: bool) -> Result<()> 
     let mut all = Vec::new();
     for summary in answer.services {
         let Some(service) = summary.service else { continue };
-        all.push((Service::try_from(service)?, summary.running, summary.desired));
+        all.push((Service::try_from(service)?, summary.running, summary.desired, summary.completed));
     }
     all.sort_by(|a, b| a.0.spec.annotations.name.cmp(&b.0.spec.annotations.name));
     if quiet {
-        all.iter().for_each(|(s, _, _)| println!("{}", s.id));
+        all.iter().for_each(|(s, ..)| println!("{}", s.id));
         return Ok(());
     }
-    let row = |(service, running, desired): &(Service, u64, u64)| {
+    type Row = (Service, u64, u64, u64);
+    let row = |(service, running, desired, completed): &Row| {
+        let most = service.spec.mode.at_once().unwrap_or(*desired).min(desired.saturating_sub(*completed));
+        let replicas = match service.spec.mode.is_job() {
+            true => format!("{running}/{most} ({completed}/{desired} completed)"),
+            false => format!("{running}/{desired}"),
+        };
         let Runtime::Process(process) = &service.spec.task.runtime;
         vec![
             service.id.short().to_owned(),
             service.spec.annotations.name.clone(),
-            "replicated".into(),
-            format!("{running}/{desired}"),
+            service.spec.mode.as_str().to_owned(),
+            replicas,
             process.command.join(" "),
             ports(service),
         ]
     };
-    let json = |(service, running, _): &(Service, u64, u64)| {
+    let json = |(service, running, desired, completed): &Row| {
         let mut value = value(service);
         value["running"] = (*running).into();
+        value["desired"] = (*desired).into();
+        if service.spec.mode.is_job() {
+            value["completed"] = (*completed).into();
+        }
         value
     };
     let headings = ["ID", "NAME", "MODE", "REPLICAS", "COMMAND", "PORTS"];

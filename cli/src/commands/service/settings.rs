@@ -2,7 +2,7 @@
 
 use super::health::HealthFlags;
 use crate::commands::moment;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use heddle_model::{
     endpoint::{EndpointMode, PortConfig, PublishMode},
@@ -16,9 +16,12 @@ use std::time::Duration;
 /// What is absent stays as it is.
 #[derive(Debug, Args)]
 pub struct Settings {
-    /// How many tasks [1 at first]
+    /// How many tasks; of a job, how many run to their end [1 at first]
     #[arg(long)]
     replicas: Option<u64>,
+    /// Of a job's tasks, how many run at once; 0 is all [0 at first]
+    #[arg(long, value_name = "COUNT")]
+    max_concurrent: Option<u64>,
     /// vip (one address for the service) or dnsrr (the name gives all tasks) [vip at first]
     #[arg(long, value_parser = endpoint_mode)]
     endpoint_mode: Option<EndpointMode>,
@@ -123,7 +126,16 @@ fn set_text(field: &mut Option<String>, value: &Option<String>) {
 impl Settings {
     pub fn apply(&self, spec: &mut ServiceSpec) -> Result<()> {
         if let Some(replicas) = self.replicas {
-            spec.mode = Mode::Replicated { replicas };
+            let Some(mode) = spec.mode.scaled(replicas) else {
+                bail!("--replicas {replicas}: a {} service has one task on each node", spec.mode.as_str());
+            };
+            spec.mode = mode;
+        }
+        if let Some(wanted) = self.max_concurrent {
+            let Mode::ReplicatedJob { concurrent, .. } = &mut spec.mode else {
+                bail!("--max-concurrent {wanted}: only a replicated-job has it, and this is {}", spec.mode.as_str());
+            };
+            *concurrent = wanted;
         }
         set(&mut spec.endpoint.mode, &self.endpoint_mode);
         let task = &mut spec.task;
@@ -165,6 +177,17 @@ impl RollbackRules {
         set(&mut config.max_failure_ratio, &self.rollback_max_failure_ratio);
         set(&mut config.deadline, &self.rollback_deadline);
     }
+}
+
+pub fn mode(text: &str) -> Result<Mode, String> {
+    let all = [
+        Mode::Replicated { replicas: 1 },
+        Mode::Global,
+        Mode::ReplicatedJob { completions: 1, concurrent: 0 },
+        Mode::GlobalJob,
+    ];
+    let found = all.into_iter().find(|mode| mode.as_str() == text);
+    found.ok_or_else(|| "use replicated, global, replicated-job or global-job".into())
 }
 
 fn order(text: &str) -> Result<Order, String> {

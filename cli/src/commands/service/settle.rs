@@ -34,8 +34,26 @@ enum Seen {
 
 fn look(progress: &v1::ServiceProgress, goal: Goal) -> Seen {
     match &progress.update {
+        _ if progress.job.is_some() => job(progress, progress.job.unwrap_or_default()),
         Some(update) if goal != Goal::Wanted => updated(progress, update, goal),
         _ => wanted(progress),
+    }
+}
+
+/// Its tasks are waited for until they end.
+fn job(progress: &v1::ServiceProgress, job: v1::JobProgress) -> Seen {
+    let v1::JobProgress { completed, failed } = job;
+    let wanted = progress.desired;
+    let so_far = format!("{completed} of {wanted} completed");
+    let ended = progress.running == 0 && progress.stopping == 0;
+    match failed {
+        0 if completed == wanted && ended => Seen::Done,
+        0 => Seen::On(format!("{so_far}, {} running", progress.running)),
+        _ if completed + failed >= wanted && ended => {
+            let why = progress.reasons.join("; ");
+            Seen::Failed(format!("{so_far}, {failed} failed and are not tried again: {why}"))
+        }
+        _ => Seen::On(format!("{so_far}, {} running, {failed} failed", progress.running)),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
 use heddle_model::{
     NodeId, ServiceId, Timestamp, Version,
     node::{Availability, Node, NodeSpec},
-    service::{Mode, Runtime, Service, ServiceSpec},
+    service::{Runtime, Service, ServiceSpec},
     task::{Task, TaskState, TaskStatus},
     update::{Order, UpdateState},
 };
@@ -31,11 +31,25 @@ pub struct Cluster {
     pub fails: fn(&Task) -> bool,
     /// Tasks whose checks say so, for as long as they run.
     pub unhealthy: fn(&Task) -> bool,
+    /// Tasks whose program runs for a while and then ends well.
+    pub ends: fn(&Task) -> bool,
 }
 
 impl Cluster {
     /// Three hosts and service "web", whose replicas all serve.
     pub fn serving(replicas: u64, set: impl FnOnce(&mut ServiceSpec)) -> Self {
+        let mut cluster = Self::of(replicas, set);
+        (0..20).for_each(|_| cluster.round());
+        assert_eq!(cluster.least_serving(), replicas as usize);
+        cluster
+    }
+
+    /// The same before anything has begun to run.
+    pub fn starting(set: impl FnOnce(&mut ServiceSpec)) -> Self {
+        Self::of(1, set)
+    }
+
+    fn of(replicas: u64, set: impl FnOnce(&mut ServiceSpec)) -> Self {
         let mut world = World::new();
         world.ready_nodes(3);
         let web = world.run(replicas, set);
@@ -43,10 +57,8 @@ impl Cluster {
         let host = |id: &NodeId| (id.clone(), Host { applied: applied.clone(), acked: Version(0) });
         let hosts = applied.nodes.keys().map(host).collect();
         let (state, now) = (world.state.clone(), Timestamp(1_000_000));
-        let mut cluster = Cluster { state, now, hosts, web, random: 1 << 64, fails: |_| false, unhealthy: |_| false };
-        (0..20).for_each(|_| cluster.round());
-        assert_eq!(cluster.least_serving(), replicas as usize);
-        cluster
+        let never: fn(&Task) -> bool = |_| false;
+        Cluster { state, now, hosts, web, random: 1 << 64, fails: never, unhealthy: never, ends: never }
     }
 
     pub fn service(&self) -> &Service {
@@ -54,8 +66,7 @@ impl Cluster {
     }
 
     pub fn replicas(&self) -> u64 {
-        let Mode::Replicated { replicas } = self.service().spec.mode;
-        replicas
+        self.service().spec.mode.count().unwrap_or(self.hosts.len() as u64)
     }
 
     pub fn nodes(&self) -> Vec<NodeId> {
@@ -95,10 +106,14 @@ impl Cluster {
         self.write(vec![Mutation::Update(service.into())]);
     }
 
+    pub fn set(&mut self, node: &NodeId, set: impl FnOnce(&mut NodeSpec)) {
+        let mut node = Node::clone(&self.state.nodes[node]);
+        set(&mut node.spec);
+        self.write(vec![Mutation::Update(node.into())]);
+    }
+
     pub fn drain(&mut self, node: &NodeId) {
-        let node = Node::clone(&self.state.nodes[node]);
-        let spec = NodeSpec { availability: Availability::Drain, ..node.spec.clone() };
-        self.write(vec![Mutation::Update(Node { spec, ..node }.into())]);
+        self.set(node, |spec| spec.availability = Availability::Drain);
     }
 
     /// The leader's stages, each once.
@@ -138,6 +153,9 @@ impl Cluster {
             _ if task.stop && unhealthy => (TaskState::Failed, "unhealthy"),
             _ if task.stop => (TaskState::Shutdown, ""),
             TaskState::Running if (self.fails)(task) => (TaskState::Failed, "exit code 1"),
+            TaskState::Running if task.status.state == TaskState::Running && (self.ends)(task) => {
+                (TaskState::Complete, "")
+            }
             // Before it has been well it is not running.
             _ if unhealthy && task.status.state < TaskState::Running => (TaskState::Starting, "unhealthy"),
             _ if unhealthy => (TaskState::Running, "unhealthy"),

@@ -1,6 +1,7 @@
 //! Updates, rollbacks and drains, on hosts that are simulated.
 
 mod cluster;
+mod modes;
 
 use cluster::{Cluster, program, run};
 use heddle_model::{

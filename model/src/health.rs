@@ -45,12 +45,19 @@ pub struct HealthCheck {
 pub enum BadHealthCheck {
     #[error("the command of the health check is empty: give a command of a shell, or leave the check out")]
     NoCommand,
-    #[error("health check path {0:?}: use one that begins with / and has no spaces, such as /healthz")]
+    #[error(
+        "health check path {0:?}: use one that begins with /, with what stands for itself in a URL, such as /healthz?full=1"
+    )]
     Path(String),
     #[error("health {field} {value:?}: use {least} to 24h")]
     Time { field: &'static str, value: Duration, least: &'static str },
     #[error("health retries {0}: use 1 to {most}", most = HealthCheck::MOST_RETRIES)]
     Retries(u32),
+}
+
+/// In a path or a query (RFC 3986, 3.3 and 3.4).
+fn in_a_url(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte)
 }
 
 impl HealthCheck {
@@ -75,7 +82,7 @@ impl HealthCheck {
     pub fn check(&self) -> Result<(), BadHealthCheck> {
         match &self.probe {
             Probe::Command(command) if command.trim().is_empty() => return Err(BadHealthCheck::NoCommand),
-            Probe::Http { path, .. } if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) => {
+            Probe::Http { path, .. } if !path.starts_with('/') || !path.bytes().all(in_a_url) => {
                 return Err(BadHealthCheck::Path(path.clone()));
             }
             Probe::Command(_) | Probe::Http { .. } | Probe::Tcp(_) => {}

@@ -2,7 +2,7 @@
 
 use crate::{dataplane::state::Space, kernel::linux::space, worker::Outcome};
 use heddle_model::{health::Probe, net::Port};
-use hyper::{Request, StatusCode, client::conn::http1, header};
+use hyper::{Request, StatusCode, Uri, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use std::{
     io,
@@ -15,7 +15,8 @@ pub async fn run(probe: &Probe, space: &Space, addrs: Vec<IpAddr>) -> Outcome {
     let Some(port) = probe.port() else { return Err("a command is no request".into()) };
     let stream = connect(space, addrs, port).await.map_err(|error| format!("port {port}: {error}"))?;
     let Probe::Http { path, .. } = probe else { return Ok(()) };
-    match get(stream, port, path).await {
+    let Ok(uri) = path.parse::<Uri>() else { return Err(format!("{path:?} is no path of a URL")) };
+    match get(stream, port, uri).await {
         Ok(status) if status.is_success() || status.is_redirection() => Ok(()),
         Ok(status) => Err(format!("GET {path} at port {port}: {status}")),
         Err(error) => Err(format!("GET {path} at port {port}: {error}")),
@@ -46,11 +47,10 @@ async fn connect(space: &Space, addrs: Vec<IpAddr>, port: Port) -> io::Result<Tc
     Err(first.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
 }
 
-async fn get(stream: TcpStream, port: Port, path: &str) -> Result<StatusCode, hyper::Error> {
+async fn get(stream: TcpStream, port: Port, uri: Uri) -> Result<StatusCode, hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut request = Request::new(String::new());
-    // What is no path was refused when the check was set.
-    *request.uri_mut() = path.parse().unwrap_or_default();
+    *request.uri_mut() = uri;
     let headers = [(header::HOST, format!("localhost:{port}")), (header::USER_AGENT, "heddle".into())];
     for (name, value) in headers.into_iter().chain([(header::CONNECTION, "close".into())]) {
         request.headers_mut().extend(value.parse().map(|value| (name, value)));

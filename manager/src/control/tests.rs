@@ -218,12 +218,18 @@ fn health_checks_that_cannot_be_are_refused() {
     let begins = format!("{}...", "x".repeat(40));
     let too_long = format!("health command {begins:?} is 5000 bytes long: use at most 4096");
     let command = |text: &str| HealthCheck::new(Probe::Command(text.into()));
+    let path = |path: &str| {
+        let use_one = "use one that begins with /, with what stands for itself in a URL, such as /healthz?full=1";
+        format!("health check path {path:?}: {use_one}")
+    };
     for (check, sentence) in [
         (command(" "), "the command of the health check is empty: give a command of a shell, or leave the check out"),
         (command(&long), &too_long),
         (command("a\0"), "health command \"a\\0\" has a zero byte in it, which no program can be given: leave it out"),
-        (http("x"), "health check path \"x\": use one that begins with / and has no spaces, such as /healthz"),
-        (http("/a b"), "health check path \"/a b\": use one that begins with / and has no spaces, such as /healthz"),
+        (http("x"), &path("x")),
+        (http("/a b"), &path("/a b")),
+        (http("/a<b"), &path("/a<b")),
+        (http("/a#b"), &path("/a#b")),
         (HealthCheck { interval: ms(0), ..good.clone() }, "health interval 0ns: use 100ms to 24h"),
         (HealthCheck { timeout: ms(99), ..good.clone() }, "health timeout 99ms: use 100ms to 24h"),
         (HealthCheck { start_period: ms(86_400_001), ..good.clone() }, "health start period 86400.001s: use 0s to 24h"),

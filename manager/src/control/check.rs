@@ -432,10 +432,19 @@ pub fn room(state: &Snapshot, id: Option<&ServiceId>, spec: &ServiceSpec) -> Res
     if let Some(count) = spec.mode.count().filter(|n| *n > Mode::MAX_REPLICAS || *n == 0) {
         return Err(SpecError::Replicas(count));
     }
+    let on_nodes = |spec: &ServiceSpec| {
+        let constraints: Vec<Constraint> =
+            spec.task.placement.constraints.iter().filter_map(|c| c.parse().ok()).collect();
+        state.nodes.values().filter(|n| constraints.iter().all(|c| c.admits(n))).count() as u64
+    };
     // What runs has addresses, and what has run is kept.
-    let kept = |spec: &ServiceSpec| spec.mode.count().unwrap_or(state.nodes.len() as u64);
+    let kept = |spec: &ServiceSpec| spec.mode.count().unwrap_or_else(|| on_nodes(spec));
     let run = |spec: &ServiceSpec| spec.mode.at_once().map_or(kept(spec), |most| most.min(kept(spec)));
     limits::tasks(spec, kept(spec))?;
+    // Nodes may have come since it was made: what finds no address says so, and is no reason to leave it as it is.
+    if spec.mode.count().is_none() && id.is_some() {
+        return Ok(());
+    }
     let replicas = run(spec);
     for network in state.networks.values().filter(|n| joins(spec, n)) {
         let others = state.services.values().filter(|s| Some(&s.id) != id && joins(&s.spec, network));

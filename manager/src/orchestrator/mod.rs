@@ -32,7 +32,7 @@ use heddle_model::{
     service::Service,
     task::{Task, TaskState, TaskStatus},
 };
-use slot::{Slot, fill};
+use slot::{Asked, Slot, fill};
 use std::{collections::BTreeMap, sync::Arc};
 
 pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
@@ -92,8 +92,9 @@ fn keep(state: &Snapshot, service: &Service, context: &mut Context<'_>, plan: &m
             return;
         }
     }
+    let asked = Asked::by(service);
     for (number, slot) in &slots {
-        fill(state, service, slot, step.slots.contains(number), context, plan);
+        fill(state, &asked, slot, step.slots.contains(number), context, plan);
     }
     for (slot, bound) in places.missing {
         plan.push(Mutation::Create(new_task(service, slot, bound, context.now, context).into()));

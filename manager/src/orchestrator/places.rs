@@ -6,6 +6,7 @@ use heddle_model::{
     NodeId,
     node::{Availability, Node, NodeState},
     service::{Service, TaskSpec},
+    update::{UpdateState, UpdateStatus},
 };
 use std::{
     cmp::Reverse,
@@ -58,29 +59,44 @@ fn unfinished(slots: &BTreeMap<u64, Slot<'_>>, count: usize) -> BTreeSet<u64> {
     order.into_iter().take(count).map(|(_, Reverse(number))| number).collect()
 }
 
-/// One for each node that takes such tasks. One that is paused keeps its own and gets none.
+/// One for each node that takes such tasks. One that is paused keeps its own and gets none. A job's stay where they are until that
+/// node says how they ended, and when they have.
 fn everywhere(state: &Snapshot, service: &Service, slots: &BTreeMap<u64, Slot<'_>>) -> Places {
     let constraints = constraints(&service.spec.task);
+    let is_job = service.spec.mode.is_job();
     let takes = |node: &Node| {
-        let there = node.status.state != NodeState::Down && node.spec.availability != Availability::Drain;
-        there && constraints.iter().all(|c| c.admits(node))
+        let there = is_job || node.status.state != NodeState::Down;
+        there && node.spec.availability != Availability::Drain && constraints.iter().all(|c| c.admits(node))
     };
     let (mut held, mut surplus) = (BTreeSet::new(), BTreeSet::new());
     for (number, slot) in slots {
         let node = slot.bound().and_then(|id| state.nodes.get(id));
-        let stays = node.filter(|n| takes(n) || (service.spec.mode.is_job() && slot.is_done()));
+        let stays = node
+            .filter(|n| (is_job && slot.is_done()) || (takes(n) && !is_left_over(state, service, *number, slot, n)));
         if !stays.is_some_and(|n| held.insert(&n.id)) {
             surplus.insert(*number);
         }
     }
-    let open = |n: &&std::sync::Arc<Node>| {
-        takes(n) && n.status.state == NodeState::Ready && n.spec.availability == Availability::Active
-    };
-    let without = state.nodes.values().filter(open).filter(|n| !held.contains(&n.id));
+    let without = state.nodes.values().filter(|n| takes(n) && is_open(n) && !held.contains(&n.id));
     let free = (1..).filter(|slot| !slots.contains_key(slot));
     let missing: Vec<_> = free.zip(without.map(|n| Some(n.id.clone()))).collect();
     let wanted = (held.len() + missing.len()) as u64;
     Places { surplus, missing, wanted }
+}
+
+/// Whether a node gets new tasks.
+pub fn is_open(node: &Node) -> bool {
+    node.status.state == NodeState::Ready && node.spec.availability == Availability::Active
+}
+
+/// An update has passed it by, since its node was paused: now its turn has come.
+fn is_left_over(state: &Snapshot, service: &Service, number: u64, slot: &Slot<'_>, node: &Node) -> bool {
+    let over = |u: &UpdateStatus| {
+        matches!(u.state, UpdateState::Completed | UpdateState::RollbackCompleted) && !u.failed.contains(&number)
+    };
+    let mut live = slot.live(state).peekable();
+    let outdated = live.peek().is_some() && live.all(|t| t.spec_version != service.spec_version);
+    outdated && is_open(node) && service.update.as_ref().is_some_and(over)
 }
 
 pub fn constraints(spec: &TaskSpec) -> Vec<Constraint> {

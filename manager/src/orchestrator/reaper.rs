@@ -31,7 +31,7 @@ pub fn reap(state: &Snapshot, context: &mut Context<'_>) -> Plan {
             plan.push(remove(task));
         } else if !task.attachments.is_empty() {
             plan.push(Mutation::Update(Task { attachments: Vec::new(), ..Task::clone(task) }.into()));
-        } else if task.desired == TaskState::Shutdown {
+        } else if task.desired == TaskState::Shutdown && !counts(state, task) {
             history.entry((task.service.as_str(), task.slot)).or_default().push(task);
         }
     }
@@ -42,6 +42,12 @@ pub fn reap(state: &Snapshot, context: &mut Context<'_>) -> Plan {
         plan.mutations.extend(tasks.iter().take(surplus).map(|t| remove(t)));
     }
     plan
+}
+
+/// A job's slot is done by it, however it was to go.
+fn counts(state: &Snapshot, task: &Task) -> bool {
+    let service = state.services.get(&task.service).filter(|s| s.spec.mode.is_job());
+    task.status.state == TaskState::Complete && service.is_some_and(|s| s.spec_version == task.spec_version)
 }
 
 fn settled(task: &Task, acked: Version) -> bool {

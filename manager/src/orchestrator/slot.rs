@@ -3,15 +3,17 @@
 use super::{new_task, places, restart, want};
 use crate::{
     plan::{Context, Plan},
+    scheduler::constraint::Constraint,
     store::{Mutation, Snapshot},
 };
 use heddle_model::{
     NodeId, Timestamp, Version,
-    node::{Availability, NodeState},
+    node::{Availability, Node, NodeState},
     service::Service,
     task::{Task, TaskState},
     update::Order,
 };
+use std::sync::Arc;
 
 /// Its tasks, but those that are to be removed.
 #[derive(Debug, Default)]
@@ -25,7 +27,7 @@ pub fn in_rotation(task: &Task, acked: Version) -> bool {
 }
 
 /// Its node is down or gone.
-fn is_lost(state: &Snapshot, task: &Task) -> bool {
+pub fn is_lost(state: &Snapshot, task: &Task) -> bool {
     let gone = |id| state.nodes.get(id).is_none_or(|n| n.status.state == NodeState::Down);
     task.node.as_ref().is_some_and(gone)
 }
@@ -36,13 +38,24 @@ fn is_drained(state: &Snapshot, task: &Task) -> bool {
     node.is_some_and(|n| n.spec.availability == Availability::Drain)
 }
 
-/// Its node is not one any more that the service may be on.
-fn is_misplaced(state: &Snapshot, service: &Service, task: &Task) -> bool {
-    if task.spec_version != service.spec_version || task.spec.placement.constraints.is_empty() {
-        return false;
+/// What a service asks of its slots in one pass.
+pub struct Asked<'s> {
+    pub service: &'s Service,
+    /// Those of its spec.
+    pub constraints: Vec<Constraint>,
+}
+
+impl<'s> Asked<'s> {
+    pub fn by(service: &'s Service) -> Self {
+        Self { service, constraints: places::constraints(&service.spec.task) }
     }
-    let node = task.node.as_ref().and_then(|id| state.nodes.get(id));
-    node.is_some_and(|n| !places::constraints(&task.spec).iter().all(|c| c.admits(n)))
+
+    /// Its node is not one any more that the service may be on.
+    fn is_misplaced(&self, state: &Snapshot, task: &Task) -> bool {
+        let node = task.node.as_ref().and_then(|id| state.nodes.get(id));
+        let admits = |n: &Arc<Node>| self.constraints.iter().all(|c| c.admits(n));
+        task.spec_version == self.service.spec_version && node.is_some_and(|n| !admits(n))
+    }
 }
 
 impl<'a> Slot<'a> {
@@ -97,12 +110,13 @@ impl<'a> Slot<'a> {
 /// What is next for a slot. `step`: an update replaces its task now.
 pub fn fill(
     state: &Snapshot,
-    service: &Service,
+    asked: &Asked<'_>,
     slot: &Slot<'_>,
     step: bool,
     context: &mut Context<'_>,
     plan: &mut Plan,
 ) {
+    let service = asked.service;
     for task in slot.tasks().filter(|t| !t.status.state.is_terminal()) {
         // One that is unhealthy ends as one that fails by itself. If it is the newest, it is looked at then.
         let followed = slot.newest().is_some_and(|t| t.id != task.id);
@@ -113,7 +127,7 @@ pub fn fill(
     let next = match slot.keeper(state, service) {
         Some(keeper) => {
             relieve(state, slot, keeper, context, plan);
-            follow(state, service, slot, keeper, step, context, plan)
+            follow(state, asked, slot, keeper, step, context, plan)
         }
         None => refill(state, service, slot, step, context, plan),
     };
@@ -137,14 +151,15 @@ fn relieve(state: &Snapshot, slot: &Slot<'_>, keeper: &Task, context: &Context<'
 /// When the task that stands for a slot is to have another beside it; None: not now, or it has to end before that.
 fn follow(
     state: &Snapshot,
-    service: &Service,
+    asked: &Asked<'_>,
     slot: &Slot<'_>,
     keeper: &Task,
     step: bool,
     context: &Context<'_>,
     plan: &mut Plan,
 ) -> Option<Timestamp> {
-    let drained = is_drained(state, keeper) || is_misplaced(state, service, keeper);
+    let drained = is_drained(state, keeper) || asked.is_misplaced(state, keeper);
+    let service = asked.service;
     let away = drained || (keeper.spec_version != service.spec_version && service.is_updating());
     let tried = slot.newest().filter(|t| t.desired == TaskState::Running && t.status.state.is_terminal());
     if let Some(failed) = tried {

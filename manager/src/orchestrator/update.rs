@@ -2,6 +2,7 @@
 //! store: another leader goes on where this one ended.
 
 use super::{
+    places::is_open,
     restart,
     slot::{Slot, in_rotation},
 };
@@ -38,6 +39,8 @@ enum Phase {
     Resting(Timestamp),
     /// It may still prove bad until then.
     Watched(Timestamp),
+    /// Its node gets no new tasks now: it is replaced when it does.
+    Held,
     Done,
 }
 
@@ -79,7 +82,7 @@ pub fn plan(
     let chosen = choose(&phases, config.parallelism);
     let complete = slots.len() as u64 == replicas
         && phases.values().all(|phase| match phase {
-            Phase::Done => true,
+            Phase::Done | Phase::Held => true,
             Phase::Resting(until) | Phase::Watched(until) => {
                 plan.wake_at(*until);
                 false
@@ -129,6 +132,9 @@ impl View<'_> {
             }
             None if slot.is_leaving(self.state) => Phase::Moving,
             None => match slot.live(self.state).next() {
+                Some(_) if slot.bound().is_some_and(|id| !self.state.nodes.get(id).is_some_and(|n| is_open(n))) => {
+                    Phase::Held
+                }
                 Some(_) => Phase::Outdated { serves: slot.tasks().any(Task::in_service) },
                 None if newest.is_some_and(|t| t.desired == TaskState::Running) => Phase::Outdated { serves: false },
                 None => Phase::Moving,

@@ -8,7 +8,7 @@ use crate::{
 };
 use heddle_model::{
     NodeId, ServiceId, Timestamp, Version,
-    node::{Availability, Node, NodeSpec},
+    node::{Availability, Node, NodeSpec, NodeState, NodeStatus},
     service::{Runtime, Service, ServiceSpec},
     task::{Task, TaskState, TaskStatus},
     update::{Order, UpdateState},
@@ -110,6 +110,11 @@ impl Cluster {
         let mut node = Node::clone(&self.state.nodes[node]);
         set(&mut node.spec);
         self.write(vec![Mutation::Update(node.into())]);
+    }
+
+    pub fn turn(&mut self, node: &NodeId, state: NodeState) {
+        let status = NodeStatus { state, ..NodeStatus::default() };
+        self.write(vec![Mutation::NodeStatus { id: node.clone(), status }]);
     }
 
     pub fn drain(&mut self, node: &NodeId) {

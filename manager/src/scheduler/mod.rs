@@ -49,6 +49,15 @@ fn host_ports(task: &Task) -> impl Iterator<Item = (Protocol, Port)> + '_ {
     task.host_ports.iter().map(|p| (p.protocol, p.published.unwrap_or(p.target)))
 }
 
+/// Tasks that ask the same of a node.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Alike<'a> {
+    service: &'a ServiceId,
+    version: Version,
+    encrypted: bool,
+    bound: Option<&'a NodeId>,
+}
+
 /// What tasks ask of a node that are of one service and one version of it.
 struct Wanted<'a> {
     like: &'a Task,
@@ -128,19 +137,19 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
         let mut on = task.attachments.iter().filter_map(|a| state.networks.get(&a.network));
         on.any(|n| n.spec.encrypted())
     };
-    let mut groups: BTreeMap<(&ServiceId, Version, bool, Option<&NodeId>), Vec<&Arc<Task>>> = BTreeMap::new();
+    let mut groups: BTreeMap<Alike<'_>, Vec<&Arc<Task>>> = BTreeMap::new();
     for task in state.tasks.values().filter(waiting) {
         // Much further off than the delay is only a time by the clock of another host, which is ahead: nobody waits for that.
         let wait = task.not_before.since(context.now);
         if !wait.is_zero() && wait <= task.spec.restart.delay * 2 + CLOCKS_DIFFER {
             plan.wake_at(task.not_before);
         } else {
-            let group = (&task.service, task.spec_version, encrypted(task), task.bound.as_ref());
-            groups.entry(group).or_default().push(task);
+            let (service, version, bound) = (&task.service, task.spec_version, task.bound.as_ref());
+            groups.entry(Alike { service, version, encrypted: encrypted(task), bound }).or_default().push(task);
         }
     }
     let mut placed = Vec::new();
-    for ((_, _, encrypted, _), tasks) in groups {
+    for (Alike { encrypted, .. }, tasks) in groups {
         let like = tasks[0];
         let constraints = like.spec.placement.constraints.iter().filter_map(|c| c.parse().ok()).collect();
         let mut candidates = Candidates::new(&loads, Wanted { like, encrypted, constraints });

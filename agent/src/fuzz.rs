@@ -394,6 +394,7 @@ fn files_of_tasks() {
         netns: record::HOST_NETNS.into(),
         files: BTreeMap::new(),
         secrets: 2,
+        resources: heddle_model::placement::Resources::default(),
     });
     file(&executor::Line { at_ms: 1, stream: executor::Stream::Stdout, text: "t".into() });
 }

@@ -9,7 +9,7 @@ use heddle_model::{
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -39,6 +39,8 @@ pub fn describe(data_path: IpAddr) -> NodeDescription {
         listening: listening().into_iter().collect(),
         tunnel: None,
         trust: Trust::default(),
+        labels: BTreeMap::new(),
+        generic: BTreeMap::new(),
     }
 }
 

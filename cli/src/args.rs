@@ -153,6 +153,12 @@ pub struct DaemonArgs {
     /// What encrypts between hosts: the kernel's WireGuard, or one in the daemon; auto takes the kernel's if it has one
     #[arg(long, env = "HEDDLE_WIREGUARD", value_enum, default_value_t)]
     pub wireguard: Wireguard,
+    /// A label of this host, for constraints on engine.labels.KEY: KEY=VALUE. In the file, a list of them
+    #[arg(long, value_name = "KEY=VALUE", value_parser = commands::pair::key_value)]
+    pub label: Vec<(String, String)>,
+    /// What this host has besides processors and memory, for services that reserve it: NAME=COUNT, such as gpu=2
+    #[arg(long, value_name = "NAME=COUNT", value_parser = commands::pair::resource)]
+    pub generic_resource: Vec<(String, u64)>,
     /// Tell numbers (/metrics, for Prometheus), /healthz and /readyz over HTTP at this IP:PORT [default: nowhere]
     #[arg(long, env = "HEDDLE_METRICS_ADDR")]
     pub metrics_addr: Option<SocketAddr>,

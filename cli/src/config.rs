@@ -3,7 +3,7 @@
 //! Keys are the long names of `heddle daemon`'s flags, so a new flag needs nothing here.
 
 use crate::args::Cli;
-use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
+use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use std::{ffi::OsString, fs, io, path::Path};
 
 /// Names another file.
@@ -62,7 +62,16 @@ pub(crate) fn flags(
     let daemon = command.find_subcommand(DAEMON);
     let known: Vec<_> = daemon.iter().flat_map(|d| d.get_arguments()).filter(|a| a.get_long().is_some()).collect();
     let mut out = Vec::new();
-    for (key, value) in table {
+    // A flag that may be given several times has a list here.
+    let several = |key: &str| {
+        let arg = known.iter().find(|a| a.get_long() == Some(key));
+        arg.is_some_and(|a| matches!(a.get_action(), ArgAction::Append))
+    };
+    let each = table.into_iter().flat_map(|(key, value)| match value {
+        toml::Value::Array(values) if several(&key) => values.into_iter().map(|value| (key.clone(), value)).collect(),
+        value => vec![(key, value)],
+    });
+    for (key, value) in each {
         let Some(arg) = known.iter().find(|a| a.get_long() == Some(key.as_str())) else {
             let known = known.iter().filter_map(|a| a.get_long()).collect::<Vec<_>>().join(", ");
             return Err(ConfigError::Key { path, key, known });
@@ -114,6 +123,22 @@ mod tests {
         match from(&matches).command {
             Verb::Daemon(args) => Ok(args),
             other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn what_may_be_given_several_times_has_a_list() {
+        let file = "label = [\"disk=ssd\", \"rack=7\"]\ngeneric-resource = \"gpu=2\"\n";
+        let got = daemon(file, &["heddle", "daemon"], &[]).unwrap();
+        assert_eq!(got.label, [("disk", "ssd"), ("rack", "7")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+        assert_eq!(got.generic_resource, [("gpu".to_owned(), 2)]);
+        for (file, part) in [
+            ("log = [\"info\", \"debug\"]", "log: [\"info\", \"debug\"] cannot be used"),
+            ("lable = []", "\"lable\" is unknown"),
+            ("label = [\"disk\"]", "use KEY=VALUE"),
+        ] {
+            let said = daemon(file, &["heddle", "daemon"], &[]).unwrap_err();
+            assert!(said.contains(part), "{said}");
         }
     }
 

@@ -82,11 +82,16 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
             let (lb_backend, wireguard) = (args.lb_backend, args.wireguard.into());
             let (state_dir, metrics_addr) = (args.state_dir, args.metrics_addr);
             let (advertise_addr, data_path_addr) = (args.advertise_addr, args.data_path_addr);
+            let endowment = heddle_agent::agent::Endowment {
+                labels: args.label.into_iter().collect(),
+                generic: args.generic_resource.into_iter().collect(),
+            };
             node::run(node::Config {
                 state_dir,
                 socket,
                 lb_backend,
                 wireguard,
+                endowment,
                 advertise_addr,
                 data_path_addr,
                 metrics_addr,

@@ -174,6 +174,7 @@ impl Traces {
             "ls /run/netns",
             "nft list tables",
             "cut -d' ' -f2 /proc/mounts | sort",
+            "ls -d /sys/fs/cgroup/heddle /sys/fs/cgroup/*/heddle 2>/dev/null",
             "lsns -t net -n -o NS | sort",
             &files,
             &processes,

@@ -29,6 +29,10 @@ fn what_a_task_writes_is_read_and_what_ends_is_restarted_as_asked() {
         seen => Err(format!("{seen:?}")),
     });
     assert_eq!(logs(&["talk", "--raw", "-n", "0"]), (String::new(), String::new()));
+    let (timed, _) = logs(&["talk", "-t", "--since", "1h"]);
+    let line = timed.lines().find(|l| l.ends_with("| out of 1")).unwrap();
+    assert!(line.starts_with("20") && line.contains("Z talk.1."), "{line}");
+    assert_eq!(logs(&["talk", "--since", "2999-01-01T00:00:00Z"]).0, "");
 
     // Twice more, and then no more.
     let policy =

@@ -35,6 +35,7 @@ pub mod plan;
 pub mod quorum;
 pub mod raft;
 mod recovery;
+mod rehearsal;
 pub mod scheduler;
 mod standing;
 pub mod store;

@@ -18,7 +18,7 @@ use heddle_model::{
     network::{INGRESS, Network, NetworkSpec},
     node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
     payload::{Content, FileMode, FilePath, Payload, PayloadFile, PayloadKind},
-    service::{Mode, NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
+    service::{Mode, NetworkTarget, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
     task::{TaskState, TaskStatus},
     update::UpdateConfig,
     workload::NetworkWish,
@@ -128,13 +128,10 @@ impl World {
                 task: TaskSpec {
                     runtime: Runtime::Process(ProcessSpec { command: vec!["true".into()], ..ProcessSpec::default() }),
                     restart: RestartPolicy { delay: Duration::ZERO, ..RestartPolicy::default() },
-                    placement: Placement::default(),
                     networks: vec![NetworkTarget { target: network.to_string(), aliases: vec![] }],
                     stop_grace: Duration::from_secs(1),
                     linger: Duration::ZERO,
-                    files: Vec::new(),
-                    force_update: 0,
-                    health: None,
+                    ..TaskSpec::default()
                 }
                 .into(),
                 endpoint: EndpointSpec { ports: vec![port], ..EndpointSpec::default() },
@@ -145,6 +142,7 @@ impl World {
             endpoint: None,
             update: None,
             previous: None,
+            moves: 0,
         }
     }
 

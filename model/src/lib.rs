@@ -5,6 +5,7 @@
 //!              workload                     one program that one host runs by itself
 //!              update                       how its tasks are replaced by others
 //!              health                       how they show that they are well
+//!              placement                    where they may run, and what they are given there
 //!                 └─ network ── endpoint    what it is reachable by
 //!                      └─ tunnel            keys of hosts, for networks that are encrypted
 //!              payload                      secrets and configs, which tasks have as files
@@ -33,6 +34,7 @@ pub mod network;
 pub mod node;
 pub mod object;
 pub mod payload;
+pub mod placement;
 pub mod service;
 pub mod shared;
 pub mod task;

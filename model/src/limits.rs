@@ -26,6 +26,7 @@ const PATH: usize = 4095;
 const HOSTNAME: usize = 64;
 const CONSTRAINTS: usize = 64;
 const CONSTRAINT: usize = 1 << 10;
+const PREFERENCES: usize = 8;
 const NETWORKS: usize = 64;
 const ALIASES: usize = 64;
 const PORTS: usize = 1024;
@@ -149,6 +150,8 @@ fn task(task: &TaskSpec) -> Result {
     process(program)?;
     many("constraints", task.placement.constraints.len(), CONSTRAINTS)?;
     task.placement.constraints.iter().try_for_each(|c| long("constraint", c, CONSTRAINT))?;
+    names("spread preferences", task.placement.spread.iter(), PREFERENCES)?;
+    names("resources", task.resources.reserved.generic.keys(), LABELS)?;
     many("networks", task.networks.len(), NETWORKS)?;
     for network in &task.networks {
         long("network", &network.target, NAME)?;
@@ -170,8 +173,10 @@ fn task(task: &TaskSpec) -> Result {
 pub fn size(task: &TaskSpec) -> u64 {
     let Runtime::Process(program) = &task.runtime;
     let variables = program.env.iter().map(|(name, value)| name.len() + value.len());
+    let placed = task.placement.constraints.iter().chain(&task.placement.spread);
+    let placed = placed.chain(task.resources.reserved.generic.keys());
     let aliases = task.networks.iter().flat_map(|n| &n.aliases);
-    let texts = program.command.iter().chain(&task.placement.constraints).chain(aliases).map(String::len);
+    let texts = program.command.iter().chain(placed).chain(aliases).map(String::len);
     let files = task.files.iter().map(|file| file.source.len() + file.path.as_path().as_os_str().len());
     let check = match task.health.as_ref().map(|health| &health.probe) {
         Some(Probe::Command(text) | Probe::Http { path: text, .. }) => text.len(),
@@ -227,6 +232,8 @@ pub fn description(host: &NodeDescription) -> Result {
     names("executors", host.executors.iter(), EXECUTORS)?;
     many("ports of the host", host.listening.len(), LISTENING)?;
     many("keys of the tunnel", host.tunnel.as_ref().map_or(0, |end| end.keys.len()), KEYS)?;
+    labels(&host.labels)?;
+    names("resources of the host", host.generic.keys(), LABELS)?;
     long("signer of the certificate", &host.trust.signer, NAME)?;
     names("trusted roots", host.trust.roots.iter(), ROOTS)
 }
@@ -247,7 +254,7 @@ pub fn workload(spec: &WorkloadSpec) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::{Mode, NetworkTarget, Placement};
+    use crate::service::{Mode, NetworkTarget};
 
     fn said(change: impl FnOnce(&mut WorkloadSpec)) -> String {
         let mut spec = WorkloadSpec::default();
@@ -302,14 +309,8 @@ mod tests {
             mode: Mode::Replicated { replicas: 1 },
             task: TaskSpec {
                 runtime: Runtime::Process(program),
-                restart: Default::default(),
-                placement: Placement::default(),
                 networks: vec![NetworkTarget { target: "n".into(), aliases: vec![] }],
-                stop_grace: Default::default(),
-                linger: Default::default(),
-                files: Vec::new(),
-                force_update: 0,
-                health: None,
+                ..TaskSpec::default()
             }
             .into(),
             endpoint: Default::default(),

@@ -4,11 +4,15 @@ use crate::{
     Annotations, Meta, NodeId, Timestamp,
     cluster::Role,
     net::{DualAddr, Mac, Mtu, Port, Protocol},
+    placement::{Amounts, NanoCpus},
     tunnel::TunnelEnd,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 /// Whether the scheduler may use a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -68,6 +72,19 @@ pub struct NodeDescription {
     pub tunnel: Option<TunnelEnd>,
     #[serde(default)]
     pub trust: Trust,
+    /// Those that its daemon was given, for constraints on `engine.labels`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What its daemon was told that the host has, such as `gpu`, by name.
+    #[serde(default)]
+    pub generic: BTreeMap<String, u64>,
+}
+
+impl NodeDescription {
+    /// All that tasks can be given.
+    pub fn capacity(&self) -> Amounts {
+        Amounts { cpu: NanoCpus::whole(self.cpus), memory: self.memory_bytes, generic: self.generic.clone() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

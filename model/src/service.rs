@@ -5,6 +5,7 @@ use crate::{
     endpoint::{Endpoint, EndpointSpec, PortConfig, PublishMode},
     health::HealthCheck,
     payload::PayloadFile,
+    placement::{Placement, Resources},
     shared::Shared,
     update::{Previous, UpdateConfig, UpdateStatus},
 };
@@ -26,6 +27,12 @@ pub struct ProcessSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Runtime {
     Process(ProcessSpec),
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Runtime::Process(ProcessSpec::default())
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,14 +66,6 @@ impl Default for RestartPolicy {
     }
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placement {
-    /// Such as `node.role==worker` or `node.labels.zone!=a`.
-    pub constraints: Vec<String>,
-    /// Zero means no limit.
-    pub max_replicas_per_node: u32,
-}
-
 /// A network that a service's tasks join, by id in the store and by name or id in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkTarget {
@@ -94,10 +93,31 @@ pub struct TaskSpec {
     /// None: a task is healthy while it runs.
     #[serde(default)]
     pub health: Option<HealthCheck>,
+    #[serde(default)]
+    pub resources: Resources,
 }
 
 impl TaskSpec {
     pub const LINGER: Duration = Duration::from_millis(300);
+    /// docker's.
+    pub const STOP_GRACE: Duration = Duration::from_secs(10);
+}
+
+impl Default for TaskSpec {
+    fn default() -> Self {
+        Self {
+            runtime: Runtime::default(),
+            restart: RestartPolicy::default(),
+            placement: Placement::default(),
+            networks: Vec::new(),
+            files: Vec::new(),
+            stop_grace: Self::STOP_GRACE,
+            linger: Self::LINGER,
+            force_update: 0,
+            health: None,
+            resources: Resources::default(),
+        }
+    }
 }
 
 fn linger() -> Duration {
@@ -207,6 +227,9 @@ pub struct Service {
     pub update: Option<UpdateStatus>,
     #[serde(default)]
     pub previous: Option<Box<Previous>>,
+    /// Tasks that may yet be moved so that nodes have as many each.
+    #[serde(default)]
+    pub moves: u64,
 }
 
 impl Service {

@@ -110,6 +110,22 @@ impl TaskStatus {
     }
 }
 
+/// What the scheduler counted where it put a task, before it did: no other node that took the task had less, looked at in this
+/// order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Tasks of the service that had failed there of late, if they were many.
+    #[serde(default)]
+    pub failed: u32,
+    /// Tasks of the service, for each of its spread preferences, on nodes that are alike in that.
+    #[serde(default)]
+    pub alike: Box<[u32]>,
+    /// Tasks of the service on the node.
+    pub of_service: u32,
+    /// Tasks on the node.
+    pub all: u32,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     pub id: TaskId,
@@ -126,6 +142,9 @@ pub struct Task {
     /// Of a service with a task on every node: the one that this is for.
     #[serde(default)]
     pub bound: Option<NodeId>,
+    /// Why its node was the best.
+    #[serde(default)]
+    pub choice: Option<Choice>,
     pub attachments: Vec<Attachment>,
     /// Ports published on the task's own node (mode host).
     pub host_ports: Vec<PortConfig>,

@@ -9,7 +9,7 @@ use heddle_model::{
     net::{Port, Protocol},
     network::{self, Network, NetworkSpec},
     node::{Availability, ManagerStatus, Node, NodeDescription, NodeSpec, NodeStatus},
-    service::{Mode, NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
+    service::{Mode, NetworkTarget, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
 };
 use rand::RngExt;
 use std::{
@@ -137,13 +137,10 @@ impl World {
         let task = TaskSpec {
             runtime: Runtime::Process(ProcessSpec { command: vec!["true".into()], ..ProcessSpec::default() }),
             restart: RestartPolicy { delay: Duration::from_millis(500), ..RestartPolicy::default() },
-            placement: Placement::default(),
             networks: vec![NetworkTarget { target: network.to_string(), aliases: vec![] }],
             stop_grace: Duration::from_secs(1),
-            files: Vec::new(),
-            force_update: 0,
-            health: None,
             linger: Duration::ZERO,
+            ..TaskSpec::default()
         };
         Service {
             id: ServiceId::from_random(ambient::random()),
@@ -160,6 +157,7 @@ impl World {
             endpoint: None,
             update: Default::default(),
             previous: None,
+            moves: 0,
         }
     }
 

@@ -397,6 +397,7 @@ impl Actor {
             netns,
             files: launch.files,
             secrets: secret.len(),
+            resources: local.job.task().map(|t| t.spec.resources.clone()).unwrap_or_default(),
         };
         self.executor.start(id, &spec, &secret)
     }

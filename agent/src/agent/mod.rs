@@ -72,6 +72,14 @@ pub struct Config {
     pub in_cluster: bool,
     pub balancer: Balancer,
     pub wireguard: Choice,
+    pub endowment: Endowment,
+}
+
+/// What the operator says that this host is and has.
+#[derive(Debug, Clone, Default)]
+pub struct Endowment {
+    pub labels: BTreeMap<String, String>,
+    pub generic: BTreeMap<String, u64>,
 }
 
 /// A place in a cluster.
@@ -100,6 +108,7 @@ pub struct Agent {
     keys: Arc<Keyring>,
     dir: PathBuf,
     pub balancer: Balancer,
+    endowment: Endowment,
     underlay: Underlay,
     commands: mpsc::Sender<Command>,
     task: AbortHandle,
@@ -169,8 +178,8 @@ impl Agent {
         let host = HostService::new(store.clone(), ports.clone(), picture, leader.clone(), executor, commands.clone());
         host.resume(connected);
         let task = tokio::spawn(actor.run(obeyed, config.in_cluster)).abort_handle();
-        let balancer = config.balancer;
-        Ok(Self { status, leader, host, store, ports, keys, dir: config.dir, balancer, underlay, commands, task })
+        let Config { dir, balancer, endowment, .. } = config;
+        Ok(Self { status, leader, host, store, ports, keys, dir, balancer, endowment, underlay, commands, task })
     }
 
     /// The managers as they were last told, in this run or before.
@@ -217,8 +226,11 @@ impl Agent {
         let anew = Arc::new(Notify::new());
         let (told_anew, changed) = (anew.clone(), self.keys.changed.clone());
         let (store, ports, keys) = (self.store.clone(), self.ports.clone(), self.keys.clone());
+        let endowment = self.endowment.clone();
         let describe = move |data_path| {
             let mut description = host::describe(data_path);
+            description.labels.clone_from(&endowment.labels);
+            description.generic.clone_from(&endowment.generic);
             let own = store.snapshot();
             description.host_subnets.extend(own.networks.values().flat_map(|n| n.pools.iter().map(|p| p.subnet)));
             description.listening.extend(ports.held());

@@ -10,6 +10,7 @@
 use super::{
     ProcessExecutor,
     enter::Namespaces,
+    group,
     record::{self, Running, SPEC, ShimSpec, TASK},
 };
 use heddle_model::TaskId;
@@ -127,7 +128,7 @@ pub fn check_in_task(dir: &Path, command: &str) -> io::Result<u8> {
     let running: Running = record::read(&dir.join(TASK))?.ok_or_else(ended)?;
     let spaces = Namespaces::of(running.init).map_err(|_| ended())?;
     // Better a check that counts for the daemon than none.
-    let _ = join_group(running.init);
+    let _ = group::join(running.init);
     // A pid may be used again: what was opened is the task's if that is still there.
     if record::start_time(running.init) != Some(running.init_start) {
         return Err(ended());
@@ -138,24 +139,6 @@ pub fn check_in_task(dir: &Path, command: &str) -> io::Result<u8> {
     inside.arg0("heddle").arg("task-check-run").arg("--").arg(command).env_clear().envs(&spec.env);
     inside.current_dir(spec.dir.as_deref().unwrap_or("/"));
     Ok(code(inside.status()?))
-}
-
-/// Counts as the task's own processes do, where somebody has put those into a group of their own (cgroups(7), version 2).
-fn join_group(pid: u32) -> io::Result<()> {
-    let group = |pid: &str| {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned))
-    };
-    match group(&pid.to_string()) {
-        Some(of_task) if group("self").as_ref() != Some(&of_task) => {
-            match fs::write(format!("/sys/fs/cgroup{of_task}/cgroup.procs"), "0") {
-                // Nobody has mounted them here.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-                other => other,
-            }
-        }
-        _ => Ok(()),
-    }
 }
 
 /// `heddle task-check-run`: runs the command, and ends with all of it, at the latest when nobody has the other end of the standard

@@ -4,12 +4,14 @@
 //! daemon ── starts ─> shim (outlives the daemon) ── parent of ─> init (pid 1 of the task) ─> the program
 //!    │                                                                         memory  its secrets and configs
 //!    ├── looks at the task's directory: task.json, exit.json, log.jsonl          ends  rings when a shim has ended
-//!    └── check: a command of a health check, in the task's namespaces            enter  how it gets there
+//!    ├── check: a command of a health check, in the task's namespaces            enter  how it gets there
+//!    └── group: what a task may use of the host
 //! ```
 
 mod check;
 mod ends;
 mod enter;
+mod group;
 mod log;
 mod memory;
 pub(crate) mod record;
@@ -18,6 +20,7 @@ mod shim;
 pub use check::{CheckCommand, check_in_task, run_check};
 pub use ends::Ends;
 pub use enter::Namespaces;
+pub use group::{join as join_groups, remove as remove_groups};
 pub use log::{Line, Stream, read};
 pub use memory::MemoryFile;
 pub use record::{Exit, HOST_NETNS, ShimSpec};
@@ -143,10 +146,12 @@ impl ProcessExecutor {
         for stale in [EXIT, TASK] {
             let _ = fs::remove_file(self.task_dir(task).join(stale));
         }
+        group::remove(task.as_str());
     }
 
     /// Forgets a task that has ended, with what it printed.
     pub fn forget(&self, task: &TaskId) {
+        group::remove(task.as_str());
         let _ = fs::remove_dir_all(self.task_dir(task));
     }
 
@@ -165,7 +170,13 @@ impl ProcessExecutor {
         }
         match record::read::<Exit>(&dir.join(EXIT))? {
             Some(exit) => Ok(TaskProcess::Ended(exit)),
-            None => Ok(TaskProcess::Ended(Exit::lost())),
+            None => {
+                // What its shim would have done.
+                let exit = Exit::lost();
+                group::remove(task.as_str());
+                record::write(&dir.join(EXIT), &exit)?;
+                Ok(TaskProcess::Ended(exit))
+            }
         }
     }
 
@@ -192,16 +203,14 @@ impl ProcessExecutor {
         for task in self.list()?.into_iter().filter(|t| !keep(t)) {
             match self.state(&task)? {
                 TaskProcess::Running { .. } => {}
-                TaskProcess::Absent => fs::remove_dir_all(self.task_dir(&task))?,
+                TaskProcess::Absent => self.forget(&task),
                 TaskProcess::Ended(_) => {
                     ended.push((fs::metadata(self.task_dir(&task))?.modified()?, task));
                 }
             }
         }
         ended.sort();
-        for (_, task) in ended.iter().rev().skip(KEPT) {
-            fs::remove_dir_all(self.task_dir(task))?;
-        }
+        ended.iter().rev().skip(KEPT).for_each(|(_, task)| self.forget(task));
         Ok(())
     }
 }

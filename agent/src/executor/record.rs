@@ -1,5 +1,6 @@
 //! The files of a task's directory. Each is written whole or not at all.
 
+use heddle_model::placement::Resources;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,8 @@ pub struct ShimSpec {
     /// How many files come by the standard input. None from a daemon that is older than this program.
     #[serde(default)]
     pub secrets: usize,
+    #[serde(default)]
+    pub resources: Resources,
 }
 
 impl ShimSpec {
@@ -49,7 +52,7 @@ pub struct Running {
 pub struct Exit {
     /// 128 + N for signal N, as a shell says it.
     pub code: i32,
-    /// Set when the program could not be run at all.
+    /// Set when the program could not be run at all, or the kernel has ended it.
     pub error: Option<String>,
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,

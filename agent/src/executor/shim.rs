@@ -3,10 +3,12 @@
 #![allow(unsafe_code)]
 
 use super::{
+    group::Group,
     log::{LONGEST, Stream, Writer, now_ms},
     memory::{self, MemoryFile},
     record::{self, EXIT, Exit, Running, SPEC, ShimSpec, TASK},
 };
+use bytesize::ByteSize;
 use nix::{
     libc,
     mount::{MsFlags, mount},
@@ -20,19 +22,26 @@ use nix::{
     unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe, read, sethostname, setsid},
 };
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::process::CommandExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
 /// Name under which a command means our own binary.
 const SELF: &str = "heddle";
+/// Where control groups are, by convention.
+const GROUPS: &str = "/sys/fs/cgroup";
 /// What a shell says when a program cannot be run.
 const CANNOT_RUN: i32 = 127;
+const SYSFS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+/// Of a mount that there is.
+const READ_ONLY: MsFlags = MsFlags::MS_BIND.union(MsFlags::MS_REMOUNT).union(MsFlags::MS_RDONLY);
+const KILLED: i32 = 128 + Signal::SIGKILL as i32;
 
 /// Whose process returns from `run`.
 pub enum Outcome {
@@ -82,6 +91,7 @@ pub fn run(dir: &Path) -> io::Result<Outcome> {
 
 fn supervise(dir: &Path, spec: &ShimSpec, secret: Vec<MemoryFile>, tell: OwnedFd) -> io::Result<()> {
     let new = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID;
+    let mut group = Group::of(&dir.file_name().unwrap_or_default().to_string_lossy());
     unshare(new)?;
     let (out_read, out_write) = pipe()?;
     let (err_read, err_write) = pipe()?;
@@ -91,7 +101,7 @@ fn supervise(dir: &Path, spec: &ShimSpec, secret: Vec<MemoryFile>, tell: OwnedFd
     // SAFETY: still one thread.
     let init = match unsafe { fork() }? {
         ForkResult::Child => {
-            drop((out_read, err_read, go_write, up_read, tell));
+            drop((out_read, err_read, go_write, up_read, tell, group));
             let status = be_init(spec, secret, &null, [&out_write, &err_write], &go_read, up_write);
             // SAFETY: ends this process at once, without the parent's clean-up.
             unsafe { libc::_exit(status) }
@@ -107,6 +117,12 @@ fn supervise(dir: &Path, spec: &ShimSpec, secret: Vec<MemoryFile>, tell: OwnedFd
         init_start: record::start_time(init_pid).unwrap_or_default(),
     };
     record::write(&dir.join(TASK), &running)?;
+    if let Err(e) = group.hold(init_pid, &spec.resources) {
+        // It has not begun yet, and must not. How it ended is on disk before the daemon hears of it.
+        let _ = kill(init, Signal::SIGKILL).and_then(|()| waitpid(init, None));
+        let error = Some(format!("cannot limit the task: {e}"));
+        return record::write(&dir.join(EXIT), &Exit { code: CANNOT_RUN, error, at_ms: now_ms() });
+    }
     drop(go_write);
     // A program that cannot be run never counts as started; then how it ended is on disk before the daemon hears of it.
     let mut tell = Some(tell);
@@ -126,10 +142,28 @@ fn supervise(dir: &Path, spec: &ShimSpec, secret: Vec<MemoryFile>, tell: OwnedFd
         }
     };
     let last = || super::log::read(dir, 0, 0).ok()?.0.pop().map(|line| line.text);
-    let error = if code == CANNOT_RUN { last() } else { None };
+    let error = match code {
+        CANNOT_RUN => last(),
+        0 => None,
+        code => match spec.resources.limit.memory {
+            limit if limit > 0 && group.was_out_of_memory() => Some(out_of_memory(code, limit)),
+            _ => None,
+        },
+    };
+    group.remove();
     record::write(&dir.join(EXIT), &Exit { code, error, at_ms: now_ms() })?;
     drop(tell);
     Ok(())
+}
+
+fn out_of_memory(code: i32, limit: u64) -> String {
+    let limit = ByteSize::b(limit);
+    match code {
+        KILLED => format!("killed by the kernel: its memory limit of {limit} was reached"),
+        code => {
+            format!("exit code {code}; the kernel has killed a process of it: its memory limit of {limit} was reached")
+        }
+    }
 }
 
 /// Until both pipes are closed: all that held them is gone with the task's pid namespace.
@@ -248,6 +282,13 @@ fn prepare(spec: &ShimSpec) -> io::Result<()> {
     if !spec.is_on_host() {
         own_sysfs()?;
     }
+    let groups = Path::new(GROUPS);
+    if groups.is_dir() {
+        // Each hierarchy is a mount of its own, and a task does not set its own limits.
+        for place in mounts_in(groups)? {
+            mount(none, &place, none, SYSFS | READ_ONLY, none)?;
+        }
+    }
     for (path, content) in &spec.files {
         // A file of our own on top of the host's, in this task's view only. It may be a symbolic link there.
         let target = fs::canonicalize(path)?;
@@ -263,10 +304,7 @@ fn prepare(spec: &ShimSpec) -> io::Result<()> {
 /// ours. It holds no reference that keeps the namespace alive, and goes with our mount namespace.
 fn own_sysfs() -> io::Result<()> {
     let none: Option<&str> = None;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    // Only this view of it is read-only: the kernel has one file system for all who mount it in this network namespace.
-    let closed = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-    let groups = Path::new("/sys/fs/cgroup");
+    let groups = Path::new(GROUPS);
     let kept = Path::new("/dev/shm/.heddle-cgroup");
     // Programs look there for the limits of their memory and CPU.
     let has_groups = groups.is_dir();
@@ -274,14 +312,21 @@ fn own_sysfs() -> io::Result<()> {
         fs::create_dir(kept)?;
         mount(Some(groups), kept, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
     }
-    mount(Some("sysfs"), "/sys", Some("sysfs"), flags, none)?;
-    mount(none, "/sys", none, closed, none)?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), SYSFS, none)?;
+    // Only this view of it is read-only: the kernel has one file system for all who mount it in this network namespace.
+    mount(none, "/sys", none, SYSFS | READ_ONLY, none)?;
     if has_groups {
         mount(Some(kept), groups, none, MsFlags::MS_MOVE, none)?;
-        mount(none, groups, none, closed, none)?;
         fs::remove_dir(kept)?;
     }
     Ok(())
+}
+
+/// The mount at this path, and those in it.
+fn mounts_in(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let places = fs::read_to_string("/proc/self/mounts")?;
+    let places = places.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    Ok(places.filter(|place| place.starts_with(path)).collect())
 }
 
 fn command(spec: &ShimSpec) -> io::Result<Command> {

@@ -4,7 +4,7 @@ use super::*;
 use heddle_model::{
     Meta, NodeId, ServiceId, Version,
     health::{HealthCheck, Probe},
-    service::{Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
+    service::TaskSpec,
     task::Task,
 };
 use std::time::Duration;
@@ -16,21 +16,11 @@ fn task(state: TaskState, desired: TaskState) -> Task {
         service: ServiceId::from_random([2; 16]),
         service_name: "web".into(),
         slot: 1,
-        spec: TaskSpec {
-            runtime: Runtime::Process(ProcessSpec::default()),
-            restart: RestartPolicy::default(),
-            placement: Placement::default(),
-            networks: vec![],
-            stop_grace: Duration::from_secs(10),
-            linger: TaskSpec::LINGER,
-            files: Vec::new(),
-            force_update: 0,
-            health: None,
-        }
-        .into(),
+        spec: TaskSpec::default().into(),
         spec_version: Version(1),
         node: Some(NodeId::from_random([3; 16])),
         bound: None,
+        choice: None,
         attachments: vec![],
         host_ports: vec![],
         desired,

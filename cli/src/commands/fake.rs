@@ -259,6 +259,18 @@ impl control_server::Control for Fake {
     async fn update_service(&self, _: Request<v1::UpdateServiceRequest>) -> Answer<v1::Service> {
         Err(Status::unimplemented("update_service"))
     }
+    async fn rebalance_service(&self, _: Request<v1::RebalanceServiceRequest>) -> Answer<v1::Service> {
+        Err(Status::unimplemented("rebalance_service"))
+    }
+
+    async fn explain_service(&self, _: Request<v1::RefRequest>) -> Answer<v1::ServiceExplanation> {
+        Err(Status::unimplemented("explain_service"))
+    }
+
+    async fn plan_service(&self, _: Request<v1::UpdateServiceRequest>) -> Answer<v1::ServicePlan> {
+        Err(Status::unimplemented("plan_service"))
+    }
+
     async fn rollback_service(&self, _: Request<v1::RefRequest>) -> Answer<v1::Service> {
         Err(Status::unimplemented("rollback_service"))
     }

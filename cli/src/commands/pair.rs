@@ -1,4 +1,6 @@
-//! KEY=VALUE, as flags take it.
+//! KEY=VALUE, as flags take it, and numbers with units.
+
+use heddle_model::placement::is_resource_name;
 
 pub fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -13,4 +15,20 @@ pub fn key(text: &str) -> Result<(String, String), String> {
         ("", _) => Err("use KEY or KEY=VALUE".into()),
         (key, value) => Ok((key.to_owned(), value.to_owned())),
     }
+}
+
+/// NAME=COUNT of what nodes have and services reserve.
+pub fn resource(text: &str) -> Result<(String, u64), String> {
+    let form = || "use NAME=COUNT, such as gpu=2".to_owned();
+    let (name, count) = text.split_once('=').ok_or_else(form)?;
+    match count.parse() {
+        Ok(count) if is_resource_name(name) => Ok((name.to_owned(), count)),
+        _ => Err(form()),
+    }
+}
+
+/// A number of bytes: 512m, 2g, as docker takes them, a kilobyte being 1,024 bytes.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let config = parse_size::Config::new().with_binary();
+    config.parse_size(text).map_err(|_| format!("{text:?} is no number of bytes: use one such as 512m or 2g"))
 }

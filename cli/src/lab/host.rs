@@ -127,9 +127,19 @@ fn prepare(hostname: &str) -> Result<()> {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)?;
-    // This network namespace's own links are to be seen there.
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
+    let (groups, kept) = ("/sys/fs/cgroup", "/run/cgroup");
+    let has_groups = Path::new(groups).is_dir();
+    if has_groups {
+        std::fs::create_dir(kept)?;
+        mount(Some(groups), kept, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+    }
+    // This network namespace's own links are to be seen there; control groups are the machine's.
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)?;
+    if has_groups {
+        mount(Some(kept), groups, none, MsFlags::MS_MOVE, none)?;
+        std::fs::remove_dir(kept)?;
+    }
     sethostname(hostname)?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::backend::LbBackend;
 use anyhow::{Context, Result, anyhow, bail};
+use heddle_agent::executor::remove_groups;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -182,6 +183,7 @@ impl Lab {
         for host in all() {
             host.kill()?;
         }
+        self.hosts.iter().for_each(|host| remove_groups_of(&self.state_dir(&host.name)));
         for dir in [self.run_dir(), Path::new(STATE).join(&self.name)] {
             match fs::remove_dir_all(&dir) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -194,5 +196,13 @@ impl Lab {
         let _ = fs::remove_dir(RUN);
         let _ = fs::remove_dir(STATE);
         Ok(())
+    }
+}
+
+/// Control groups are the machine's: those of a host's tasks outlive it when it is killed.
+fn remove_groups_of(state_dir: &Path) {
+    let tasks = fs::read_dir(state_dir.join("agent").join("tasks"));
+    for task in tasks.into_iter().flatten().flatten() {
+        remove_groups(&task.file_name().to_string_lossy());
     }
 }

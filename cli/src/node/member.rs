@@ -105,7 +105,8 @@ pub struct Daemon {
 
 impl Daemon {
     pub async fn open(config: &Config) -> Result<Self> {
-        let Config { state_dir: root, lb_backend, wireguard, advertise_addr, data_path_addr, .. } = config.clone();
+        let Config { state_dir: root, lb_backend, wireguard, advertise_addr, data_path_addr, endowment, .. } =
+            config.clone();
         std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let paths = Paths { root };
         let shim = std::env::current_exe().context("cannot find this program")?;
@@ -113,7 +114,8 @@ impl Daemon {
         // Before anything is touched.
         let balancer = choose(lb_backend.into()).await.with_context(|| format!("--lb-backend {lb_backend}"))?;
         tracing::info!(load_balancer = balancer.as_str(), "load balancer chosen");
-        let agent = AgentConfig { dir: paths.agent(), shim, in_cluster: state.is_some(), balancer, wireguard };
+        let (dir, in_cluster) = (paths.agent(), state.is_some());
+        let agent = AgentConfig { dir, shim, in_cluster, balancer, wireguard, endowment };
         let agent = Agent::start(agent).await.context("the agent cannot start")?;
         let roles = Arc::new(Notify::new());
         let outside = Mutex::new(Slot::Outside);

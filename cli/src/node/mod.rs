@@ -32,7 +32,7 @@ pub(crate) mod state;
 use crate::backend::LbBackend;
 use anyhow::{Context, Result, bail};
 use control::Dynamic;
-use heddle_agent::kernel::linux::wireguard::Choice;
+use heddle_agent::{agent::Endowment, kernel::linux::wireguard::Choice};
 use heddle_plumbing::{access, metrics, tls};
 use heddle_proto::v1::{
     control_server::ControlServer, host_server::HostServer, local_server::LocalServer, observe_server::ObserveServer,
@@ -57,6 +57,8 @@ pub struct Config {
     pub lb_backend: LbBackend,
     /// What encrypts between hosts.
     pub wireguard: Choice,
+    /// What the operator says that this host is and has.
+    pub endowment: Endowment,
     /// Where others reach this host from now on; empty: where they did.
     pub advertise_addr: String,
     /// Where the data path is from now on; empty: where it was.

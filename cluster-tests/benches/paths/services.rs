@@ -24,7 +24,7 @@ use heddle_model::{
     endpoint::{Attachment, EndpointMode, PortConfig, PublishMode, VirtualIp},
     net::{DualAddr, DualSubnet, Mac, Mtu, Port, Protocol, Vni},
     node::IngressLeg,
-    service::{Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
+    service::TaskSpec,
     task::{Task, TaskState, TaskStatus},
 };
 use std::{
@@ -219,21 +219,11 @@ fn task(n: u32, networks: &[NetworkView; 2], node: &NodeId) -> Task {
         service: ServiceId::from_random(id(7, n)),
         service_name: format!("s{n}"),
         slot: 1,
-        spec: TaskSpec {
-            runtime: Runtime::Process(ProcessSpec::default()),
-            restart: RestartPolicy::default(),
-            placement: Placement::default(),
-            networks: vec![],
-            stop_grace: Duration::ZERO,
-            linger: TaskSpec::LINGER,
-            files: Vec::new(),
-            force_update: 0,
-            health: None,
-        }
-        .into(),
+        spec: TaskSpec { stop_grace: Duration::ZERO, ..TaskSpec::default() }.into(),
         spec_version: Version(1),
         node: Some(node.clone()),
         bound: None,
+        choice: None,
         attachments: attachments(n, networks),
         host_ports: vec![],
         desired: TaskState::Running,

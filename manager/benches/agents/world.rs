@@ -8,7 +8,7 @@ use heddle_model::{
     endpoint::{EndpointSpec, PortConfig, PublishMode},
     net::{Port, Protocol},
     network::{Network, NetworkSpec},
-    service::{Mode, NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
+    service::{Mode, NetworkTarget, ProcessSpec, Runtime, Service, ServiceSpec, TaskSpec},
     task::TaskState,
 };
 use std::{
@@ -43,14 +43,9 @@ pub async fn nodes(stage: &Stage, count: usize) -> Vec<(NodeId, IpAddr)> {
 fn service(name: &str, replicas: u64, networks: Vec<NetworkTarget>, ports: Vec<PortConfig>) -> Service {
     let task = TaskSpec {
         runtime: Runtime::Process(ProcessSpec { command: vec!["true".into()], ..ProcessSpec::default() }),
-        restart: RestartPolicy::default(),
-        placement: Placement::default(),
         networks,
-        stop_grace: Duration::from_secs(10),
-        files: Vec::new(),
-        force_update: 0,
-        health: None,
         linger: Duration::ZERO,
+        ..TaskSpec::default()
     };
     Service {
         id: ServiceId::from_random(rand::random()),
@@ -67,6 +62,7 @@ fn service(name: &str, replicas: u64, networks: Vec<NetworkTarget>, ports: Vec<P
         endpoint: None,
         update: None,
         previous: None,
+        moves: 0,
     }
 }
 

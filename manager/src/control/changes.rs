@@ -4,7 +4,7 @@ use super::{ControlError, SpecError, check, find};
 use crate::store::{Conflict, Mutation, Snapshot, WriteError};
 use heddle_model::{
     Kind, ServiceId, Timestamp, Version,
-    service::{Service, ServiceSpec},
+    service::{Mode, Service, ServiceSpec},
 };
 use std::sync::Arc;
 
@@ -53,6 +53,20 @@ pub fn roll_back(state: &Snapshot, reference: &str, now: Timestamp) -> Result<Ch
     let mut service = Arc::unwrap_or_clone(service);
     service.roll_back(now, String::new());
     Ok(written(service))
+}
+
+/// Has tasks moved to nodes with fewer of them, so many at most, or as many as it takes; 0 ends what goes on.
+pub fn rebalance(state: &Snapshot, reference: &str, most: Option<u64>) -> Result<Changed, ControlError> {
+    let service = find::service(state, reference)?;
+    let name = || service.spec.annotations.name.clone();
+    let Mode::Replicated { replicas } = service.spec.mode else {
+        return Err(SpecError::Move { name: name(), mode: service.spec.mode.as_str() }.into());
+    };
+    if service.is_updating() {
+        return Err(SpecError::MoveInUpdate(name()).into());
+    }
+    let moves = most.unwrap_or(replicas).min(replicas);
+    Ok(written(Service { moves, ..Arc::unwrap_or_clone(service) }))
 }
 
 /// Another number of replicas. It is no update: what goes on goes on, and a rollback does not undo it.

@@ -4,7 +4,10 @@ use super::find::{self, FindError};
 use crate::{
     allocator::{self, subnets},
     dispatcher::connection,
-    scheduler::constraint::{BadConstraint, Constraint},
+    scheduler::{
+        Attribute, UnknownAttribute,
+        constraint::{BadConstraint, Constraint},
+    },
     store::Snapshot,
 };
 use heddle_model::{
@@ -18,6 +21,7 @@ use heddle_model::{
     net::{Mtu, Pool, PoolError, Port, Protocol},
     network::{self, Driver, ENCRYPTED, Network, NetworkSpec},
     payload::FilePath,
+    placement::BadResources,
     service::{Mode, RestartCondition, Runtime, Service, ServiceSpec},
     update::{FailureAction, Order, UpdateConfig},
 };
@@ -45,6 +49,10 @@ pub enum SpecError {
     Find(#[from] FindError),
     #[error(transparent)]
     Constraint(#[from] BadConstraint),
+    #[error("spread preference: {0}")]
+    Spread(#[from] UnknownAttribute),
+    #[error(transparent)]
+    Resources(#[from] BadResources),
     #[error("subnet {subnet} overlaps with {with}: choose one that is free")]
     Overlap { subnet: IpNet, with: String },
     #[error("more than one {family} subnet: a network has one of each family")]
@@ -108,6 +116,10 @@ pub enum SpecError {
     Concurrent(u64),
     #[error("service {name:?} is {mode}: it has one task on each node, and no number that could be changed")]
     Scale { name: String, mode: &'static str },
+    #[error("service {name:?} is {mode}: only tasks of replicated ones can be moved")]
+    Move { name: String, mode: &'static str },
+    #[error("service {0:?} is being updated: wait until that is over, or roll it back")]
+    MoveInUpdate(String),
     #[error("a service keeps its mode: it is {old} and cannot become {new}, make another one instead")]
     Mode { old: &'static str, new: &'static str },
     #[error("most replicas on a node cannot be given to a {0} service: it has one task on each")]
@@ -296,6 +308,10 @@ fn possible(state: &Snapshot, old: Option<&Service>, spec: &mut ServiceSpec) -> 
     for constraint in &spec.task.placement.constraints {
         constraint.parse::<Constraint>()?;
     }
+    for preference in &spec.task.placement.spread {
+        preference.parse::<Attribute>()?;
+    }
+    spec.task.resources.check()?;
     if let Some(health) = &spec.task.health {
         health.check()?;
     }
@@ -433,8 +449,7 @@ pub fn room(state: &Snapshot, id: Option<&ServiceId>, spec: &ServiceSpec) -> Res
         return Err(SpecError::Replicas(count));
     }
     let on_nodes = |spec: &ServiceSpec| {
-        let constraints: Vec<Constraint> =
-            spec.task.placement.constraints.iter().filter_map(|c| c.parse().ok()).collect();
+        let constraints = Constraint::all(&spec.task);
         state.nodes.values().filter(|n| constraints.iter().all(|c| c.admits(n))).count() as u64
     };
     // What runs has addresses, and what has run is kept.

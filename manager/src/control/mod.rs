@@ -13,9 +13,10 @@
 
 mod autolock;
 mod ca;
-mod changes;
+pub(crate) mod changes;
 pub(crate) mod check;
 mod cluster;
+mod explain;
 pub(crate) mod find;
 mod forward;
 mod inspect;

@@ -18,6 +18,7 @@ pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceP
             let (completed, failed) = orchestrator::ended(state, s);
             v1::JobProgress { completed, failed }
         }),
+        moves: service.map_or(0, |s| s.moves),
         update: service.and_then(|s| s.update.clone()).map(Into::into),
         ..v1::ServiceProgress::default()
     };

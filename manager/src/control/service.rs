@@ -1,15 +1,15 @@
 //! The gRPC service behind the CLI.
 
 use super::{
-    ControlError, autolock, changes, check, cluster, find,
+    ControlError, autolock, changes, check, cluster, explain, find,
     forward::{Forward, LARGEST},
     inspect, nodes, progress, removal, stale,
 };
 use crate::{
     ambient, backup, ca,
     dispatcher::{Logs, Sessions, Share},
-    membership, orchestrator,
-    store::{Mutation, Snapshot, Store, now},
+    membership, orchestrator, rehearsal, scheduler,
+    store::{Mutation, Snapshot, Store, WriteError, now},
     tunnel,
     vault::UnlockKey,
 };
@@ -25,11 +25,16 @@ use heddle_model::{
 use heddle_plumbing::{access::on_behalf, tls::root_digest};
 use heddle_proto::v1::{self, control_client::ControlClient, control_server, manager_message::Message as ToAgent};
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, transport::Channel};
 
 /// A node that has not answered a log request by then has nothing to say.
 const LOG_LIMIT: Duration = Duration::from_secs(5);
+
+/// What an update would do is gone through for no longer.
+const REHEARSAL_LIMIT: Duration = Duration::from_secs(5);
+static REHEARSALS: Semaphore = Semaphore::const_new(1);
 
 /// Bytes of a backup in one message.
 const CHUNK: usize = 1 << 20;
@@ -268,6 +273,7 @@ impl control_server::Control for ControlService {
                     endpoint: None,
                     update: None,
                     previous: None,
+                    moves: 0,
                 };
                 Ok(vec![Mutation::Create(service.into())])
             })
@@ -513,6 +519,36 @@ impl control_server::Control for ControlService {
         let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
         let seen = Version(request.version);
         self.changed(|state| changes::update(state, &request.r#ref, spec.clone(), seen, now())).await
+    }
+
+    async fn rebalance_service(&self, request: Request<v1::RebalanceServiceRequest>) -> Answer<v1::Service> {
+        let request = at_leader!(self, request, rebalance_service);
+        self.changed(|state| changes::rebalance(state, &request.r#ref, request.most)).await
+    }
+
+    async fn explain_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::ServiceExplanation> {
+        let (request, state) = look!(self, request, explain_service);
+        let service = find::service(&state, &request.r#ref).map_err(ControlError::from)?;
+        Ok(Response::new(explain::explanation(&state, &service, scheduler::explain::explain(&state, &service, now()))))
+    }
+
+    async fn plan_service(&self, request: Request<v1::UpdateServiceRequest>) -> Answer<v1::ServicePlan> {
+        let request = at_leader!(self, request, plan_service);
+        let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
+        let state = self.state().await?;
+        let change = changes::update(&state, &request.r#ref, spec, Version(request.version), now())?;
+        // One at a time, on a processor that the leader may need.
+        let turn = REHEARSALS.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
+        let until = std::time::Instant::now() + REHEARSAL_LIMIT;
+        let plan = move || {
+            let _turn = turn;
+            let go_on = || std::time::Instant::now() < until;
+            let rehearsal = rehearsal::rehearse(&state, change.mutations, &change.id, now(), go_on)?;
+            Ok(explain::plan(&state, rehearsal))
+        };
+        let plan: Result<_, WriteError> =
+            tokio::task::spawn_blocking(plan).await.map_err(|e| Status::internal(e.to_string()))?;
+        Ok(Response::new(plan.map_err(ControlError::from)?))
     }
 
     async fn rollback_service(&self, request: Request<v1::RefRequest>) -> Answer<v1::Service> {

@@ -6,8 +6,10 @@
 //! slot     one replica: the task that stands for it, those before it, and what is next
 //! update   which replicas an update replaces now, and how far it is        restart   whether and when an ended task is followed
 //! drain    when a task that has to go may be stopped                        reaper    what has ended is forgotten
+//! balance  tasks that move to nodes with fewer, when asked to
 //! ```
 
+mod balance;
 mod connection;
 mod drain;
 mod job;
@@ -84,6 +86,9 @@ fn keep(state: &Snapshot, service: &Service, context: &mut Context<'_>, plan: &m
         slots.remove(slot).iter().flat_map(Slot::tasks).for_each(|t| want(t, TaskState::Remove, plan));
     }
     let step = update::plan(state, service, &slots, places.wanted, context, plan);
+    if step.service.is_none() && places.surplus.is_empty() && places.missing.is_empty() {
+        balance::plan(state, service, &slots, context, plan);
+    }
     if let Some(next) = step.service {
         let turns = next.spec != service.spec || !next.is_updating();
         plan.push(Mutation::Update(next.into()));
@@ -119,6 +124,7 @@ fn new_task(
         spec_version: service.spec_version,
         node: None,
         bound,
+        choice: None,
         attachments: Vec::new(),
         host_ports: ports.filter(|p| p.mode == PublishMode::Host).cloned().collect(),
         desired: TaskState::Running,

@@ -5,7 +5,7 @@ use crate::{scheduler::constraint::Constraint, store::Snapshot};
 use heddle_model::{
     NodeId,
     node::{Availability, Node, NodeState},
-    service::{Service, TaskSpec},
+    service::Service,
     update::{UpdateState, UpdateStatus},
 };
 use std::{
@@ -62,7 +62,7 @@ fn unfinished(slots: &BTreeMap<u64, Slot<'_>>, count: usize) -> BTreeSet<u64> {
 /// One for each node that takes such tasks. One that is paused keeps its own and gets none. A job's stay where they are until that
 /// node says how they ended, and when they have.
 fn everywhere(state: &Snapshot, service: &Service, slots: &BTreeMap<u64, Slot<'_>>) -> Places {
-    let constraints = constraints(&service.spec.task);
+    let constraints = Constraint::all(&service.spec.task);
     let is_job = service.spec.mode.is_job();
     let takes = |node: &Node| {
         let there = is_job || node.status.state != NodeState::Down;
@@ -97,8 +97,4 @@ fn is_left_over(state: &Snapshot, service: &Service, number: u64, slot: &Slot<'_
     let mut live = slot.live(state).peekable();
     let outdated = live.peek().is_some() && live.all(|t| t.spec_version != service.spec_version);
     outdated && is_open(node) && service.update.as_ref().is_some_and(over)
-}
-
-pub fn constraints(spec: &TaskSpec) -> Vec<Constraint> {
-    spec.placement.constraints.iter().filter_map(|c| c.parse().ok()).collect()
 }

@@ -1,6 +1,6 @@
 //! One replica of a service: the tasks that stand, stood and will stand for it.
 
-use super::{new_task, places, restart, want};
+use super::{new_task, restart, want};
 use crate::{
     plan::{Context, Plan},
     scheduler::constraint::Constraint,
@@ -47,7 +47,7 @@ pub struct Asked<'s> {
 
 impl<'s> Asked<'s> {
     pub fn by(service: &'s Service) -> Self {
-        Self { service, constraints: places::constraints(&service.spec.task) }
+        Self { service, constraints: Constraint::all(&service.spec.task) }
     }
 
     /// Its node is not one any more that the service may be on.

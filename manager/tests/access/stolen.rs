@@ -9,7 +9,7 @@ use heddle_model::{
     endpoint::EndpointSpec,
     network::{Network, NetworkSpec},
     node::NodeState,
-    service::{Mode, Placement, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
+    service::{Mode, ProcessSpec, Runtime, Service, ServiceSpec, TaskSpec},
     task::TaskState,
 };
 use heddle_plumbing::tls::{self, Credentials};
@@ -42,14 +42,9 @@ fn service() -> Service {
         mode: Mode::Replicated { replicas: 2 },
         task: TaskSpec {
             runtime: Runtime::Process(process),
-            restart: RestartPolicy::default(),
-            placement: Placement::default(),
-            networks: Vec::new(),
             stop_grace: LIMIT,
             linger: Duration::ZERO,
-            files: Vec::new(),
-            force_update: 0,
-            health: None,
+            ..TaskSpec::default()
         }
         .into(),
         endpoint: EndpointSpec::default(),
@@ -57,7 +52,16 @@ fn service() -> Service {
         rollback: Default::default(),
     };
     let id = ServiceId::from_random([9; 16]);
-    Service { id, meta: Meta::default(), spec, spec_version: Version(0), endpoint: None, update: None, previous: None }
+    Service {
+        id,
+        meta: Meta::default(),
+        spec,
+        spec_version: Version(0),
+        endpoint: None,
+        update: None,
+        previous: None,
+        moves: 0,
+    }
 }
 
 struct Talk {

@@ -53,6 +53,7 @@ about! {
     CreateNetworkRequest: |r| name(r.spec.as_ref().and_then(|s| s.annotations.as_ref())),
     CreateServiceRequest: |r| name(r.spec.as_ref().and_then(|s| s.annotations.as_ref())),
     ScaleServiceRequest: |r| r.r#ref.clone(),
+    RebalanceServiceRequest: |r| r.r#ref.clone(),
     UpdateServiceRequest: |r| r.r#ref.clone(),
     GetJoinTokenRequest: |r| token(r.role()),
     UpdateClusterRequest: |_| "cluster".into(),

@@ -39,6 +39,9 @@ const SERVICES: [(&str, &[Method]); 10] = [
             ("GetCluster", Operator, Reads),
             ("RotateTunnel", Operator, Changes(about::<v1::RotateTunnelRequest>)),
             ("UpdateService", Operator, Changes(about::<v1::UpdateServiceRequest>)),
+            ("RebalanceService", Operator, Changes(about::<v1::RebalanceServiceRequest>)),
+            ("ExplainService", Operator, Reads),
+            ("PlanService", Operator, Reads),
             ("RollbackService", Operator, Changes(about::<v1::RefRequest>)),
             ("GetReplica", Operator, Reads),
             // It changes nothing, but whoever has a backup has the root's key: that is written down.

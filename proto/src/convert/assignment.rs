@@ -197,8 +197,9 @@ mod tests {
         net::{DualAddr, DualSubnet, Mac, Port, Protocol},
         node::IngressLeg,
         payload::{FileMode, FilePath, PayloadFile, PayloadKind},
-        service::{NetworkTarget, Placement, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
-        task::{Task, TaskState, TaskStatus},
+        placement::{Amounts, Limits, NanoCpus, Placement, Resources},
+        service::{NetworkTarget, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
+        task::{Choice, Task, TaskState, TaskStatus},
         tunnel::{Epoch, Epochs, PublicKey},
     };
     use std::time::Duration;
@@ -237,11 +238,19 @@ mod tests {
                         hostname: None,
                     }),
                     restart: RestartPolicy::default(),
-                    placement: Placement { constraints: vec!["node.role==worker".into()], max_replicas_per_node: 1 },
+                    placement: Placement {
+                        constraints: vec!["node.role==worker".into()],
+                        spread: vec!["node.labels.zone".into()],
+                        max_replicas_per_node: 1,
+                    },
                     networks: vec![NetworkTarget { target: network.to_string(), aliases: vec!["w".into()] }],
                     stop_grace: Duration::from_secs(10),
                     linger: Duration::from_millis(7),
                     force_update: 2,
+                    resources: Resources {
+                        reserved: Amounts { cpu: NanoCpus(5), memory: 6, generic: [("gpu".to_owned(), 7)].into() },
+                        limit: Limits { cpu: NanoCpus(8), memory: 9, pids: 10 },
+                    },
                     health: Some(HealthCheck { retries: 5, ..HealthCheck::new(Probe::Tcp(port(80))) }),
                     files: vec![PayloadFile {
                         kind: PayloadKind::Secret,
@@ -256,6 +265,7 @@ mod tests {
                 spec_version: Version(4),
                 node: Some(node.clone()),
                 bound: Some(node.clone()),
+                choice: Some(Choice { failed: 1, alike: [2, 3].into(), of_service: 4, all: 5 }),
                 attachments: vec![Attachment {
                     network: network.clone(),
                     addr,

@@ -2,6 +2,7 @@
 
 mod assignment;
 mod objects;
+mod task;
 mod tunnel;
 mod update;
 mod workload;

@@ -1,28 +1,23 @@
 //! Nodes, networks, services, tasks.
 
-use super::{ConvertError, Result, enums, list, mac, millis, missing, mtu, optional, port, some, text, wrong};
+use super::{ConvertError, Result, enums, list, mac, missing, mtu, optional, port, some, text, wrong};
 use crate::v1;
 use heddle_model::{
     Annotations, Meta, Timestamp, Version,
     cluster::Role,
-    endpoint::{Attachment, Endpoint, EndpointMode, EndpointSpec, PortConfig, PublishMode, VirtualIp},
-    health::{HealthCheck, Probe},
+    endpoint::{Endpoint, EndpointMode, EndpointSpec, PortConfig, PublishMode, VirtualIp},
     net::{Pool, Protocol, Vni, parse_subnet},
     network::{Driver, Network, NetworkAllocation, NetworkSpec},
     node::{
         Availability, IngressLeg, ManagerStatus, Node, NodeDescription, NodeReport, NodeSpec, NodeState, NodeStatus,
         Trust,
     },
-    payload::{FileMode, FilePath, PayloadFile, PayloadKind},
-    service::{
-        Mode, NetworkTarget, Placement, ProcessSpec, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec,
-        TaskSpec,
-    },
-    task::{Task, TaskState, TaskStatus},
+    payload::PayloadKind,
+    service::{Mode, RestartCondition, Service, ServiceSpec, TaskSpec},
+    task::TaskState,
     tunnel::Backend,
     update::Previous,
 };
-use std::time::Duration;
 
 enums! {
     Role = Role, "role" { Worker = Worker, Manager = Manager }
@@ -97,6 +92,8 @@ impl From<NodeDescription> for v1::NodeDescription {
             tunnel: d.tunnel.map(Into::into),
             signer: d.trust.signer,
             roots: d.trust.roots,
+            labels: d.labels.into_iter().collect(),
+            generic: d.generic.into_iter().collect(),
         }
     }
 }
@@ -121,6 +118,8 @@ impl TryFrom<v1::NodeDescription> for NodeDescription {
                 .collect::<Result<_>>()?,
             tunnel: d.tunnel.map(TryInto::try_into).transpose()?,
             trust: Trust { signer: d.signer, roots: d.roots },
+            labels: d.labels.into_iter().collect(),
+            generic: d.generic.into_iter().collect(),
         })
     }
 }
@@ -354,142 +353,6 @@ impl TryFrom<v1::VirtualIp> for VirtualIp {
     }
 }
 
-impl From<ProcessSpec> for v1::ProcessSpec {
-    fn from(p: ProcessSpec) -> Self {
-        Self { command: p.command, env: p.env.into_iter().collect(), dir: p.dir, hostname: p.hostname }
-    }
-}
-
-impl From<v1::ProcessSpec> for ProcessSpec {
-    fn from(p: v1::ProcessSpec) -> Self {
-        Self { command: p.command, env: p.env.into_iter().collect(), dir: p.dir, hostname: p.hostname }
-    }
-}
-
-impl From<TaskSpec> for v1::TaskSpec {
-    fn from(s: TaskSpec) -> Self {
-        let Runtime::Process(p) = s.runtime;
-        Self {
-            runtime: Some(v1::task_spec::Runtime::Process(p.into())),
-            restart: Some(v1::RestartPolicy {
-                condition: v1::RestartCondition::from(s.restart.condition).into(),
-                delay_ms: millis(s.restart.delay),
-                max_attempts: s.restart.max_attempts,
-                window_ms: millis(s.restart.window),
-            }),
-            placement: Some(v1::Placement {
-                constraints: s.placement.constraints,
-                max_replicas_per_node: s.placement.max_replicas_per_node,
-            }),
-            networks: s
-                .networks
-                .into_iter()
-                .map(|n| v1::NetworkTarget { target: n.target, aliases: n.aliases })
-                .collect(),
-            stop_grace_ms: millis(s.stop_grace),
-            linger_ms: Some(millis(s.linger)),
-            force_update: s.force_update,
-            files: s.files.into_iter().map(Into::into).collect(),
-            health: s.health.map(Into::into),
-        }
-    }
-}
-
-impl TryFrom<v1::TaskSpec> for TaskSpec {
-    type Error = ConvertError;
-    fn try_from(s: v1::TaskSpec) -> Result<Self> {
-        let v1::task_spec::Runtime::Process(p) = some("task.runtime", s.runtime)?;
-        let restart = match s.restart {
-            Some(r) => RestartPolicy {
-                condition: r.condition().try_into()?,
-                delay: Duration::from_millis(r.delay_ms),
-                max_attempts: r.max_attempts,
-                window: Duration::from_millis(r.window_ms),
-            },
-            None => RestartPolicy::default(),
-        };
-        let placement = s.placement.unwrap_or_default();
-        Ok(Self {
-            runtime: Runtime::Process(p.into()),
-            restart,
-            placement: Placement {
-                constraints: placement.constraints,
-                max_replicas_per_node: placement.max_replicas_per_node,
-            },
-            networks: s.networks.into_iter().map(|n| NetworkTarget { target: n.target, aliases: n.aliases }).collect(),
-            stop_grace: Duration::from_millis(s.stop_grace_ms),
-            linger: s.linger_ms.map_or(TaskSpec::LINGER, Duration::from_millis),
-            force_update: s.force_update,
-            files: list(s.files)?,
-            health: s.health.map(TryInto::try_into).transpose()?,
-        })
-    }
-}
-
-impl From<HealthCheck> for v1::HealthCheck {
-    fn from(c: HealthCheck) -> Self {
-        use v1::health_check::Probe as Wire;
-        Self {
-            probe: Some(match c.probe {
-                Probe::Command(command) => Wire::Command(command),
-                Probe::Http { port, path } => Wire::Http(v1::HttpProbe { port: port.get().into(), path }),
-                Probe::Tcp(port) => Wire::Tcp(port.get().into()),
-            }),
-            interval_ms: millis(c.interval),
-            timeout_ms: millis(c.timeout),
-            retries: c.retries,
-            start_period_ms: millis(c.start_period),
-            start_interval_ms: millis(c.start_interval),
-        }
-    }
-}
-
-impl TryFrom<v1::HealthCheck> for HealthCheck {
-    type Error = ConvertError;
-    fn try_from(c: v1::HealthCheck) -> Result<Self> {
-        use v1::health_check::Probe as Wire;
-        Ok(Self {
-            probe: match some("health.probe", c.probe)? {
-                Wire::Command(command) => Probe::Command(command),
-                Wire::Http(http) => Probe::Http { port: port("health.http.port", http.port)?, path: http.path },
-                Wire::Tcp(tcp) => Probe::Tcp(port("health.tcp", tcp)?),
-            },
-            interval: Duration::from_millis(c.interval_ms),
-            timeout: Duration::from_millis(c.timeout_ms),
-            retries: c.retries,
-            start_period: Duration::from_millis(c.start_period_ms),
-            start_interval: Duration::from_millis(c.start_interval_ms),
-        })
-    }
-}
-
-impl From<PayloadFile> for v1::PayloadFile {
-    fn from(f: PayloadFile) -> Self {
-        Self {
-            kind: v1::PayloadKind::from(f.kind).into(),
-            source: f.source,
-            path: f.path.into(),
-            uid: f.uid,
-            gid: f.gid,
-            mode: f.mode.get(),
-        }
-    }
-}
-
-impl TryFrom<v1::PayloadFile> for PayloadFile {
-    type Error = ConvertError;
-    fn try_from(f: v1::PayloadFile) -> Result<Self> {
-        Ok(Self {
-            kind: f.kind().try_into()?,
-            path: text::<FilePath>("file.path", &f.path)?,
-            mode: FileMode::try_from(f.mode).map_err(|e| wrong("file.mode", e))?,
-            source: f.source,
-            uid: f.uid,
-            gid: f.gid,
-        })
-    }
-}
-
 impl From<ServiceSpec> for v1::ServiceSpec {
     fn from(s: ServiceSpec) -> Self {
         use v1::service_spec::Mode as Wire;
@@ -553,6 +416,7 @@ impl From<Service> for v1::Service {
             }),
             update: s.update.map(Into::into),
             previous: s.previous.map(|p| (*p).into()),
+            moves: s.moves,
         }
     }
 }
@@ -571,103 +435,9 @@ impl TryFrom<v1::Service> for Service {
             endpoint: s.endpoint.map(endpoint).transpose()?,
             update: s.update.map(TryInto::try_into).transpose()?,
             previous: s.previous.map(|p| Previous::try_from(p).map(Box::new)).transpose()?,
+            moves: s.moves,
         })
     }
 }
 
 // ---- task
-
-impl From<TaskStatus> for v1::TaskStatus {
-    fn from(s: TaskStatus) -> Self {
-        Self {
-            state: v1::TaskState::from(s.state).into(),
-            since_ms: s.since.0,
-            message: s.message,
-            error: s.error,
-            pid: s.pid,
-            exit_code: s.exit_code,
-            unhealthy: s.unhealthy,
-        }
-    }
-}
-
-impl TryFrom<v1::TaskStatus> for TaskStatus {
-    type Error = ConvertError;
-    fn try_from(s: v1::TaskStatus) -> Result<Self> {
-        Ok(Self {
-            state: s.state().try_into()?,
-            since: Timestamp(s.since_ms),
-            message: s.message,
-            error: s.error,
-            pid: s.pid,
-            exit_code: s.exit_code,
-            unhealthy: s.unhealthy,
-        })
-    }
-}
-
-impl From<Attachment> for v1::Attachment {
-    fn from(a: Attachment) -> Self {
-        Self { network: a.network.into(), addr: Some(a.addr.into()), mac: a.mac.to_string(), aliases: a.aliases }
-    }
-}
-
-impl TryFrom<v1::Attachment> for Attachment {
-    type Error = ConvertError;
-    fn try_from(a: v1::Attachment) -> Result<Self> {
-        Ok(Self {
-            network: text("attachments.network", &a.network)?,
-            addr: some("attachments.addr", a.addr)?.try_into()?,
-            mac: mac("attachments.mac", &a.mac)?,
-            aliases: a.aliases,
-        })
-    }
-}
-
-impl From<Task> for v1::Task {
-    fn from(t: Task) -> Self {
-        Self {
-            id: t.id.into(),
-            meta: Some(t.meta.into()),
-            service: t.service.into(),
-            service_name: t.service_name,
-            slot: t.slot,
-            spec: Some(t.spec.into_inner().into()),
-            spec_version: t.spec_version.0,
-            node: t.node.map(Into::into),
-            bound: t.bound.map(Into::into),
-            attachments: t.attachments.into_iter().map(Into::into).collect(),
-            host_ports: t.host_ports.into_iter().map(Into::into).collect(),
-            desired: v1::TaskState::from(t.desired).into(),
-            not_before_ms: t.not_before.0,
-            status: Some(t.status.into()),
-            stop: t.stop,
-            started_ms: t.started.map(|at| at.0),
-        }
-    }
-}
-
-impl TryFrom<v1::Task> for Task {
-    type Error = ConvertError;
-    fn try_from(t: v1::Task) -> Result<Self> {
-        let desired = t.desired().try_into()?;
-        Ok(Self {
-            id: text("id", &t.id)?,
-            meta: t.meta.ok_or_else(|| missing("meta"))?.into(),
-            service: text("service", &t.service)?,
-            service_name: t.service_name,
-            slot: t.slot,
-            spec: TaskSpec::try_from(some("spec", t.spec)?)?.into(),
-            spec_version: Version(t.spec_version),
-            node: t.node.map(|n| text("node", &n)).transpose()?,
-            bound: t.bound.map(|n| text("bound", &n)).transpose()?,
-            attachments: list(t.attachments)?,
-            host_ports: list(t.host_ports)?,
-            desired,
-            not_before: Timestamp(t.not_before_ms),
-            status: some("status", t.status)?.try_into()?,
-            stop: t.stop,
-            started: t.started_ms.map(Timestamp),
-        })
-    }
-}

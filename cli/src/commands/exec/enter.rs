@@ -1,7 +1,7 @@
 //! Entering a workload's namespaces.
 
 use anyhow::{Context, Result, bail};
-use heddle_agent::executor::Namespaces;
+use heddle_agent::executor::{Namespaces, join_groups};
 
 /// Must be called while the process has one thread. Only children come into the pid namespace.
 pub fn enter(pid: u32) -> Result<()> {
@@ -11,6 +11,8 @@ pub fn enter(pid: u32) -> Result<()> {
     if pid == 0 {
         bail!("the workload is not running");
     }
+    // Better a program that counts for whoever began it than none.
+    let _ = join_groups(pid);
     Namespaces::of(pid).context("the workload has just ended")?.enter()?;
     Ok(())
 }

@@ -51,7 +51,7 @@ pub async fn attend(host: &mut HostClient<Channel>, id: &str, mut interrupts: In
     let ended = loop {
         tokio::select! {
             line = lines.next(), if reading => match line {
-                Some(Ok(line)) => reading = logs::print(&line, false),
+                Some(Ok(line)) => reading = logs::print(&line, false, None),
                 Some(Err(status)) => {
                     eprintln!("heddle: {:#}", said(status));
                     reading = false;
@@ -70,7 +70,7 @@ pub async fn attend(host: &mut HostClient<Channel>, id: &str, mut interrupts: In
     };
     while reading {
         match tokio::time::timeout(QUIET, lines.next()).await {
-            Ok(Some(Ok(line))) => reading = logs::print(&line, false),
+            Ok(Some(Ok(line))) => reading = logs::print(&line, false, None),
             _ => reading = false,
         }
     }

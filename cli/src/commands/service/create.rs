@@ -2,9 +2,10 @@
 
 use super::{
     WaitArgs,
+    resources::preference,
     settings::{Settings, config, mode, network, port, secret},
 };
-use crate::commands::pair::key_value;
+use crate::commands::pair::{key_value, resource};
 use anyhow::{Result, bail};
 use clap::Args;
 use heddle_model::{
@@ -12,15 +13,11 @@ use heddle_model::{
     endpoint::{EndpointMode, EndpointSpec, PortConfig},
     network::HOST,
     payload::PayloadFile,
-    service::{
-        Mode, NetworkTarget, Placement, ProcessSpec, RestartCondition, RestartPolicy, Runtime, ServiceSpec, TaskSpec,
-    },
+    placement::{Amounts, Placement, Resources},
+    service::{Mode, NetworkTarget, ProcessSpec, RestartCondition, RestartPolicy, Runtime, ServiceSpec, TaskSpec},
     update::UpdateConfig,
 };
-use std::{collections::BTreeMap, time::Duration};
-
-/// docker's.
-const STOP_GRACE: Duration = Duration::from_secs(10);
+use std::collections::BTreeMap;
 
 #[derive(Debug, Args)]
 pub struct CreateArgs {
@@ -47,9 +44,15 @@ pub struct CreateArgs {
     /// KEY=VALUE in the task's environment
     #[arg(short, long, value_parser = key_value)]
     env: Vec<(String, String)>,
-    /// Where tasks may run: node.role==worker, node.hostname!=a, node.labels.zone==b
+    /// Where tasks may run: node.role==worker, node.hostname!=web-*, node.labels.zone in (a, b)
     #[arg(long)]
     constraint: Vec<String>,
+    /// What tasks are spread evenly over, the first above all: spread=node.labels.zone
+    #[arg(long, value_name = "PREFERENCE", value_parser = preference)]
+    placement_pref: Vec<String>,
+    /// What a node must have free for a task besides: NAME=COUNT, such as gpu=1
+    #[arg(long, value_name = "NAME=COUNT", value_parser = resource)]
+    generic_resource: Vec<(String, u64)>,
     /// KEY=VALUE
     #[arg(short, long, value_parser = key_value)]
     label: Vec<(String, String)>,
@@ -92,13 +95,18 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
         task: TaskSpec {
             runtime: Runtime::Process(process),
             restart,
-            placement: Placement { constraints: args.constraint.clone(), ..Placement::default() },
+            placement: Placement {
+                constraints: args.constraint.clone(),
+                spread: args.placement_pref.clone(),
+                ..Placement::default()
+            },
             networks: args.network.clone(),
-            stop_grace: STOP_GRACE,
-            linger: TaskSpec::LINGER,
             files: args.secret.iter().chain(&args.config).cloned().collect(),
-            force_update: 0,
-            health: None,
+            resources: Resources {
+                reserved: Amounts { generic: args.generic_resource.iter().cloned().collect(), ..Amounts::default() },
+                ..Resources::default()
+            },
+            ..TaskSpec::default()
         }
         .into(),
         endpoint: EndpointSpec {

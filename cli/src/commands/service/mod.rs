@@ -1,14 +1,20 @@
-//! service create, ls, ps, inspect, update, rollback, scale, rm, logs.
+//! service create, ls, ps, inspect, update, plan, explain, rebalance, rollback, scale, rm, logs.
 
 mod create;
+mod explain;
 mod health;
+mod plan;
+mod resources;
 pub(crate) mod settings;
 mod settle;
 mod update;
 
 use crate::{
     client::{Client, Control, said},
-    commands::pair::key_value,
+    commands::{
+        logs::{self, LineArgs},
+        pair::key_value,
+    },
     output::{self, Format},
 };
 use anyhow::{Result, anyhow};
@@ -24,8 +30,7 @@ use heddle_model::{
 use heddle_proto::v1;
 use serde_json::{Value, json};
 use settle::{Goal, settle};
-use std::io::Write;
-use update::UpdateArgs;
+use update::{Changes, UpdateArgs};
 
 #[derive(Debug, Subcommand)]
 pub enum ServiceCommand {
@@ -60,6 +65,31 @@ pub enum ServiceCommand {
     },
     /// Change a service and wait until all its tasks are as it says now, replaced as its --update-... say
     Update(Box<UpdateArgs>),
+    /// Move tasks to nodes that have fewer of the service, one at a time, each when another has taken its place
+    Rebalance {
+        #[arg(required = true)]
+        services: Vec<String>,
+        /// Tasks to move at most, of each service; 0 ends what goes on [default: as many as it takes]
+        #[arg(long, value_name = "COUNT")]
+        max: Option<u64>,
+        #[command(flatten)]
+        end: EndArgs,
+    },
+    /// Tell what an update would do, and change nothing: which fields differ, which tasks are replaced and where they come, how
+    /// the update would end
+    Plan {
+        #[command(flatten)]
+        changes: Box<Changes>,
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Tell why each task of a service is where it is, or what every node has against it and what would help
+    Explain {
+        /// Id, name, or beginning of an id
+        service: String,
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Go back to what a service was before its last update, and forth again
     Rollback {
         /// Id, name, or beginning of an id
@@ -78,12 +108,8 @@ pub enum ServiceCommand {
     Logs {
         /// A service, or the id of a task
         service: String,
-        /// Go on printing
-        #[arg(short, long)]
-        follow: bool,
-        /// Only the last lines of each task
-        #[arg(short = 'n', long)]
-        tail: Option<u64>,
+        #[command(flatten)]
+        lines: LineArgs,
         /// Without the task's name before each line
         #[arg(long)]
         raw: bool,
@@ -149,12 +175,25 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
             }
         }
         ServiceCommand::Update(args) => {
-            let service = update::update(client, &mut control, &args).await?;
+            let name = &args.changes.service;
+            let service = update::update(client, &mut control, &args.changes).await?;
             if !args.end.detach {
-                settle(&mut control, &args.service, &service.id, args.end.timeout, Goal::Updated).await?;
+                settle(&mut control, name, &service.id, args.end.timeout, Goal::Updated).await?;
             }
-            println!("{}", args.service);
+            println!("{name}");
         }
+        ServiceCommand::Rebalance { services, max, end } => {
+            for name in services {
+                let request = v1::RebalanceServiceRequest { r#ref: name.clone(), most: max };
+                let service = control.rebalance_service(request).await.map_err(said)?.into_inner();
+                if !end.detach {
+                    settle(&mut control, &name, &service.id, end.timeout, Goal::Even).await?;
+                }
+                println!("{name}");
+            }
+        }
+        ServiceCommand::Plan { changes, format } => plan::plan(client, &mut control, &changes, format).await?,
+        ServiceCommand::Explain { service, format } => explain::explain(&mut control, service, format).await?,
         ServiceCommand::Rollback { service: name, end } => {
             let request = v1::RefRequest { r#ref: name.clone() };
             let service = control.rollback_service(request).await.map_err(said)?.into_inner();
@@ -173,9 +212,7 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
                 println!("{name}");
             }
         }
-        ServiceCommand::Logs { service, follow, tail, raw } => {
-            logs(&mut control, service, follow, tail, raw).await?;
-        }
+        ServiceCommand::Logs { service, lines, raw } => print_logs(&mut control, service, &lines, raw).await?,
     }
     Ok(())
 }
@@ -286,18 +323,12 @@ async fn tasks(control: &mut Control, services: Vec<String>, format: Format) -> 
     Ok(())
 }
 
-async fn logs(control: &mut Control, r#ref: String, follow: bool, tail: Option<u64>, raw: bool) -> Result<()> {
-    let request = v1::ServiceLogsRequest { r#ref, follow, tail, since_ms: 0 };
-    let mut lines = control.service_logs(request).await.map_err(said)?.into_inner();
+async fn print_logs(control: &mut Control, service: String, args: &LineArgs, raw: bool) -> Result<()> {
+    let mut lines = control.service_logs(args.of(service)).await.map_err(said)?.into_inner();
     while let Some(line) = lines.next().await {
         let line = line.map_err(said)?;
-        let mut bytes = if raw { Vec::new() } else { format!("{} | ", line.task_name).into_bytes() };
-        let stderr = line.stream() == v1::LogStream::Stderr;
-        bytes.extend(line.line);
-        bytes.push(b'\n');
         // A reader that has gone away is no error.
-        let written = if stderr { std::io::stderr().write_all(&bytes) } else { std::io::stdout().write_all(&bytes) };
-        if written.is_err() {
+        if !logs::print(&line, args.timestamps, (!raw).then_some(&line.task_name)) {
             return Ok(());
         }
     }

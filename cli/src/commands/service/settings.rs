@@ -1,6 +1,6 @@
 //! What services may be told by flags, when they are made and later.
 
-use super::health::HealthFlags;
+use super::{health::HealthFlags, resources::ResourceFlags};
 use crate::commands::moment;
 use anyhow::{Result, bail};
 use clap::Args;
@@ -52,6 +52,8 @@ pub struct Settings {
     /// Between the moment when no host sends a task anything new and the stop signal [300ms at first]
     #[arg(long, value_parser = moment::duration)]
     drain_linger: Option<Duration>,
+    #[command(flatten)]
+    resources: ResourceFlags,
     #[command(flatten)]
     health: HealthFlags,
     #[command(flatten)]
@@ -149,6 +151,7 @@ impl Settings {
         set(&mut task.restart.window, &self.restart_window);
         set(&mut task.stop_grace, &self.stop_grace_period);
         set(&mut task.linger, &self.drain_linger);
+        self.resources.apply(&mut task.resources);
         self.update.apply(&mut spec.update);
         self.rollback.apply(&mut spec.rollback);
         self.health.apply(&mut spec.task.health)

@@ -22,6 +22,8 @@ pub enum Goal {
     Wanted,
     Updated,
     RolledBack,
+    /// That no task is to move any more.
+    Even,
 }
 
 /// Where a service is, in one line, and whether that is the end.
@@ -34,8 +36,12 @@ enum Seen {
 
 fn look(progress: &v1::ServiceProgress, goal: Goal) -> Seen {
     match &progress.update {
+        _ if goal == Goal::Even && progress.moves > 0 => Seen::On(format!(
+            "moving tasks, {} of {} in rotation on every host",
+            progress.in_rotation, progress.desired
+        )),
         _ if progress.job.is_some() => job(progress, progress.job.unwrap_or_default()),
-        Some(update) if goal != Goal::Wanted => updated(progress, update, goal),
+        Some(update) if matches!(goal, Goal::Updated | Goal::RolledBack) => updated(progress, update, goal),
         _ => wanted(progress),
     }
 }

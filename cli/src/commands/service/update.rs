@@ -2,11 +2,12 @@
 
 use super::{
     EndArgs,
+    resources::preference,
     settings::{Settings, config, network, port, secret},
 };
 use crate::{
     client::{Client, Control, said},
-    commands::pair::key_value,
+    commands::pair::{key_value, resource},
 };
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
@@ -26,6 +27,15 @@ const TRIES: usize = 20;
 
 #[derive(Debug, Args)]
 pub struct UpdateArgs {
+    #[command(flatten)]
+    pub changes: Changes,
+    #[command(flatten)]
+    pub end: EndArgs,
+}
+
+/// What is to be another.
+#[derive(Debug, Args)]
+pub struct Changes {
     /// Id, name, or beginning of an id
     pub service: String,
     /// Publish another port: [PUBLISHED:]TARGET[/tcp|/udp], or as `service create --publish` takes it
@@ -64,6 +74,18 @@ pub struct UpdateArgs {
     /// Take a restriction away
     #[arg(long, value_name = "CONSTRAINT")]
     constraint_rm: Vec<String>,
+    /// Spread tasks evenly over one thing more: spread=node.labels.zone
+    #[arg(long, value_name = "PREFERENCE", value_parser = preference)]
+    placement_pref_add: Vec<String>,
+    /// Spread tasks over something no more
+    #[arg(long, value_name = "PREFERENCE", value_parser = preference)]
+    placement_pref_rm: Vec<String>,
+    /// Reserve something else of a node: NAME=COUNT
+    #[arg(long, value_name = "NAME=COUNT", value_parser = resource)]
+    generic_resource_add: Vec<(String, u64)>,
+    /// Reserve something no more: NAME
+    #[arg(long, value_name = "NAME")]
+    generic_resource_rm: Vec<String>,
     /// Set a label: KEY=VALUE
     #[arg(long, value_parser = key_value, value_name = "KEY=VALUE")]
     label_add: Vec<(String, String)>,
@@ -75,8 +97,6 @@ pub struct UpdateArgs {
     force: bool,
     #[command(flatten)]
     settings: Settings,
-    #[command(flatten)]
-    pub end: EndArgs,
     /// The program and its arguments, instead of those before
     #[arg(last = true)]
     command: Vec<String>,
@@ -90,8 +110,21 @@ fn target_port(text: &str) -> Result<(Port, Protocol), String> {
     Ok((wanted.target, wanted.protocol))
 }
 
-/// Reads the service, changes what is asked and writes it, again if somebody wrote in between.
-pub async fn update(client: &Client, control: &mut Control, args: &UpdateArgs) -> Result<v1::Service> {
+/// A request for an update, with the spec as it is and as it would be.
+pub struct Wish {
+    pub before: ServiceSpec,
+    pub after: ServiceSpec,
+    pub request: v1::UpdateServiceRequest,
+}
+
+/// Reads the service and changes what is asked.
+pub async fn wish(client: &Client, control: &mut Control, args: &Changes) -> Result<Wish> {
+    let names = names(client, control, args).await?;
+    wish_with(control, args, &names).await
+}
+
+/// The cluster's networks, secrets and configs that the changes may name, by id.
+async fn names(client: &Client, control: &mut Control, args: &Changes) -> Result<BTreeMap<String, String>> {
     let networks = control.list_networks(v1::ListNetworksRequest {}).await.map_err(said)?.into_inner().networks;
     let networks = networks.into_iter().map(Network::try_from).collect::<Result<Vec<_>, _>>()?;
     let mut names: BTreeMap<String, String> =
@@ -104,15 +137,27 @@ pub async fn update(client: &Client, control: &mut Control, args: &UpdateArgs) -
         let all = client.payloads()?.list_payloads(request).await.map_err(said)?.into_inner().payloads;
         names.extend(all.into_iter().map(|p| (p.id, p.annotations.unwrap_or_default().name)));
     }
+    Ok(names)
+}
+
+async fn wish_with(control: &mut Control, args: &Changes, names: &BTreeMap<String, String>) -> Result<Wish> {
+    let request = v1::RefRequest { r#ref: args.service.clone() };
+    let service = Service::try_from(control.get_service(request).await.map_err(said)?.into_inner())?;
+    let after = edit(service.spec.clone(), args, names)?;
+    let request = v1::UpdateServiceRequest {
+        r#ref: service.id.to_string(),
+        version: service.meta.version.0,
+        spec: Some(after.clone().into()),
+    };
+    Ok(Wish { before: service.spec, after, request })
+}
+
+/// Writes what is asked, again if somebody wrote in between.
+pub async fn update(client: &Client, control: &mut Control, args: &Changes) -> Result<v1::Service> {
+    let names = names(client, control, args).await?;
     for _ in 0..TRIES {
-        let request = v1::RefRequest { r#ref: args.service.clone() };
-        let service = Service::try_from(control.get_service(request).await.map_err(said)?.into_inner())?;
-        let request = v1::UpdateServiceRequest {
-            r#ref: service.id.to_string(),
-            version: service.meta.version.0,
-            spec: Some(edit(service.spec, args, &names)?.into()),
-        };
-        match control.update_service(request).await {
+        let wish = wish_with(control, args, &names).await?;
+        match control.update_service(wish.request).await {
             Ok(updated) => return Ok(updated.into_inner()),
             Err(status) if status.code() == Code::Aborted => {}
             Err(status) => return Err(said(status)),
@@ -121,23 +166,23 @@ pub async fn update(client: &Client, control: &mut Control, args: &UpdateArgs) -
     bail!("service {}: it is changed by somebody else all the time, run the command again", args.service)
 }
 
+fn missing(what: &str, named: &str) -> anyhow::Error {
+    anyhow!("{what} {named:?}: the service has none, see `heddle service inspect`")
+}
+
 /// Takes what `is` says out of the list; refuses if there is nothing.
 fn take<T>(list: &mut Vec<T>, what: &str, named: &str, is: impl Fn(&T) -> bool) -> Result<()> {
     let before = list.len();
     list.retain(|item| !is(item));
-    if list.len() == before {
-        bail!("{what} {named:?}: the service has none, see `heddle service inspect`");
-    }
-    Ok(())
+    if list.len() == before { Err(missing(what, named)) } else { Ok(()) }
 }
 
 fn take_key(map: &mut BTreeMap<String, String>, what: &str, key: &str) -> Result<()> {
-    let gone = map.remove(key);
-    gone.map(drop).ok_or_else(|| anyhow!("{what} {key:?}: the service has none, see `heddle service inspect`"))
+    map.remove(key).map(drop).ok_or_else(|| missing(what, key))
 }
 
 /// `names` are those of the cluster's networks, secrets and configs by id.
-fn edit(mut spec: ServiceSpec, args: &UpdateArgs, names: &BTreeMap<String, String>) -> Result<ServiceSpec> {
+fn edit(mut spec: ServiceSpec, args: &Changes, names: &BTreeMap<String, String>) -> Result<ServiceSpec> {
     args.settings.apply(&mut spec)?;
     for key in &args.label_rm {
         take_key(&mut spec.annotations.labels, "--label-rm", key)?;
@@ -170,6 +215,15 @@ fn edit(mut spec: ServiceSpec, args: &UpdateArgs, names: &BTreeMap<String, Strin
         take(&mut task.placement.constraints, "--constraint-rm", constraint, is)?;
     }
     task.placement.constraints.extend(args.constraint_add.iter().cloned());
+    for key in &args.placement_pref_rm {
+        take(&mut task.placement.spread, "--placement-pref-rm", &format!("spread={key}"), |s| s == key)?;
+    }
+    task.placement.spread.extend(args.placement_pref_add.iter().cloned());
+    for name in &args.generic_resource_rm {
+        let gone = task.resources.reserved.generic.remove(name);
+        gone.ok_or_else(|| missing("--generic-resource-rm", name))?;
+    }
+    task.resources.reserved.generic.extend(args.generic_resource_add.iter().cloned());
     let Runtime::Process(process) = &mut task.runtime;
     for key in &args.env_rm {
         take_key(&mut process.env, "--env-rm", key)?;
@@ -207,7 +261,7 @@ mod tests {
 
     fn changed(more: &[&str]) -> Result<ServiceSpec> {
         let Line::Update(args) = line(&[&["update", "web"], more].concat()) else { unreachable!() };
-        edit(created(), &args, &BTreeMap::from([("front".to_owned(), "called".to_owned())]))
+        edit(created(), &args.changes, &BTreeMap::from([("front".to_owned(), "called".to_owned())]))
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Updates, rollbacks and drains, on hosts that are simulated.
 
+mod balance;
 mod cluster;
 mod modes;
 

@@ -14,19 +14,19 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// What one client asks before it begins anew.
 const BATCH: &str = "100";
 /// So many are asked in all, at least.
-const ENOUGH: u32 = 3000;
+const ENOUGH: u32 = 10_000;
 
 /// Asks through each host while something is done, and on until that was often enough. No request may fail.
 fn answered(lab: &Lab, what: &str, act: impl FnOnce()) {
     let (done, total) = (AtomicBool::new(false), AtomicU32::new(0));
     let began = Instant::now();
-    let client = |target: String, kept: bool| {
+    let client = |target: String, how: Option<&str>| {
         let mut failed = String::new();
         let on = || !done.load(Ordering::Relaxed) || total.load(Ordering::Relaxed) < ENOUGH;
         while on() && failed.is_empty() && began.elapsed() < LIMIT {
-            let every = if kept { "10" } else { "3" };
+            let every = if how.is_some() { "10" } else { "2" };
             let mut args = vec!["heddle", "whoami", "--ask", &target, "--count", BATCH, "--every", every];
-            args.extend(kept.then_some("--keep-alive"));
+            args.extend(how);
             let output = lab.exec("client", &args);
             total.fetch_add(counted(&String::from_utf8_lossy(&output.stdout)), Ordering::Relaxed);
             failed += &String::from_utf8_lossy(&output.stderr);
@@ -35,9 +35,10 @@ fn answered(lab: &Lab, what: &str, act: impl FnOnce()) {
     };
     std::thread::scope(|scope| {
         let clients: Vec<_> = (1..=3)
-            // Of one family they would share ports: a backend tells clients apart by their addresses and ports alone.
-            .flat_map(|n| [(format!("10.77.0.{n}:8080"), false), (format!("[fd77::{n}]:8080"), true)])
-            .map(|(target, kept)| scope.spawn(move || client(target, kept)))
+            // Of one family and protocol they would share ports: a backend tells clients apart by their addresses and ports alone.
+            .flat_map(|n| [(format!("10.77.0.{n}:8080"), None), (format!("[fd77::{n}]:8080"), Some("--keep-alive"))])
+            .chain([("10.77.0.1:8080".to_owned(), Some("--udp")), ("[fd77::2]:8080".to_owned(), Some("--udp"))])
+            .map(|(target, how)| scope.spawn(move || client(target, how)))
             .collect();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
         done.store(true, Ordering::Relaxed);
@@ -83,7 +84,7 @@ fn whatever_changes_every_request_is_answered() {
         return;
     }
     let lab = Lab::up("t-update", 3, 3);
-    lab.create_web("web", 6, &["-p", "8080:80", "--env", "A=1"]);
+    lab.create_web("web", 6, &["-p", "8080:80", "-p", "8080:80/udp", "--env", "A=1"]);
     let before = ids(&tasks(&lab, "node1", 6));
     for (order, more) in [("stop-first", "A=2"), ("start-first", "A=3")] {
         answered(&lab, &format!("update, {order}"), || {
@@ -98,9 +99,14 @@ fn whatever_changes_every_request_is_answered() {
     let seen = service(&lab, "node1").unwrap();
     assert_eq!(seen["updateStatus"]["state"], "rollback_completed", "{seen}");
     assert_eq!(seen["spec"]["task"]["runtime"]["Process"]["env"]["A"], "2", "{seen}");
-    answered(&lab, "scale to 3 and to 6", || {
-        lab.heddle("node1", &["service", "scale", "web=3"]);
-        lab.heddle("node1", &["service", "scale", "web=6"]);
+    answered(&lab, "scale 6 to 3, 12, 3 and 6", || {
+        for count in ["web=3", "web=12", "web=3", "web=6"] {
+            lab.heddle("node1", &["service", "scale", count]);
+        }
+    });
+    answered(&lab, "a neighbour comes and goes", || {
+        lab.create_web("neighbour", 3, &["-p", "8081:80"]);
+        lab.heddle("node1", &["service", "rm", "neighbour"]);
     });
     answered(&lab, "a node is drained", || {
         lab.heddle("node1", &["node", "update", "--availability", "drain", "node3"]);
@@ -110,6 +116,11 @@ fn whatever_changes_every_request_is_answered() {
         });
     });
     lab.heddle("node1", &["node", "update", "--availability", "active", "node3"]);
+    answered(&lab, "tasks move back to it", || {
+        lab.heddle("node1", &["service", "rebalance", "web", "--timeout", "60"]);
+        let on_node3 = tasks(&lab, "node1", 6).iter().filter(|t| t["hostname"] == "node3").count();
+        assert_eq!(on_node3, 2);
+    });
     answered(&lab, "the leader changes while updating", || {
         let leader = lab.leader("node1").unwrap();
         let other = HOSTS.into_iter().find(|h| *h != leader).unwrap();

@@ -51,7 +51,7 @@ pub fn next(state: &Snapshot, service: &Service, now: Timestamp) -> Option<u64> 
         like = Some(task);
     }
     let wanted = Wanted::by(state, like?);
-    let loads = loads(state, now, |_| false);
+    let loads = loads(state, now);
     let standings = standings(state, &loads, &wanted);
     let takes = |id: &NodeId| {
         let (Some(node), Some(load)) = (state.nodes.get(id), loads.get(id)) else { return false };

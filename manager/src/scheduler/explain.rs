@@ -63,7 +63,7 @@ pub fn explain(state: &Snapshot, service: &Service, now: Timestamp) -> Explanati
     if groups.is_empty() {
         return explanation;
     }
-    let loads = loads(state, now, |_| false);
+    let loads = loads(state, now);
     for tasks in groups.into_values() {
         let wanted = Wanted::by(state, tasks[0]);
         let bound = wanted.like.bound.as_ref();

@@ -53,12 +53,12 @@ fn host_ports(task: &Task) -> impl Iterator<Item = (Protocol, Port)> + '_ {
     task.host_ports.iter().map(|p| (p.protocol, p.published.unwrap_or(p.target)))
 }
 
-/// Of every node, without those tasks that `gone` says.
-pub fn loads(state: &Snapshot, now: Timestamp, gone: impl Fn(&Task) -> bool) -> BTreeMap<NodeId, Load> {
+/// Of every node.
+pub fn loads(state: &Snapshot, now: Timestamp) -> BTreeMap<NodeId, Load> {
     let mut loads: BTreeMap<NodeId, Load> = state.nodes.keys().map(|id| (id.clone(), Load::default())).collect();
     for task in state.tasks.values() {
         let Some(load) = task.node.as_ref().and_then(|n| loads.get_mut(n)) else { continue };
-        if task.on_node() && !gone(task) {
+        if task.on_node() {
             load.add(task);
         }
         let failed = matches!(task.status.state, TaskState::Failed | TaskState::Rejected);

@@ -71,7 +71,7 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
     if !state.tasks.values().any(|t| waiting(&t)) {
         return plan;
     }
-    let mut loads = loads(state, context.now, |_| false);
+    let mut loads = loads(state, context.now);
     let mut groups: BTreeMap<Alike<'_>, Vec<&Arc<Task>>> = BTreeMap::new();
     for task in state.tasks.values().filter(waiting) {
         if is_delayed(task, context.now) {

@@ -88,7 +88,7 @@ fn holds(state: &Snapshot, service: &ServiceId, wish: &Wish) {
 /// No node that would take another has more than one fewer than any other, alike by what the service is spread over.
 fn is_even(state: &Snapshot, service: &ServiceId, wish: &Wish) {
     let Some(like) = state.tasks_of_service(service).next() else { return };
-    let (loads, wanted) = (loads(state, Timestamp(0), |_| false), Wanted::by(state, like));
+    let (loads, wanted) = (loads(state, Timestamp(0)), Wanted::by(state, like));
     let open: Vec<_> =
         state.nodes.values().filter(|n| filter::refusals(n, &loads[&n.id], &wanted).next().is_none()).collect();
     let counts = on_nodes(state, service);

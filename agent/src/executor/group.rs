@@ -34,15 +34,10 @@ struct Setting {
     controller: &'static str,
     one: Vec<(&'static str, String)>,
     two: Vec<(&'static str, String)>,
-    /// What not every kernel has: limits of swap.
-    if_there: &'static [&'static str],
 }
 
-impl Setting {
-    fn new(controller: &'static str, one: Vec<(&'static str, String)>, two: Vec<(&'static str, String)>) -> Self {
-        Self { controller, one, two, if_there: &["memory.memsw.limit_in_bytes", "memory.swap.max"] }
-    }
-}
+/// Limits of swap, which not every kernel has.
+const IF_THERE: [&str; 2] = ["memory.memsw.limit_in_bytes", "memory.swap.max"];
 
 fn settings(resources: &Resources) -> Vec<Setting> {
     let (reserved, limit) = (&resources.reserved, &resources.limit);
@@ -50,27 +45,31 @@ fn settings(resources: &Resources) -> Vec<Setting> {
     if limit.cpu.0 > 0 {
         let quota = quota(limit.cpu);
         let one = vec![("cpu.cfs_period_us", PERIOD.to_string()), ("cpu.cfs_quota_us", quota.to_string())];
-        all.push(Setting::new("cpu", one, vec![("cpu.max", format!("{quota} {PERIOD}"))]));
+        all.push(Setting { controller: "cpu", one, two: vec![("cpu.max", format!("{quota} {PERIOD}"))] });
     }
     if reserved.cpu.0 > 0 {
         let shares = shares(reserved.cpu);
         let (one, two) = (vec![("cpu.shares", shares.to_string())], vec![("cpu.weight", weight(shares).to_string())]);
-        all.push(Setting::new("cpu", one, two));
+        all.push(Setting { controller: "cpu", one, two });
     }
     if limit.memory > 0 {
         let most = limit.memory.to_string();
-        // Swap is memory that is no faster than a disk: a task gets none instead.
+        // Else a task would go on in swap, as slow as a disk.
         let one = vec![("memory.limit_in_bytes", most.clone()), ("memory.memsw.limit_in_bytes", most.clone())];
-        all.push(Setting::new("memory", one, vec![("memory.max", most), ("memory.swap.max", "0".into())]));
+        all.push(Setting {
+            controller: "memory",
+            one,
+            two: vec![("memory.max", most), ("memory.swap.max", "0".into())],
+        });
     }
     if reserved.memory > 0 {
         let least = reserved.memory.to_string();
         let one = vec![("memory.soft_limit_in_bytes", least.clone())];
-        all.push(Setting::new("memory", one, vec![("memory.low", least)]));
+        all.push(Setting { controller: "memory", one, two: vec![("memory.low", least)] });
     }
     if limit.pids > 0 {
         let most = vec![("pids.max", limit.pids.to_string())];
-        all.push(Setting::new("pids", most.clone(), most));
+        all.push(Setting { controller: "pids", one: most.clone(), two: most });
     }
     all
 }
@@ -162,7 +161,7 @@ impl Group {
         settings(resources).into_iter().try_for_each(|setting| self.set(&mounts, setting))
     }
 
-    fn set(&mut self, mounts: &str, Setting { controller, one, two, if_there }: Setting) -> io::Result<()> {
+    fn set(&mut self, mounts: &str, Setting { controller, one, two }: Setting) -> io::Result<()> {
         let missing =
             || io::Error::other(format!("this host has no control groups for {controller}: reserve and limit none"));
         let (version, root) = hierarchy(mounts, controller).ok_or_else(missing)?;
@@ -178,7 +177,7 @@ impl Group {
         }
         for (file, value) in if version == Version::One { one } else { two } {
             match write(&dir.join(file), &value) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound && if_there.contains(&file) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound && IF_THERE.contains(&file) => {}
                 other => other?,
             }
         }

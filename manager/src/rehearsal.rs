@@ -16,7 +16,8 @@ use heddle_model::{
 use std::{collections::BTreeMap, time::Duration};
 
 /// In the order in which a leader goes through them.
-const STAGES: [Stage; 5] = [allocator::plan, orchestrator::plan, allocator::plan, scheduler::plan, orchestrator::reap];
+pub const STAGES: [Stage; 5] =
+    [allocator::plan, orchestrator::plan, allocator::plan, scheduler::plan, orchestrator::reap];
 /// Times that the stages are gone through, at most; a task is replaced in about ten.
 const ROUNDS: usize = 2_000;
 /// How far its clock goes: a task that fits nowhere is waited for until the update's deadline.

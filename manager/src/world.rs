@@ -4,9 +4,7 @@ use crate::{
     allocator::{self, subnets},
     control::{check, payloads, removal},
     dispatcher::connection::{self, AttachError, Wanted},
-    orchestrator,
-    plan::{Context, Stage},
-    scheduler,
+    plan::Context,
     store::{Action, Holder, Mutation, Snapshot},
 };
 use heddle_model::{
@@ -31,8 +29,7 @@ use std::{
     time::Duration,
 };
 
-pub(crate) const STAGES: &[Stage] =
-    &[allocator::plan, orchestrator::plan, allocator::plan, scheduler::plan, orchestrator::reap];
+pub(crate) use crate::rehearsal::STAGES;
 
 pub(crate) struct World {
     pub state: Snapshot,

@@ -20,11 +20,11 @@ const ENOUGH: u32 = 10_000;
 fn answered(lab: &Lab, what: &str, act: impl FnOnce()) {
     let (done, total) = (AtomicBool::new(false), AtomicU32::new(0));
     let began = Instant::now();
-    let client = |target: String, how: Option<&str>| {
+    let client = |target: String, how: &[&str]| {
         let mut failed = String::new();
         let on = || !done.load(Ordering::Relaxed) || total.load(Ordering::Relaxed) < ENOUGH;
         while on() && failed.is_empty() && began.elapsed() < LIMIT {
-            let every = if how.is_some() { "10" } else { "2" };
+            let every = if how.is_empty() { "2" } else { "10" };
             let mut args = vec!["heddle", "whoami", "--ask", &target, "--count", BATCH, "--every", every];
             args.extend(how);
             let output = lab.exec("client", &args);
@@ -36,7 +36,10 @@ fn answered(lab: &Lab, what: &str, act: impl FnOnce()) {
     std::thread::scope(|scope| {
         let clients: Vec<_> = (1..=3)
             // Of one family they would share ports: a backend tells clients apart by their addresses and ports alone.
-            .flat_map(|n| [(format!("10.77.0.{n}:8080"), None), (format!("[fd77::{n}]:8080"), Some("--keep-alive"))])
+            .flat_map(|n| {
+                [(format!("10.77.0.{n}:8080"), &[][..]), (format!("[fd77::{n}]:8080"), &["--keep-alive"][..])]
+            })
+            .chain([("10.77.0.1:8080".into(), &["--udp"][..]), ("[fd77::2]:8080".into(), &["--udp", "--keep-alive"])])
             .map(|(target, how)| scope.spawn(move || client(target, how)))
             .collect();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));

@@ -20,7 +20,7 @@ use crate::{
     executor::{Ends, HOST_NETNS, ProcessExecutor, ShimSpec, TaskProcess},
     health::{Checks, Trial},
     host,
-    kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
+    kernel::linux::{LinuxKernel, conntrack, datagrams, describe, space, watch::Watch},
     local::{driver::facts::HostFacts, state::HostState, store::Store},
     reconciler::Reconciler,
     session::Event,
@@ -84,6 +84,8 @@ pub(super) struct Actor {
     pub(super) gateways: BTreeMap<TaskId, DualAddr>,
     pub(super) resolvers: BTreeMap<TaskId, Resolver>,
     pub(super) zones: BTreeMap<TaskId, Zone>,
+    /// Addresses that balancers led to when flows were last looked at.
+    pub(super) serving: Option<Arc<BTreeSet<IpAddr>>>,
     /// Sandboxes that the kernel has, whole.
     pub(super) ready: BTreeSet<TaskId>,
     pub(super) retry: Duration,
@@ -492,6 +494,8 @@ impl Actor {
         let sandboxes = Arc::new(sandboxes);
         let before = self.picture.borrow().sandboxes.clone();
         forget_flows(stale(&before, &sandboxes)).await;
+        let led = self.lead_anew(&state).await;
+        self.serving = led.filter(|_| done);
         self.picture.send_modify(|p| {
             p.host_revision = host_revision;
             p.sandboxes = sandboxes;
@@ -513,6 +517,29 @@ impl Actor {
             tracing::warn!(%error, "cannot forget ended tasks");
         }
         done
+    }
+
+    /// Whoever is out of the balancers gets no more datagrams, from clients that keep their ports either: when this pass is
+    /// acknowledged it may be stopped.
+    /// Who serves now. None: something went wrong, or nobody said.
+    async fn lead_anew(&self, state: &KernelState) -> Option<Arc<BTreeSet<IpAddr>>> {
+        let view = self.member.as_ref()?.view.as_deref()?;
+        let serving = view.endpoints.values().filter(|e| e.in_service).flat_map(|e| e.addr.addrs());
+        let serving: Arc<BTreeSet<IpAddr>> = Arc::new(serving.collect());
+        let mut whole = true;
+        if self.serving.as_ref().is_none_or(|before| !before.is_subset(&serving)) {
+            for (space, _) in state.spaces.iter().filter(|(_, s)| s.tables.contains_key(&names::flows_table())) {
+                match datagrams::lead_anew(space, &serving).await {
+                    Ok(0) => {}
+                    Ok(flows) => tracing::debug!(flows, %space, "datagrams are led to another backend"),
+                    Err(error) => {
+                        whole = false;
+                        tracing::warn!(%error, %space, "datagrams cannot be led to another backend");
+                    }
+                }
+            }
+        }
+        whole.then_some(serving)
     }
 
     fn fail(&mut self, errors: Vec<String>) {

@@ -161,6 +161,7 @@ impl Agent {
             host: store.watch(),
             member: None,
             gateways: BTreeMap::new(),
+            serving: None,
             resolvers: BTreeMap::new(),
             zones: BTreeMap::new(),
             ready: BTreeSet::new(),

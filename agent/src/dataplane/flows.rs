@@ -1,14 +1,19 @@
 //! Established flows that lead where nobody is any more, or not to who is there now. The kernel keeps a translation for as
 //! long as packets come: a client that goes on sending datagrams would never reach a workload that was started meanwhile.
+//!
+//! What leads to a port of this host is forgotten. What a balancer has led to a backend that leaves is not: its answer may be
+//! on the way, and would come from an address that the client does not know. Such a flow gets another zone of connection
+//! tracking for what the client sends, so the next datagram is a new flow and led to somebody else, while answers, which have
+//! no zone, find the flow that they belong to.
 
-use super::desired::Sandbox;
+use super::{desired::Sandbox, names, nft, state::TableBody};
 use heddle_model::{
     TaskId,
     net::{Port, Protocol},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 /// One direction of a flow.
@@ -18,7 +23,10 @@ pub struct Tuple {
     pub dst: IpAddr,
     /// Number in the IP header.
     pub protocol: u8,
+    pub sport: u16,
     pub dport: u16,
+    /// Of connection tracking, for this direction; 0 is that of all.
+    pub zone: u16,
 }
 
 /// As connection tracking has it.
@@ -54,6 +62,68 @@ pub fn stale(before: &BTreeMap<TaskId, Sandbox>, after: &BTreeMap<TaskId, Sandbo
     let (old, new) = (datagram_ports(before), datagram_ports(after));
     let ports = new.difference(&old).map(|(port, _)| Stale::Port(*port));
     gone.into_iter().chain(ports).collect()
+}
+
+/// A client's datagrams to a balanced address, as the client sends them: source and destination, with ports.
+pub type Datagrams = (SocketAddr, SocketAddr);
+
+impl Flow {
+    fn datagrams(&self) -> Option<Datagrams> {
+        let Tuple { src, dst, sport, dport, protocol, .. } = self.original;
+        let translated = self.reply.src != dst && !self.reply.src.is_loopback();
+        let is = protocol == Protocol::Udp.number() && translated;
+        is.then(|| (SocketAddr::new(src, sport), SocketAddr::new(dst, dport)))
+    }
+}
+
+/// Datagrams that a balancer leads to a backend that is not in `serving`. Those that were led anew have flows in other zones
+/// than `zones` says, until they expire: the next datagram is not of those.
+pub fn misled(
+    flows: impl IntoIterator<Item = Flow>,
+    zones: &BTreeMap<Datagrams, u16>,
+    serving: &BTreeSet<IpAddr>,
+) -> BTreeSet<Datagrams> {
+    let goes_on = |flow: &Flow, datagrams: &Datagrams| flow.original.zone == zones.get(datagrams).copied().unwrap_or(0);
+    let flows = flows.into_iter().filter(|flow| !serving.contains(&flow.reply.src));
+    flows.filter_map(|flow| flow.datagrams().filter(|datagrams| goes_on(&flow, datagrams))).collect()
+}
+
+/// What datagrams have zones of their own, looked at before they are tracked in this hook.
+pub fn table(hook: &str) -> TableBody {
+    let mut table = TableBody::default();
+    let mut rules = Vec::new();
+    for (family, map) in FAMILIES {
+        let key = format!("{family} saddr . {family} daddr . udp sport . udp dport");
+        table.map(map, &format!("typeof {key} : ct zone; flags timeout; timeout {ZONE_FOR};"), []);
+        rules.push(format!("ct original zone set {key} map @{map}"));
+    }
+    table.chain("zone", Some(&format!("type filter hook {hook} priority raw; policy accept;")), rules);
+    table
+}
+
+/// Of the table: one for each family.
+pub const FAMILIES: [(&str, &str); 2] = [("ip", "zones4"), ("ip6", "zones6")];
+
+/// Much longer than a flow is remembered. A client that is led anew and goes on for longer is then led once more.
+const ZONE_FOR: &str = "1h";
+
+/// The transaction that gives datagrams that zone, instead of the one they have in `zones`.
+pub fn lead_anew(datagrams: &BTreeSet<Datagrams>, zones: &BTreeMap<Datagrams, u16>, zone: u16) -> String {
+    let id = names::flows_table();
+    let mut script = String::new();
+    for (v6, (_, map)) in [false, true].into_iter().zip(FAMILIES) {
+        let key = |(src, dst): &Datagrams| format!("{} . {} . {} . {}", src.ip(), dst.ip(), src.port(), dst.port());
+        let mut statement = |verb: &str, keys: Vec<String>| {
+            if !keys.is_empty() {
+                let (family, name, keys) = (nft::family(id.family), &id.name, keys.join(", "));
+                script.push_str(&format!("{verb} element {family} {name} {map} {{ {keys} }}\n"));
+            }
+        };
+        let of = || datagrams.iter().filter(|(src, _)| src.is_ipv6() == v6);
+        statement("delete", of().filter(|d| zones.contains_key(d)).map(key).collect());
+        statement("add", of().map(|d| format!("{} : {zone}", key(d))).collect());
+    }
+    script
 }
 
 impl Stale {
@@ -93,7 +163,7 @@ mod tests {
     }
 
     fn tuple(src: [u8; 4], dst: [u8; 4], protocol: u8, dport: u16) -> Tuple {
-        Tuple { src: src.into(), dst: dst.into(), protocol, dport }
+        Tuple { src: src.into(), dst: dst.into(), protocol, sport: 1234, dport, zone: 0 }
     }
 
     #[test]
@@ -105,6 +175,42 @@ mod tests {
         let want = BTreeSet::from([Stale::Address([172, 17, 0, 3].into()), Stale::Port(port)]);
         assert_eq!(stale(&before, &after), want);
         assert_eq!(stale(&after, &after), BTreeSet::new());
+    }
+
+    #[test]
+    fn datagrams_are_misled_by_the_flow_of_their_zone() {
+        let serving = BTreeSet::from([IpAddr::from([10, 0, 0, 3])]);
+        let to = |backend, protocol, sport, zone| {
+            let original = Tuple { sport, zone, ..tuple([192, 0, 2, 9], [172, 18, 0, 3], protocol, 53) };
+            Flow { original, reply: tuple(backend, [192, 0, 2, 9], protocol, sport) }
+        };
+        let (gone, there) = ([10, 0, 0, 2], [10, 0, 0, 3]);
+        let flows = [
+            to(gone, 17, 1, 0),
+            to(gone, 17, 2, 0),
+            to(there, 17, 2, 8),
+            // Its address was given to somebody new, to whom an old flow led.
+            to(there, 17, 3, 0),
+            to(gone, 17, 3, 8),
+            to(there, 17, 4, 0),
+            to(gone, 6, 5, 0),
+            to([172, 18, 0, 3], 17, 6, 0),
+            to([127, 0, 0, 11], 17, 7, 0),
+        ];
+        let from = |port| (SocketAddr::from(([192, 0, 2, 9], port)), SocketAddr::from(([172, 18, 0, 3], 53)));
+        let zones = BTreeMap::from([(from(2), 8), (from(3), 8)]);
+        assert_eq!(misled(flows, &zones, &serving), [from(1), from(3)].into());
+    }
+
+    #[test]
+    fn datagrams_get_a_zone_whatever_they_had() {
+        let of = |src: &str, dst: &str| (src.parse::<SocketAddr>().unwrap(), dst.parse::<SocketAddr>().unwrap());
+        let (v4, v6) = (of("192.0.2.9:1", "172.18.0.3:53"), of("[fd00::9]:1", "[fd00::3]:53"));
+        let script = lead_anew(&[v4, v6].into(), &[(v6, 3)].into(), 7);
+        let want = "add element inet heddle_flows zones4 { 192.0.2.9 . 172.18.0.3 . 1 . 53 : 7 }\n\
+                    delete element inet heddle_flows zones6 { fd00::9 . fd00::3 . 1 . 53 }\n\
+                    add element inet heddle_flows zones6 { fd00::9 . fd00::3 . 1 . 53 : 7 }\n";
+        assert_eq!(script, want);
     }
 
     #[test]

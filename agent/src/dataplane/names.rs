@@ -209,6 +209,11 @@ pub fn bridge_table() -> TableId {
     TableId { family: Family::Inet, name: "heddle_bridge".to_owned() }
 }
 
+/// Which flows of datagrams are tracked in which zone. It is never replaced, so what is in it stays.
+pub fn flows_table() -> TableId {
+    TableId { family: Family::Inet, name: "heddle_flows".to_owned() }
+}
+
 /// What else a namespace needs of one family.
 pub fn table(family: Family) -> TableId {
     TableId { family, name: "heddle".to_owned() }

@@ -94,8 +94,8 @@ fn mesh(view: &NodeView, by: Balancer, out: &mut Vec<NetworkRule>) {
             let backends: Vec<String> =
                 view.endpoints.values().filter(on).map(|e| format!("{}:{}", e.addr.v4, port.target)).collect();
             let hash = match by {
-                Balancer::Nftables => "hash",
-                Balancer::Ipvs => "IPVS's hash",
+                by if by.marks(port.protocol) => "IPVS's hash",
+                _ => "hash",
             };
             let action = match backends.as_slice() {
                 [] => format!("to service {}: refused, no task runs", service.name),

@@ -21,17 +21,25 @@ const ASK_LIMIT: Duration = Duration::from_secs(5);
 pub async fn run(target: &str, args: &WhoamiArgs) -> Result<()> {
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     let mut failed: BTreeMap<String, u32> = BTreeMap::new();
-    let mut kept = None;
+    let (mut kept, mut socket) = (None, None);
     for number in 0..args.count {
         if number > 0 && args.every > 0 {
             sleep(Duration::from_millis(args.every)).await;
         }
         let once = async {
-            if args.keep_alive {
-                return ask_again(&mut kept, target).await;
+            match (args.udp, args.keep_alive) {
+                (false, true) => ask_again(&mut kept, target).await,
+                (false, false) => ask_tcp(find(target).await?, target).await,
+                (true, keep) => {
+                    let asked = match socket.take() {
+                        Some(asked) => asked,
+                        None => connect_udp(find(target).await?).await?,
+                    };
+                    let answer = ask_by(&asked).await;
+                    socket = Some(asked).filter(|_| keep);
+                    answer
+                }
             }
-            let addr = find(target).await?;
-            if args.udp { ask_udp(addr).await } else { ask_tcp(addr, target).await }
         };
         let answered = timeout(ASK_LIMIT, once).await;
         let text = match answered {
@@ -121,12 +129,20 @@ async fn ask_again(kept: &mut Option<Connection>, target: &str) -> io::Result<St
 }
 
 pub async fn ask_udp(addr: SocketAddr) -> io::Result<String> {
+    ask_by(&connect_udp(addr).await?).await
+}
+
+async fn connect_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
     let any: SocketAddr = match addr {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(addr).await?;
+    Ok(socket)
+}
+
+async fn ask_by(socket: &UdpSocket) -> io::Result<String> {
     socket.send(b"who").await?;
     let mut buffer = vec![0; 2048];
     let length = socket.recv(&mut buffer).await?;

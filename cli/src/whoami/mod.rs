@@ -30,8 +30,8 @@ pub struct WhoamiArgs {
     /// How often to ask, each time on a new connection unless --keep-alive is given
     #[arg(long, requires = "ask", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     count: u32,
-    /// Ask on one connection for as long as the other side keeps it open
-    #[arg(long, requires = "ask", conflicts_with = "udp")]
+    /// Ask on one connection for as long as the other side keeps it open; with --udp, from one port
+    #[arg(long, requires = "ask")]
     keep_alive: bool,
     /// Milliseconds between one request and the next
     #[arg(long, requires = "ask", default_value_t = 0, value_name = "MILLISECONDS")]

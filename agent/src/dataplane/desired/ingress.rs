@@ -6,6 +6,7 @@ use super::{
     vip::{self, Backend},
 };
 use crate::dataplane::{
+    flows,
     ipvs::Scheduler,
     state::{Family, KernelState, Link, LinkKind, PortFlags, Route, Space, SpaceState, Table, TableBody},
 };
@@ -98,7 +99,7 @@ fn ports<'a>(network: &NetworkView, view: &'a NodeView) -> Vec<Published<'a>> {
 }
 
 /// Hashed alike on every host: a flow keeps its backend when it enters elsewhere or conntrack is lost.
-fn translate(table: &mut TableBody, ports: &[Published<'_>], seed: u32) -> [String; 2] {
+fn translate(table: &mut TableBody, ports: &[&Published<'_>], seed: u32) -> [String; 2] {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for published in ports.iter().filter(|p| p.is_live()) {
         let Published { config, port, .. } = published;
@@ -122,7 +123,7 @@ fn translate(table: &mut TableBody, ports: &[Published<'_>], seed: u32) -> [Stri
 }
 
 /// The same for IPVS, whose `mh` hashes with keys that every kernel has.
-fn mark(space: &mut SpaceState, table: &mut TableBody, ports: &[Published<'_>]) -> [String; 2] {
+fn mark(space: &mut SpaceState, table: &mut TableBody, ports: &[&Published<'_>]) -> [String; 2] {
     let mut marks = Vec::new();
     for published in ports {
         let Published { config, port, backends } = published;
@@ -147,27 +148,23 @@ fn balancer(
     let mut table = TableBody::default();
     let ports = ports(network, view);
     vip::ipvs_sysctls(space, local.balancer);
-    let (base, [to4, to6]) = match local.balancer {
-        Balancer::Nftables => {
-            let rules = translate(&mut table, &ports, view.cluster.ingress_seed);
-            ("type nat hook prerouting priority dstnat; policy accept;", rules)
-        }
-        Balancer::Ipvs => {
-            ("type filter hook prerouting priority mangle; policy accept;", mark(space, &mut table, &ports))
-        }
-    };
     let (inner, bridge) = (names::ingress_leg(), names::bridge());
     let entry = addresses::ingress_addr(&local.gateway);
-    let rules = vec![
-        format!("iifname \"{inner}\" ip daddr {} {to4}", entry.v4),
-        format!("iifname \"{inner}\" ip6 daddr {} {to6}", entry.v6),
-    ];
-    let (before, after) = match local.balancer {
-        Balancer::Nftables => (None, None),
-        // The tunnel's own route would be looked up by that mark.
-        Balancer::Ipvs => (Some(vip::TRANSLATED.to_owned()), Some(format!("oifname \"{bridge}\" meta mark set 0x0"))),
+    let entering = |[to4, to6]: [String; 2]| {
+        let v4 = format!("iifname \"{inner}\" ip daddr {} {to4}", entry.v4);
+        [v4, format!("iifname \"{inner}\" ip6 daddr {} {to6}", entry.v6)]
     };
-    table.chain("enter", Some(base), before.into_iter().chain(rules).collect());
+    let (marked, translated) = ports.iter().partition::<Vec<_>, _>(|p| local.balancer.marks(p.config.protocol));
+    let rules = entering(translate(&mut table, &translated, view.cluster.ingress_seed)).to_vec();
+    table.chain("enter", Some("type nat hook prerouting priority dstnat; policy accept;"), rules);
+    let mut after = None;
+    if local.balancer == Balancer::Ipvs {
+        let rules = [vip::TRANSLATED.to_owned()].into_iter().chain(entering(mark(space, &mut table, &marked)));
+        table.chain("choose", Some("type filter hook prerouting priority mangle; policy accept;"), rules.collect());
+        // The tunnel's own route would be looked up by that mark.
+        after = Some(format!("oifname \"{bridge}\" meta mark set 0x0"));
+    }
+    space.tables.insert(names::flows_table(), Table::new(flows::table("prerouting")));
     // Clients behind the gateway (the host's own 127.0.0.1, its workloads) have addresses that mean nothing elsewhere.
     table.chain(
         "leave",

@@ -40,7 +40,7 @@ use crate::local::network::HostNetwork;
 use heddle_model::{
     NetworkId, NodeId, TaskId,
     assignment::NodeView,
-    net::{DualSubnet, IfName, Mtu},
+    net::{DualSubnet, IfName, Mtu, Protocol},
     network::Driver,
     tunnel::TunnelEnd,
 };
@@ -63,6 +63,12 @@ impl Balancer {
             Balancer::Nftables => "nftables",
             Balancer::Ipvs => "ipvs",
         }
+    }
+
+    /// Whether it chooses by a firewall mark what IPVS then translates. Datagrams are always translated by nftables, since
+    /// IPVS cannot lead them to another backend without losing the answers of the one that leaves.
+    pub fn marks(self, protocol: Protocol) -> bool {
+        self == Balancer::Ipvs && protocol == Protocol::Tcp
     }
 }
 

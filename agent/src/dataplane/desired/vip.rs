@@ -2,8 +2,9 @@
 
 use super::{super::names, Balancer, Sandbox};
 use crate::dataplane::{
+    flows,
     ipvs::{IpvsDestination, IpvsKey, IpvsService, IpvsTimeouts, Scheduler},
-    state::{PolicyRule, Route, SpaceState, TableBody},
+    state::{PolicyRule, Route, SpaceState, Table, TableBody},
 };
 use heddle_model::{
     NetworkId, ServiceId,
@@ -93,23 +94,26 @@ pub fn add(
     let rules = [refuse("ip", "none4"), refuse("ip6", "none6")].concat();
     table.chain("refuse", Some("type filter hook output priority filter; policy accept;"), rules);
     ipvs_sysctls(space, by);
+    if !vips.is_empty() {
+        space.tables.insert(names::flows_table(), Table::new(flows::table("output")));
+    }
     // The socket would be looked up while the answer's source is still the backend's: of two connections from one port, to
     // a backend itself and by way of the virtual address, each would get the other's packets.
     space.sysctls.insert("net.ipv4.ip_early_demux".into(), "0".into());
     match by {
-        Balancer::Nftables => translate(table, &live),
+        Balancer::Nftables => translate(table, &live).to_vec(),
         Balancer::Ipvs => {
             for vip in &vips {
                 add_ipvs(space, vip.mark, Scheduler::Rr, &vip.backends, None);
             }
             mark(table, &live);
             to_itself(space);
-            Vec::new()
+            translate(table, &live).map(|rule| format!("meta l4proto != tcp {rule}")).to_vec()
         }
     }
 }
 
-fn translate(table: &mut TableBody, vips: &[&Vip]) -> Vec<String> {
+fn translate(table: &mut TableBody, vips: &[&Vip]) -> [String; 2] {
     for vip in vips {
         let backends = live(&vip.backends);
         let count = backends.len();
@@ -122,7 +126,7 @@ fn translate(table: &mut TableBody, vips: &[&Vip]) -> Vec<String> {
     let goto = |family: &str, v: &Vip| format!("goto {family}_{}", v.name);
     table.map("vips4", "type ipv4_addr : verdict;", vips.iter().map(|v| (v.addr.v4.to_string(), goto("v4", v))));
     table.map("vips6", "type ipv6_addr : verdict;", vips.iter().map(|v| (v.addr.v6.to_string(), goto("v6", v))));
-    vec!["ip daddr vmap @vips4".into(), "ip6 daddr vmap @vips6".into()]
+    ["ip daddr vmap @vips4".into(), "ip6 daddr vmap @vips6".into()]
 }
 
 /// IPVS keeps the route that a packet has when it leads back to the workload itself, which must then be a local one. For
@@ -145,7 +149,8 @@ fn mark(table: &mut TableBody, vips: &[&Vip]) {
     // IPVS sends what it has translated through the hook again. NAT would look up its route by the mark that it no longer
     // needs, and find the workload itself.
     let done = format!("meta mark & {0:#x} == {0:#x} meta mark set 0x0 accept", names::IPVS_MARK);
-    let choose = ["meta mark set ip daddr map @marks4", "meta mark set ip6 daddr map @marks6"].map(str::to_owned);
+    let choose = [("ip", 4), ("ip6", 6)]
+        .map(|(family, n)| format!("meta l4proto tcp meta mark set {family} daddr map @marks{n}"));
     let rules = [done, TRANSLATED.to_owned()].into_iter().chain(choose).collect();
     table.chain("choose", Some("type route hook output priority mangle; policy accept;"), rules);
 }

@@ -1,11 +1,11 @@
-//! Flows that connection tracking knows in the host's namespace: looking at them and forgetting some.
+//! Flows that connection tracking knows: looking at them, and forgetting some of the host's.
 
 use super::space;
 use crate::dataplane::{
     flows::{Flow, Stale, Tuple},
     state::Space,
 };
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple as Attribute},
@@ -14,6 +14,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::{collections::BTreeSet, io, net::IpAddr};
 
 const BUFFER: usize = 256 << 10;
+/// CTA_TUPLE_ZONE (linux/netfilter/nfnetlink_conntrack.h): big-endian, absent for the default zone.
+const ZONE: u16 = 3;
 
 /// Forgets every flow of the host's that is concerned; the next packet is looked at anew. How many there were.
 pub async fn forget(stale: BTreeSet<Stale>) -> io::Result<usize> {
@@ -32,6 +34,15 @@ pub async fn forget(stale: BTreeSet<Stale>) -> io::Result<usize> {
         Ok(count)
     })
     .await
+}
+
+/// Every flow of the namespace that this thread is in.
+pub fn flows() -> io::Result<Vec<Flow>> {
+    let mut found = Vec::new();
+    for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
+        found.extend(dump(&mut open()?, family)?.iter().filter_map(|attributes| flow(attributes)));
+    }
+    Ok(found)
 }
 
 fn own_addresses() -> BTreeSet<IpAddr> {
@@ -137,7 +148,7 @@ pub(crate) fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
 }
 
 fn tuple(parts: &[Attribute]) -> Option<Tuple> {
-    let (mut src, mut dst, mut protocol, mut dport) = (None, None, None, 0);
+    let (mut src, mut dst, mut protocol, mut sport, mut dport, mut zone) = (None, None, None, 0, 0, 0);
     for part in parts {
         match part {
             Attribute::Ip(addresses) => {
@@ -153,13 +164,21 @@ fn tuple(parts: &[Attribute]) -> Option<Tuple> {
                 for field in fields {
                     match field {
                         ProtoTuple::Protocol(p) => protocol = Some(u8::from(*p)),
+                        ProtoTuple::SourcePort(port) => sport = *port,
                         ProtoTuple::DestinationPort(port) => dport = *port,
                         _ => {}
                     }
                 }
             }
+            Attribute::Other(field) if field.kind() == ZONE => {
+                let mut value = [0; 2];
+                if field.value_len() == value.len() {
+                    field.emit_value(&mut value);
+                }
+                zone = u16::from_be_bytes(value);
+            }
             _ => {}
         }
     }
-    Some(Tuple { src: src?, dst: dst?, protocol: protocol?, dport })
+    Some(Tuple { src: src?, dst: dst?, protocol: protocol?, sport, dport, zone })
 }

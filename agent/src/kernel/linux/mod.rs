@@ -4,12 +4,13 @@
 //! observe  our objects as values      apply  steps as requests     links  making and removing them     fault  why not
 //! netlink  a socket per namespace     space  namespaces     nft  tables     ipvs  virtual services
 //! genl     families of generic netlink          wireguard  the tunnel between hosts
-//! conntrack  flows that are known
+//! conntrack  flows that are known      datagrams  leading them anew
 //! firewall  rules of others, and ours among them     watch  what others change
 //! ```
 
 mod apply;
 pub mod conntrack;
+pub mod datagrams;
 mod fault;
 pub mod firewall;
 pub(crate) mod genl;

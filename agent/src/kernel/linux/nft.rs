@@ -7,6 +7,7 @@ use crate::dataplane::{
     state::{Family, Space, Table, TableId},
 };
 use serde::Deserialize;
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
     io::{self, Write},
@@ -88,22 +89,42 @@ pub(crate) fn read(json: &str) -> serde_json::Result<BTreeMap<TableId, Table>> {
     Ok(found.map(|(id, digest)| (id, Table { digest, body: None })).collect())
 }
 
+/// Runs `nft -j list ...` inside the namespace.
+async fn list<T: Send + 'static>(
+    space: &Space,
+    what: Vec<String>,
+    read: impl FnOnce(&str) -> serde_json::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    space::inside(space, move || {
+        let output = Command::new("nft").args(["-j", "list"]).args(what).stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("nft: {}", text.lines().next().unwrap_or("no reason given"))));
+        }
+        // Some versions print garbage for the flags of a table.
+        read(&String::from_utf8_lossy(&output.stdout)).map_err(io::Error::other)
+    })
+    .await
+}
+
+/// The elements of a map: keys, each of several fields, and values.
+pub async fn elements(space: &Space, id: &TableId, map: &str) -> io::Result<Vec<(Vec<Value>, Value)>> {
+    let what = ["map", family(id.family), &id.name, map].map(str::to_owned).to_vec();
+    list(space, what, |json| {
+        let listing: Value = serde_json::from_str(json)?;
+        let maps =
+            listing["nftables"].as_array().into_iter().flatten().filter_map(|entry| entry["map"]["elem"].as_array());
+        let key = |element: &Value| element[0]["elem"]["val"]["concat"].as_array().cloned();
+        Ok(maps.flatten().filter_map(|element| Some((key(element)?, element[1].clone()))).collect())
+    })
+    .await
+}
+
 /// Our tables with the digests of their bodies.
 pub async fn observe(space: &Space) -> io::Result<BTreeMap<TableId, Table>> {
-    let list = |what: &'static str| {
-        space::inside(space, move || {
-            let output = Command::new("nft").args(["-j", "list", what]).stdin(Stdio::null()).output()?;
-            if !output.status.success() {
-                let text = String::from_utf8_lossy(&output.stderr);
-                return Err(io::Error::other(format!("nft: {}", text.lines().next().unwrap_or("no reason given"))));
-            }
-            // Some versions print garbage for the flags of a table.
-            read(&String::from_utf8_lossy(&output.stdout)).map_err(io::Error::other)
-        })
-    };
-    let mut tables = list("tables").await?;
+    let mut tables = list(space, vec!["tables".into()], read).await?;
     if !tables.is_empty() {
-        tables.extend(list("chains").await?);
+        tables.extend(list(space, vec!["chains".into()], read).await?);
     }
     Ok(tables)
 }

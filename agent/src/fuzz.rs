@@ -387,6 +387,7 @@ fn files_of_tasks() {
     file(&record::Running { shim: 1, shim_start: 2, init: 3, init_start: 4 });
     file(&record::Exit { code: 1, error: Some("e".into()), at_ms: 7 });
     file(&record::ShimSpec {
+        container: Default::default(),
         command: vec!["true".into()],
         env: BTreeMap::from([("A".into(), "b".into())]),
         dir: None,

@@ -78,6 +78,7 @@ impl Host {
             let _inside = runtime.enter();
             fake::Fake::start(|daemon| {
                 daemon.target = Some(v1::ExecTarget {
+                    container: None,
                     id: "w1".into(),
                     pid: workload.pid,
                     env: [("TASK".to_owned(), "web".to_owned())].into(),

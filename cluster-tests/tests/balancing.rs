@@ -226,9 +226,9 @@ mod emulated {
             all.push(list(&home, &space));
             all.iter().map(|n| n.trim().parse::<u32>().unwrap()).collect::<Vec<_>>()
         };
-        let translations = || {
+        let marks = || {
             let count = |host: &str, space: &str| {
-                lab.sh(host, &format!("ip netns exec {space} nft list ruleset | grep -c 'dnat.*map' || true"))
+                lab.sh(host, &format!("ip netns exec {space} nft list ruleset | grep -c 'map @marks' || true"))
             };
             [count("node1", "hd-ingress"), count(&home, &space)].map(|n| n.trim() != "0")
         };
@@ -249,8 +249,8 @@ mod emulated {
                 });
             }
             let by_ipvs = to == "ipvs";
-            wait("tables follow", || match translations() {
-                seen if seen == [!by_ipvs; 2] => Ok(()),
+            wait("tables follow", || match marks() {
+                seen if seen == [by_ipvs; 2] => Ok(()),
                 seen => Err(format!("{seen:?}")),
             });
             for (from, target) in [(None, "10.77.0.2:8080"), (None, "[fd77::1]:8080"), (Some(&caller), "web:80")] {

@@ -10,6 +10,7 @@ use crate::{
 use heddle_model::{
     NodeId, ServiceId, TaskId, Timestamp, Version,
     node::NodeState,
+    service::{Rebalance, Service},
     task::{Task, TaskState, TaskStatus},
     update::UpdateStatus,
 };
@@ -66,6 +67,14 @@ pub fn rehearse(
     let mut stage = Rehearsing { state: state.clone(), now: begin, counter: 0 };
     let before = held(state, id);
     stage.write(change)?;
+    // What else rules would move has nothing to do with it.
+    let ruled = stage.state.services.values().filter(|s| !s.spec.rebalance.every.is_zero());
+    let resting = ruled.map(|service| {
+        let mut service = Service::clone(service);
+        service.spec.rebalance = Rebalance::default();
+        Mutation::Update(service.into())
+    });
+    stage.write(resting.collect())?;
     let (mut ended, mut last) = (false, begin);
     for _ in 0..ROUNDS {
         if !go_on() {

@@ -134,12 +134,14 @@ impl World {
                 endpoint: EndpointSpec { ports: vec![port], ..EndpointSpec::default() },
                 update: UpdateConfig::default(),
                 rollback: UpdateConfig::default(),
+                rebalance: Default::default(),
             },
             spec_version: Version(0),
             endpoint: None,
             update: None,
             previous: None,
             moves: 0,
+            rebalanced: Default::default(),
         }
     }
 

@@ -6,6 +6,8 @@
 //!              update                       how its tasks are replaced by others
 //!              health                       how they show that they are well
 //!              placement                    where they may run, and what they are given there
+//!              container                    as whom they run, and what they see
+//!              template                     texts that are another for each task
 //!                 └─ network ── endpoint    what it is reachable by
 //!                      └─ tunnel            keys of hosts, for networks that are encrypted
 //!              payload                      secrets and configs, which tasks have as files
@@ -20,6 +22,7 @@
 pub mod assignment;
 pub mod cluster;
 pub mod connection;
+pub mod container;
 pub mod endpoint;
 pub mod fence;
 pub mod find;
@@ -38,6 +41,7 @@ pub mod placement;
 pub mod service;
 pub mod shared;
 pub mod task;
+pub mod template;
 pub mod tunnel;
 pub mod update;
 pub mod workload;

@@ -3,13 +3,14 @@
 
 use crate::{
     Annotations,
+    container::{Container, MountSource},
     health::Probe,
     network::NetworkSpec,
     node::NodeDescription,
     service::{ProcessSpec, Runtime, ServiceSpec, TaskSpec},
-    workload::{NetworkWish, WorkloadSpec},
+    workload::{DnsConfig, NetworkWish, WorkloadSpec},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// Labels of one object, options of one network.
 const LABELS: usize = 256;
@@ -34,6 +35,8 @@ const PORTS: usize = 1024;
 const CHECK: usize = 4 << 10;
 /// Secrets and configs of one task.
 const FILES: usize = 64;
+const MOUNTS: usize = 64;
+const GROUPS: usize = 64;
 /// Addresses of a network that are in use by others.
 const AUX: usize = 1024;
 /// Name servers, search domains, options of a resolver; further lines of /etc/hosts.
@@ -166,7 +169,36 @@ fn task(task: &TaskSpec) -> Result {
         Some(Probe::Tcp(_)) | None => {}
     }
     many("secrets and configs", task.files.len(), FILES)?;
-    task.files.iter().try_for_each(|file| long("secret or config", &file.source, NAME))
+    task.files.iter().try_for_each(|file| long("secret or config", &file.source, NAME))?;
+    container(&task.container)
+}
+
+fn container(container: &Container) -> Result {
+    names("groups", container.groups.iter(), GROUPS)?;
+    many("mounts", container.mounts.len(), MOUNTS)?;
+    for mount in &container.mounts {
+        long("mount", &mount.target, PATH)?;
+        whole("mount", &mount.target)?;
+        if let MountSource::Bind(source) = &mount.source {
+            long("mount", source, PATH)?;
+            whole("mount", source)?;
+        }
+    }
+    resolver(&container.dns)?;
+    lines(&container.hosts)?;
+    pairs("container label", &container.labels)
+}
+
+fn resolver(dns: &DnsConfig) -> Result {
+    many("name servers", dns.servers.len(), DNS)?;
+    names("search domains", dns.search.iter(), DNS)?;
+    names("options of the resolver", dns.options.iter(), DNS)
+}
+
+/// Of /etc/hosts.
+fn lines(hosts: &[(String, IpAddr)]) -> Result {
+    many("further hosts", hosts.len(), HOSTS)?;
+    hosts.iter().try_for_each(|(name, _)| long("further host", name, NAME))
 }
 
 /// Bytes of the texts of a task's spec.
@@ -178,11 +210,19 @@ pub fn size(task: &TaskSpec) -> u64 {
     let aliases = task.networks.iter().flat_map(|n| &n.aliases);
     let texts = program.command.iter().chain(placed).chain(aliases).map(String::len);
     let files = task.files.iter().map(|file| file.source.len() + file.path.as_path().as_os_str().len());
+    let container = &task.container;
+    let own = container.groups.iter().chain(&container.dns.search).chain(&container.dns.options).map(String::len);
+    let own = own.chain(container.hosts.iter().map(|(name, _)| name.len()));
+    let own = own.chain(container.labels.iter().map(|(key, value)| key.len() + value.len()));
+    let mounts = container.mounts.iter().map(|mount| match &mount.source {
+        MountSource::Bind(source) => source.len() + mount.target.len(),
+        MountSource::Tmpfs { .. } => mount.target.len(),
+    });
     let check = match task.health.as_ref().map(|health| &health.probe) {
         Some(Probe::Command(text) | Probe::Http { path: text, .. }) => text.len(),
         Some(Probe::Tcp(_)) | None => 0,
     };
-    (texts.chain(variables).chain(files).sum::<usize>() + check) as u64
+    (texts.chain(variables).chain(files).chain(own).chain(mounts).sum::<usize>() + check) as u64
 }
 
 pub fn service(spec: &ServiceSpec) -> Result {
@@ -244,11 +284,8 @@ pub fn workload(spec: &WorkloadSpec) -> Result {
     many("networks", spec.networks.len(), NETWORKS)?;
     spec.networks.iter().try_for_each(wish)?;
     many("ports", spec.ports.len(), PORTS)?;
-    many("name servers", spec.dns.servers.len(), DNS)?;
-    names("search domains", spec.dns.search.iter(), DNS)?;
-    names("options of the resolver", spec.dns.options.iter(), DNS)?;
-    many("further hosts", spec.extra_hosts.len(), HOSTS)?;
-    spec.extra_hosts.iter().try_for_each(|(name, _)| long("further host", name, NAME))
+    resolver(&spec.dns)?;
+    lines(&spec.extra_hosts)
 }
 
 #[cfg(test)]
@@ -316,6 +353,7 @@ mod tests {
             endpoint: Default::default(),
             update: Default::default(),
             rollback: Default::default(),
+            rebalance: Default::default(),
         };
         assert_eq!((service(&spec), tasks(&spec, 256)), (Ok(()), Ok(())));
         assert_eq!(tasks(&spec, 257), Err(LimitError::Tasks { replicas: 257, size: 64 << 10 }));

@@ -1,7 +1,8 @@
 //! A service: what should run, how often, and how it is reached.
 
 use crate::{
-    Annotations, Meta, ServiceId, Version,
+    Annotations, Meta, ServiceId, Timestamp, Version,
+    container::Container,
     endpoint::{Endpoint, EndpointSpec, PortConfig, PublishMode},
     health::HealthCheck,
     payload::PayloadFile,
@@ -95,6 +96,8 @@ pub struct TaskSpec {
     pub health: Option<HealthCheck>,
     #[serde(default)]
     pub resources: Resources,
+    #[serde(default)]
+    pub container: Container,
 }
 
 impl TaskSpec {
@@ -116,6 +119,7 @@ impl Default for TaskSpec {
             force_update: 0,
             health: None,
             resources: Resources::default(),
+            container: Container::default(),
         }
     }
 }
@@ -187,6 +191,26 @@ impl Mode {
     }
 }
 
+/// When tasks move by themselves to nodes that have fewer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebalance {
+    /// Between one time that tasks move and the next, at least; zero: none move by themselves.
+    pub every: Duration,
+    /// Tasks that are moved at a time, at most.
+    pub most: u64,
+}
+
+impl Rebalance {
+    /// A service that moves its tasks more often does little else.
+    pub const LEAST: Duration = Duration::from_secs(10);
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self { every: Duration::ZERO, most: 1 }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     pub annotations: Annotations,
@@ -197,6 +221,8 @@ pub struct ServiceSpec {
     pub update: UpdateConfig,
     #[serde(default)]
     pub rollback: UpdateConfig,
+    #[serde(default)]
+    pub rebalance: Rebalance,
 }
 
 impl ServiceSpec {
@@ -230,6 +256,9 @@ pub struct Service {
     /// Tasks that may yet be moved so that nodes have as many each.
     #[serde(default)]
     pub moves: u64,
+    /// When its rule of moves last moved something, or became another.
+    #[serde(default)]
+    pub rebalanced: Timestamp,
 }
 
 impl Service {

@@ -181,6 +181,9 @@ impl Service {
             self.update = Some(UpdateStatus::begin(state.resumed(), now, String::new()));
             return true;
         }
+        if spec.rebalance != self.spec.rebalance {
+            self.rebalanced = now;
+        }
         let reached = !matches!(state, Some(UpdateState::Updating | UpdateState::Paused));
         let old = Previous { spec: std::mem::replace(&mut self.spec, spec), spec_version: self.spec_version };
         if reached || self.previous.is_none() {

@@ -5,6 +5,7 @@ use heddle_fuzz::{Memory, Messages, run};
 use heddle_model::{
     assignment::{Item, Key, NodeView},
     connection::Connection,
+    container::Container,
     endpoint::{Attachment, PortConfig, VirtualIp},
     health::HealthCheck,
     net::Pool,
@@ -36,6 +37,10 @@ fn words(message: &str, field: &str) -> &'static [&'static str] {
         }
         ("NetworkWish", "network") => &["net", "0123456789abcdefghijklmno"],
         (_, "network") => &["0123456789abcdefghijklmno"],
+        ("Container", "user") => &["web", "1000:1000", ""],
+        ("Container", "cap_add" | "cap_drop") => &["NET_ADMIN", "ALL"],
+        ("Container", "stop_signal") => &["SIGQUIT", ""],
+        ("Ulimit", "name") => &["nofile", "core"],
         ("PayloadFile", "path") => &["/run/secrets/key", "/etc/app.conf"],
         (_, "mac") => &["02:42:0a:01:00:05", "00:00:00:00:00:00"],
         (_, "subnet" | "range" | "host_subnets") => &["10.1.0.0/24", "fd00:1::/64"],
@@ -93,6 +98,7 @@ kept! {
     service_spec: ServiceSpec = ServiceSpec,
     task_spec: TaskSpec = TaskSpec,
     health_check: HealthCheck = HealthCheck,
+    container: Container = Container,
     task: Task = Task,
     task_status: TaskStatus = TaskStatus,
     attachment: Attachment = Attachment,

@@ -152,12 +152,14 @@ impl World {
                 endpoint: EndpointSpec { ports: vec![published], ..EndpointSpec::default() },
                 update: Default::default(),
                 rollback: Default::default(),
+                rebalance: Default::default(),
             },
             spec_version: Version(0),
             endpoint: None,
             update: Default::default(),
             previous: None,
             moves: 0,
+            rebalanced: Default::default(),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use super::{
     answers::answers,
-    launch::{knows_secrets, launch, memory_files},
+    datagrams::Datagrams,
+    launch::{Place, knows_secrets, launch, memory_files},
     membership::Membership,
     missing::{self, Aim},
     picture::{MemberPicture, Picture, Status, TunnelPicture},
@@ -20,7 +21,7 @@ use crate::{
     executor::{Ends, HOST_NETNS, ProcessExecutor, ShimSpec, TaskProcess},
     health::{Checks, Trial},
     host,
-    kernel::linux::{LinuxKernel, conntrack, datagrams, describe, space, watch::Watch},
+    kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
     local::{driver::facts::HostFacts, state::HostState, store::Store},
     reconciler::Reconciler,
     session::Event,
@@ -84,8 +85,7 @@ pub(super) struct Actor {
     pub(super) gateways: BTreeMap<TaskId, DualAddr>,
     pub(super) resolvers: BTreeMap<TaskId, Resolver>,
     pub(super) zones: BTreeMap<TaskId, Zone>,
-    /// Addresses that balancers led to when flows were last looked at.
-    pub(super) serving: Option<Arc<BTreeSet<IpAddr>>>,
+    pub(super) datagrams: Datagrams,
     /// Sandboxes that the kernel has, whole.
     pub(super) ready: BTreeSet<TaskId>,
     pub(super) retry: Duration,
@@ -317,7 +317,10 @@ impl Actor {
                     started = true;
                     self.start(id)
                 }
-                Todo::Term(id) => self.executor.signal(id, Signal::SIGTERM),
+                Todo::Term(id) => {
+                    let signal = self.worker.tasks.get(id).map_or(Signal::SIGTERM, |local| local.job.stop_signal());
+                    self.executor.signal(id, signal)
+                }
                 Todo::Kill(id) => self.executor.signal(id, Signal::SIGKILL),
                 Todo::Check(id) => {
                     self.check(id);
@@ -386,20 +389,22 @@ impl Actor {
         let sandboxes = self.picture.borrow().sandboxes.clone();
         let sandbox = sandboxes.get(id);
         let netns = netns(id, self.on_host().contains(id), sandbox.is_some())?;
-        let launch = launch(&local.job, sandbox, &host);
+        let node = self.member.as_ref().map(|m| &m.local.node);
+        let launch = launch(&local.job, sandbox, &Place { host: &host, node });
         tracing::info!(task = local.job.name(), "starting");
         let process = local.job.process();
         let view = self.member.as_ref().and_then(|m| m.view.as_deref());
         let secret = memory_files(&local.job, view);
         let spec = ShimSpec {
             command: process.command.clone(),
-            env: launch.env.into_iter().chain(process.env.clone()).collect(),
+            env: launch.env,
             dir: process.dir.clone(),
             hostname: launch.hostname,
             netns,
             files: launch.files,
             secrets: secret.len(),
             resources: local.job.task().map(|t| t.spec.resources.clone()).unwrap_or_default(),
+            container: launch.container,
         };
         self.executor.start(id, &spec, &secret)
     }
@@ -489,13 +494,18 @@ impl Actor {
         }
         self.ready =
             sandboxes.keys().filter(|id| !failures.contains_key(*id) && !waiting.contains(*id)).cloned().collect();
-        let errors: Vec<String> = outcome.failures.iter().map(|f| chain(&f.error)).collect();
+        let mut errors: Vec<String> = outcome.failures.iter().map(|f| chain(&f.error)).collect();
         let done = errors.is_empty() && failures.is_empty();
         let sandboxes = Arc::new(sandboxes);
         let before = self.picture.borrow().sandboxes.clone();
         forget_flows(stale(&before, &sandboxes)).await;
-        let led = self.lead_anew(&state).await;
-        self.serving = led.filter(|_| done);
+        let view = self.member.as_ref().and_then(|m| m.view.as_deref());
+        let led = self.datagrams.follow(&state, view, &outcome.incomplete()).await;
+        if !led {
+            hurts_cluster = true;
+            errors.push("datagrams may still go to tasks that have left: flows cannot be looked at".into());
+        }
+        let done = done && led;
         self.picture.send_modify(|p| {
             p.host_revision = host_revision;
             p.sandboxes = sandboxes;
@@ -517,29 +527,6 @@ impl Actor {
             tracing::warn!(%error, "cannot forget ended tasks");
         }
         done
-    }
-
-    /// Whoever is out of the balancers gets no more datagrams, from clients that keep their ports either: when this pass is
-    /// acknowledged it may be stopped.
-    /// Who serves now. None: something went wrong, or nobody said.
-    async fn lead_anew(&self, state: &KernelState) -> Option<Arc<BTreeSet<IpAddr>>> {
-        let view = self.member.as_ref()?.view.as_deref()?;
-        let serving = view.endpoints.values().filter(|e| e.in_service).flat_map(|e| e.addr.addrs());
-        let serving: Arc<BTreeSet<IpAddr>> = Arc::new(serving.collect());
-        let mut whole = true;
-        if self.serving.as_ref().is_none_or(|before| !before.is_subset(&serving)) {
-            for (space, _) in state.spaces.iter().filter(|(_, s)| s.tables.contains_key(&names::flows_table())) {
-                match datagrams::lead_anew(space, &serving).await {
-                    Ok(0) => {}
-                    Ok(flows) => tracing::debug!(flows, %space, "datagrams are led to another backend"),
-                    Err(error) => {
-                        whole = false;
-                        tracing::warn!(%error, %space, "datagrams cannot be led to another backend");
-                    }
-                }
-            }
-        }
-        whole.then_some(serving)
     }
 
     fn fail(&mut self, errors: Vec<String>) {
@@ -580,10 +567,7 @@ impl Actor {
 
     /// The servers that a workload named are asked from inside it, where it can reach them.
     fn upstream(&self, id: &TaskId, space: &Space) -> Upstream {
-        let servers = match self.worker.tasks.get(id).map(|l| &l.job) {
-            Some(Job::Workload(workload)) => workload.spec.dns.servers.clone(),
-            _ => Vec::new(),
-        };
+        let servers = self.worker.tasks.get(id).map(|l| l.job.dns().servers.clone()).unwrap_or_default();
         if servers.is_empty() {
             return Upstream::default();
         }

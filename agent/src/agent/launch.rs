@@ -2,11 +2,13 @@
 
 use crate::{dataplane::desired::Sandbox, executor::MemoryFile, worker::Job};
 use heddle_model::{
-    PayloadId,
+    NodeId, PayloadId,
     assignment::NodeView,
+    container::{Container, MountSource},
     payload::{Content, PayloadFile},
     task::Task,
-    workload::Workload,
+    template::{Values, render},
+    workload::DnsConfig,
 };
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
 
@@ -20,25 +22,64 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     /// Path to content.
     pub files: BTreeMap<String, String>,
+    pub container: Container,
 }
 
-/// `host` is the host's own name; None as `sandbox`: the program runs in the host's network namespace.
-pub fn launch(job: &Job, sandbox: Option<&Sandbox>, host: &str) -> Launch {
-    let own = || job.id().short().to_owned();
-    let default = if sandbox.is_some() { own() } else { host.to_owned() };
-    let hostname = job.process().hostname.clone().unwrap_or(default);
+/// Where it runs: the host's own name, and its id in the cluster.
+pub struct Place<'a> {
+    pub host: &'a str,
+    pub node: Option<&'a NodeId>,
+}
+
+/// None as `sandbox`: the program runs in the host's network namespace.
+pub fn launch(job: &Job, sandbox: Option<&Sandbox>, at: &Place<'_>) -> Launch {
+    let values = job.task().map(|task| values(task, at));
+    // What an operator runs on one host says what it means.
+    let own = |text: &str| values.as_ref().map_or_else(|| text.to_owned(), |values| render(text, values));
+    let container = job.container().map(|c| of_container(c, own)).unwrap_or_default();
+    let default = if sandbox.is_some() { job.id().short() } else { at.host };
+    let hostname = job.process().hostname.as_deref().map_or_else(|| default.to_owned(), own);
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), PATH.to_owned()),
-        ("HOME".into(), "/root".into()),
         ("HOSTNAME".into(), hostname.clone()),
         ("HEDDLE_TASK".into(), job.name()),
-        ("HEDDLE_NODE".into(), host.to_owned()),
+        ("HEDDLE_NODE".into(), at.host.to_owned()),
     ]);
+    if container.user.is_none() {
+        env.insert("HOME".into(), "/root".into());
+    }
     if let Some(task) = job.task() {
         env.extend(of_service(task));
     }
+    for (name, value) in &job.process().env {
+        env.insert(name.clone(), own(value));
+    }
     let files = sandbox.map(|sandbox| files(job, sandbox, &hostname)).unwrap_or_default();
-    Launch { hostname, env, files }
+    Launch { hostname, env, files, container }
+}
+
+/// What the templates of a task's spec stand for.
+fn values(task: &Task, at: &Place<'_>) -> Values {
+    Values {
+        service_id: task.service.to_string(),
+        service_name: task.service_name.clone(),
+        node_id: at.node.map(ToString::to_string).unwrap_or_default(),
+        node_hostname: at.host.to_owned(),
+        task_id: task.id.to_string(),
+        task_name: task.name(),
+        task_slot: task.slot.to_string(),
+    }
+}
+
+fn of_container(container: &Container, own: impl Fn(&str) -> String) -> Container {
+    let mut container = container.clone();
+    for mount in &mut container.mounts {
+        mount.target = own(&mount.target);
+        if let MountSource::Bind(source) = &mut mount.source {
+            *source = own(source);
+        }
+    }
+    container
 }
 
 fn secrets(job: &Job) -> &[PayloadFile] {
@@ -73,21 +114,17 @@ fn of_service(task: &Task) -> [(String, String); 2] {
 }
 
 fn files(job: &Job, sandbox: &Sandbox, hostname: &str) -> BTreeMap<String, String> {
-    let workload = match job {
-        Job::Workload(workload) => Some(workload),
-        Job::Task(_) => None,
-    };
     let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     for addr in sandbox.legs.iter().flat_map(|l| &l.addrs) {
         line(&mut hosts, *addr, hostname);
     }
-    for (name, addr) in workload.iter().flat_map(|w| &w.spec.extra_hosts) {
+    for (name, addr) in job.extra_hosts() {
         line(&mut hosts, *addr, name);
     }
     let mut files = BTreeMap::from([("/etc/hosts".to_owned(), hosts)]);
     // Who is on no network has no resolver either, and keeps the host's list as docker has it.
     if !sandbox.legs.is_empty() || sandbox.gateway.is_some() {
-        files.insert("/etc/resolv.conf".into(), resolv_conf(workload.map(|w| &**w)));
+        files.insert("/etc/resolv.conf".into(), resolv_conf(job.dns()));
     }
     files
 }
@@ -97,14 +134,13 @@ fn line(hosts: &mut String, addr: IpAddr, name: &str) {
     let _ = writeln!(hosts, "{addr} {name}");
 }
 
-fn resolv_conf(workload: Option<&Workload>) -> String {
+fn resolv_conf(dns: &DnsConfig) -> String {
     let mut text = format!("nameserver {RESOLVER}\n");
-    let dns = workload.map(|w| &w.spec.dns);
-    if let Some(search) = dns.map(|d| &d.search).filter(|s| !s.is_empty()) {
-        text.push_str(&format!("search {}\n", search.join(" ")));
+    if !dns.search.is_empty() {
+        text.push_str(&format!("search {}\n", dns.search.join(" ")));
     }
-    let own = dns.map(|d| d.options.join(" ")).filter(|o| !o.is_empty());
-    text.push_str(&format!("options {}\n", own.unwrap_or_else(|| "ndots:0".into())));
+    let options = if dns.options.is_empty() { "ndots:0".to_owned() } else { dns.options.join(" ") };
+    text.push_str(&format!("options {options}\n"));
     text
 }
 
@@ -116,9 +152,9 @@ mod tests {
         assignment::ClusterView,
         net::Port,
         payload::{FileMode, FilePath, PayloadKind},
-        service::{ProcessSpec, TaskSpec},
+        service::{ProcessSpec, Runtime, TaskSpec},
         task::{TaskState, TaskStatus},
-        workload::{DnsConfig, WorkloadSpec},
+        workload::{Workload, WorkloadSpec},
     };
 
     fn workload(process: ProcessSpec, dns: DnsConfig) -> Job {
@@ -190,22 +226,40 @@ mod tests {
     }
 
     #[test]
+    fn templates_of_a_task_say_what_is_its_own() {
+        let mut task = task(vec![]);
+        let env = [("SLOT".to_owned(), "{{.Task.Slot}}".to_owned()), ("HEDDLE_NODE".into(), "mine".into())].into();
+        let hostname = Some("{{.Service.Name}}-{{.Node.Hostname}}".into());
+        task.spec.runtime = Runtime::Process(ProcessSpec { env, hostname, ..ProcessSpec::default() });
+        let mount = "type=bind,source=/srv/{{.Task.Slot}},target=/{{.Node.ID}}".parse().unwrap();
+        task.spec.container =
+            Container { user: Some("1000".parse().unwrap()), mounts: vec![mount], ..Default::default() };
+        let node = NodeId::from_random([4; 16]);
+        let launched = launch(&Job::Task(Box::new(task)), None, &Place { host: "host", node: Some(&node) });
+        assert_eq!((launched.hostname.as_str(), launched.env["SLOT"].as_str()), ("web-host", "1"));
+        assert_eq!(launched.env["HEDDLE_NODE"], "mine", "what is asked for counts");
+        assert!(!launched.env.contains_key("HOME"), "that is its user's");
+        assert_eq!(launched.container.mounts[0].to_string(), format!("type=bind,source=/srv/1,target=/{node}"));
+    }
+
+    #[test]
     fn a_workload_has_files_of_its_own_and_the_host_keeps_its_own() {
         let dns = DnsConfig { search: vec!["example.org".into()], options: vec!["ndots:2".into()], servers: vec![] };
         let job = workload(ProcessSpec { hostname: Some("h".into()), ..ProcessSpec::default() }, dns);
         let mut sandbox =
             Sandbox { id: job.id().clone(), name: job.name(), legs: vec![], gateway: None, ports: vec![] };
-        let none = launch(&job, Some(&sandbox), "host");
+        let at = Place { host: "host", node: None };
+        let none = launch(&job, Some(&sandbox), &at);
         assert!(!none.files.contains_key("/etc/resolv.conf") && none.hostname == "h");
         sandbox.gateway = Some((
             "eth0".parse().unwrap(),
             heddle_model::net::DualAddr { v4: [172, 18, 0, 2].into(), v6: std::net::Ipv6Addr::LOCALHOST },
         ));
-        let some = launch(&job, Some(&sandbox), "host");
+        let some = launch(&job, Some(&sandbox), &at);
         let want = "nameserver 127.0.0.11\nsearch example.org\noptions ndots:2\n";
         assert_eq!(some.files["/etc/resolv.conf"], want);
         assert!(some.files["/etc/hosts"].ends_with("192.0.2.9 outside\n"));
-        let on_host = launch(&workload(ProcessSpec::default(), DnsConfig::default()), None, "host");
+        let on_host = launch(&workload(ProcessSpec::default(), DnsConfig::default()), None, &at);
         assert_eq!((on_host.hostname.as_str(), on_host.files.len()), ("host", 0));
     }
 }

@@ -94,7 +94,7 @@ pub fn table(hook: &str) -> TableBody {
     let mut rules = Vec::new();
     for (family, map) in FAMILIES {
         let key = format!("{family} saddr . {family} daddr . udp sport . udp dport");
-        table.map(map, &format!("typeof {key} : ct zone; flags timeout; timeout {ZONE_FOR};"), []);
+        table.map(map, &format!("typeof {key} : ct zone;"), []);
         rules.push(format!("ct original zone set {key} map @{map}"));
     }
     table.chain("zone", Some(&format!("type filter hook {hook} priority raw; policy accept;")), rules);
@@ -104,26 +104,41 @@ pub fn table(hook: &str) -> TableBody {
 /// Of the table: one for each family.
 pub const FAMILIES: [(&str, &str); 2] = [("ip", "zones4"), ("ip6", "zones6")];
 
-/// Much longer than a flow is remembered. A client that is led anew and goes on for longer is then led once more.
-const ZONE_FOR: &str = "1h";
+/// Datagrams that need no zone any more: nothing of theirs is tracked, in it or in those that they had before, where old flows
+/// would mislead them again.
+pub fn unused(flows: impl IntoIterator<Item = Flow>, zones: &BTreeMap<Datagrams, u16>) -> BTreeSet<&Datagrams> {
+    let tracked: BTreeSet<Datagrams> = flows.into_iter().filter_map(|flow| flow.datagrams()).collect();
+    zones.keys().filter(|datagrams| !tracked.contains(datagrams)).collect()
+}
 
-/// The transaction that gives datagrams that zone, instead of the one they have in `zones`.
-pub fn lead_anew(datagrams: &BTreeSet<Datagrams>, zones: &BTreeMap<Datagrams, u16>, zone: u16) -> String {
+fn key((src, dst): &Datagrams) -> String {
+    format!("{} . {} . {} . {}", src.ip(), dst.ip(), src.port(), dst.port())
+}
+
+/// Adds elements to the maps, or deletes them. `end` is what follows a key.
+fn statements<'a>(verb: &str, datagrams: impl Iterator<Item = &'a Datagrams> + Clone, end: &str) -> String {
     let id = names::flows_table();
     let mut script = String::new();
     for (v6, (_, map)) in [false, true].into_iter().zip(FAMILIES) {
-        let key = |(src, dst): &Datagrams| format!("{} . {} . {} . {}", src.ip(), dst.ip(), src.port(), dst.port());
-        let mut statement = |verb: &str, keys: Vec<String>| {
-            if !keys.is_empty() {
-                let (family, name, keys) = (nft::family(id.family), &id.name, keys.join(", "));
-                script.push_str(&format!("{verb} element {family} {name} {map} {{ {keys} }}\n"));
-            }
-        };
-        let of = || datagrams.iter().filter(|(src, _)| src.is_ipv6() == v6);
-        statement("delete", of().filter(|d| zones.contains_key(d)).map(key).collect());
-        statement("add", of().map(|d| format!("{} : {zone}", key(d))).collect());
+        let of = datagrams.clone().filter(|(src, _)| src.is_ipv6() == v6);
+        let keys: Vec<String> = of.map(|d| key(d) + end).collect();
+        if !keys.is_empty() {
+            let (family, name, keys) = (nft::family(id.family), &id.name, keys.join(", "));
+            script.push_str(&format!("{verb} element {family} {name} {map} {{ {keys} }}\n"));
+        }
     }
     script
+}
+
+/// The transaction that gives datagrams that zone, instead of the one they have in `zones`.
+pub fn lead_anew(datagrams: &BTreeSet<Datagrams>, zones: &BTreeMap<Datagrams, u16>, zone: u16) -> String {
+    let zoned = datagrams.iter().filter(|d| zones.contains_key(d));
+    statements("delete", zoned, "") + &statements("add", datagrams.iter(), &format!(" : {zone}"))
+}
+
+/// The one that takes it from them.
+pub fn forget(datagrams: &BTreeSet<&Datagrams>) -> String {
+    statements("delete", datagrams.iter().copied(), "")
 }
 
 impl Stale {
@@ -203,12 +218,26 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_is_needed_while_anything_is_tracked() {
+        let to = |sport, zone| {
+            let original = Tuple { sport, zone, ..tuple([192, 0, 2, 9], [172, 18, 0, 3], 17, 53) };
+            Flow { original, reply: tuple([10, 0, 0, 2], [192, 0, 2, 9], 17, sport) }
+        };
+        let from = |port| (SocketAddr::from(([192, 0, 2, 9], port)), SocketAddr::from(([172, 18, 0, 3], 53)));
+        let zones = BTreeMap::from([(from(1), 7), (from(2), 7), (from(3), 8)]);
+        let gone = unused([to(1, 7), to(2, 0), to(4, 8)], &zones);
+        assert_eq!(gone, [&from(3)].into());
+        let want = "delete element inet heddle_flows zones4 { 192.0.2.9 . 172.18.0.3 . 3 . 53 }\n";
+        assert_eq!(forget(&gone), want);
+    }
+
+    #[test]
     fn datagrams_get_a_zone_whatever_they_had() {
         let of = |src: &str, dst: &str| (src.parse::<SocketAddr>().unwrap(), dst.parse::<SocketAddr>().unwrap());
         let (v4, v6) = (of("192.0.2.9:1", "172.18.0.3:53"), of("[fd00::9]:1", "[fd00::3]:53"));
         let script = lead_anew(&[v4, v6].into(), &[(v6, 3)].into(), 7);
-        let want = "add element inet heddle_flows zones4 { 192.0.2.9 . 172.18.0.3 . 1 . 53 : 7 }\n\
-                    delete element inet heddle_flows zones6 { fd00::9 . fd00::3 . 1 . 53 }\n\
+        let want = "delete element inet heddle_flows zones6 { fd00::9 . fd00::3 . 1 . 53 }\n\
+                    add element inet heddle_flows zones4 { 192.0.2.9 . 172.18.0.3 . 1 . 53 : 7 }\n\
                     add element inet heddle_flows zones6 { fd00::9 . fd00::3 . 1 . 53 : 7 }\n";
         assert_eq!(script, want);
     }

@@ -209,7 +209,7 @@ pub fn bridge_table() -> TableId {
     TableId { family: Family::Inet, name: "heddle_bridge".to_owned() }
 }
 
-/// Which flows of datagrams are tracked in which zone. It is never replaced, so what is in it stays.
+/// Which flows of datagrams are tracked in which zone. Nothing that is wanted changes it, so what is in it stays.
 pub fn flows_table() -> TableId {
     TableId { family: Family::Inet, name: "heddle_flows".to_owned() }
 }

@@ -66,6 +66,7 @@ const SPACE_SYSCTLS: &[&str] = &[
     "net.ipv4.conf.all.rp_filter",
     "net.ipv4.ip_early_demux",
     "net.ipv4.ip_forward",
+    "net.ipv4.ip_unprivileged_port_start",
     "net.ipv4.vs.conntrack",
     "net.ipv4.vs.expire_nodest_conn",
     "net.ipv4.vs.sloppy_tcp",

@@ -11,6 +11,7 @@ use super::{
     ProcessExecutor,
     enter::Namespaces,
     group,
+    identity::Identity,
     record::{self, Running, SPEC, ShimSpec, TASK},
 };
 use heddle_model::TaskId;
@@ -133,11 +134,14 @@ pub fn check_in_task(dir: &Path, command: &str) -> io::Result<u8> {
     if record::start_time(running.init) != Some(running.init_start) {
         return Err(ended());
     }
+    let identity = Identity::of(&spec.container)?;
     spaces.enter()?;
     // Read by the new process, which sees itself there.
     let mut inside = Command::new("/proc/self/exe");
     inside.arg0("heddle").arg("task-check-run").arg("--").arg(command).env_clear().envs(&spec.env);
     inside.current_dir(spec.dir.as_deref().unwrap_or("/"));
+    identity.own(&[io::stdout().as_fd(), io::stderr().as_fd()])?;
+    identity.give(&mut inside);
     Ok(code(inside.status()?))
 }
 

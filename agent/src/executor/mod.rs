@@ -5,23 +5,26 @@
 //!    │                                                                         memory  its secrets and configs
 //!    ├── looks at the task's directory: task.json, exit.json, log.jsonl          ends  rings when a shim has ended
 //!    ├── check: a command of a health check, in the task's namespaces            enter  how it gets there
-//!    └── group: what a task may use of the host
+//!    └── group: what a task may use of the host     view: what it sees of it     identity: as whom it runs
 //! ```
 
 mod check;
 mod ends;
 mod enter;
 mod group;
+mod identity;
 mod log;
 mod memory;
 pub(crate) mod record;
 mod shim;
+mod view;
 
 pub use check::{CheckCommand, check_in_task, run_check};
 pub use ends::Ends;
 pub use enter::Namespaces;
 pub use group::{join as join_groups, remove as remove_groups};
-pub use log::{Line, Stream, read};
+pub use identity::Identity;
+pub use log::{Line, Reader as LogReader, Stream};
 pub use memory::MemoryFile;
 pub use record::{Exit, HOST_NETNS, ShimSpec};
 pub use shim::{Outcome, run as run_shim};
@@ -34,7 +37,6 @@ use nix::{
 };
 use record::{EXIT, Running, SPEC, TASK};
 use std::{
-    collections::BTreeMap,
     fs,
     io::{self, BufWriter},
     path::PathBuf,
@@ -136,9 +138,9 @@ impl ProcessExecutor {
         }
     }
 
-    /// What a task's program was started with.
-    pub fn environment(&self, task: &TaskId) -> io::Result<BTreeMap<String, String>> {
-        Ok(record::read::<ShimSpec>(&self.task_dir(task).join(SPEC))?.map(|s| s.env).unwrap_or_default())
+    /// What a task's program was started with. None: it never was.
+    pub fn started(&self, task: &TaskId) -> io::Result<Option<ShimSpec>> {
+        record::read(&self.task_dir(task).join(SPEC))
     }
 
     /// Forgets how the task ended, so that it can run once more. What it printed stays.

@@ -1,6 +1,6 @@
 //! The files of a task's directory. Each is written whole or not at all.
 
-use heddle_model::placement::Resources;
+use heddle_model::{container::Container, placement::Resources};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
@@ -30,6 +30,8 @@ pub struct ShimSpec {
     pub secrets: usize,
     #[serde(default)]
     pub resources: Resources,
+    #[serde(default)]
+    pub container: Container,
 }
 
 impl ShimSpec {

@@ -4,14 +4,15 @@
 
 use super::{
     group::Group,
-    log::{LONGEST, Stream, Writer, now_ms},
-    memory::{self, MemoryFile},
+    identity::Identity,
+    log::{self, LONGEST, Stream, Writer, now_ms},
+    memory::MemoryFile,
     record::{self, EXIT, Exit, Running, SPEC, ShimSpec, TASK},
+    view,
 };
 use bytesize::ByteSize;
 use nix::{
     libc,
-    mount::{MsFlags, mount},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, setns, unshare},
     sys::{
@@ -19,28 +20,24 @@ use nix::{
         signal::{SigSet, Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe, read, sethostname, setsid},
+    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe, read, setsid},
 };
 use std::{
-    collections::BTreeSet,
     fs, io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::process::CommandExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
 /// Name under which a command means our own binary.
 const SELF: &str = "heddle";
-/// Where control groups are, by convention.
-const GROUPS: &str = "/sys/fs/cgroup";
 /// What a shell says when a program cannot be run.
 const CANNOT_RUN: i32 = 127;
-const SYSFS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
-/// Of a mount that there is.
-const READ_ONLY: MsFlags = MsFlags::MS_BIND.union(MsFlags::MS_REMOUNT).union(MsFlags::MS_RDONLY);
+/// What the kernel tells a program of itself is not passed on from outside.
+const ITS_OWN: [Signal; 5] = [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGTRAP];
 const KILLED: i32 = 128 + Signal::SIGKILL as i32;
 
 /// Whose process returns from `run`.
@@ -90,7 +87,8 @@ pub fn run(dir: &Path) -> io::Result<Outcome> {
 }
 
 fn supervise(dir: &Path, spec: &ShimSpec, secret: Vec<MemoryFile>, tell: OwnedFd) -> io::Result<()> {
-    let new = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID;
+    // The shim goes on seeing the host's files: it writes there what the task prints, and how it ends.
+    let new = CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID;
     let mut group = Group::of(&dir.file_name().unwrap_or_default().to_string_lossy());
     unshare(new)?;
     let (out_read, out_write) = pipe()?;
@@ -132,7 +130,7 @@ fn supervise(dir: &Path, spec: &ShimSpec, secret: Vec<MemoryFile>, tell: OwnedFd
         nix::unistd::write(&tell, b"1")?;
     }
     // Threads cannot be made after a new pid namespace was asked for, so one loop copies both.
-    copy([(out_read, Stream::Stdout), (err_read, Stream::Stderr)], &mut Writer::open(dir)?);
+    copy([(out_read, Stream::Stdout), (err_read, Stream::Stderr)], &mut Writer::open(dir, spec.container.log)?);
     let code = loop {
         match waitpid(init, None) {
             Ok(WaitStatus::Exited(_, code)) => break code,
@@ -141,9 +139,8 @@ fn supervise(dir: &Path, spec: &ShimSpec, secret: Vec<MemoryFile>, tell: OwnedFd
             Err(e) => return Err(e.into()),
         }
     };
-    let last = || super::log::read(dir, 0, 0).ok()?.0.pop().map(|line| line.text);
     let error = match code {
-        CANNOT_RUN => last(),
+        CANNOT_RUN => log::last(dir),
         0 => None,
         code => match spec.resources.limit.memory {
             limit if limit > 0 && group.was_out_of_memory() => Some(out_of_memory(code, limit)),
@@ -215,22 +212,27 @@ fn be_init(
     go: &OwnedFd,
     up: OwnedFd,
 ) -> i32 {
-    let prepared = (|| -> io::Result<()> {
+    let prepared = (|| -> io::Result<Identity> {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         // The shim has written down who we are before anything can be left behind.
         read(go, &mut [0])?;
         dup2_stdin(null)?;
         dup2_stdout(out)?;
         dup2_stderr(err)?;
-        prepare(spec)?;
-        memory::show(&secret)
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let identity = Identity::of(&spec.container)?;
+        identity.own(&[io::stdout().as_fd(), io::stderr().as_fd()])?;
+        view::prepare(spec, &secret)?;
+        Ok(identity)
     })();
     drop(secret);
-    let signals = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1];
-    let signals: SigSet = signals.into_iter().chain([Signal::SIGUSR2]).collect();
-    let child = prepared.and_then(|()| {
+    let mut signals = SigSet::all();
+    ITS_OWN.into_iter().for_each(|signal| signals.remove(signal));
+    let child = prepared.and_then(|identity| {
         signals.thread_block()?;
-        command(spec)?.spawn()
+        let mut command = command(spec)?;
+        identity.give(&mut command);
+        command.spawn()
     });
     let child = match child {
         Ok(child) => {
@@ -270,63 +272,6 @@ fn reap(child: Pid) -> Option<i32> {
             Ok(_) => {}
         }
     }
-}
-
-fn prepare(spec: &ShimSpec) -> io::Result<()> {
-    let none: Option<&str> = None;
-    // Slave: what the host unmounts goes here too, so that no removed namespace is kept alive.
-    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)?;
-    mount(Some("proc"), "/proc", Some("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, none)?;
-    sethostname(&spec.hostname)?;
-    mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, none)?;
-    if !spec.is_on_host() {
-        own_sysfs()?;
-    }
-    let groups = Path::new(GROUPS);
-    if groups.is_dir() {
-        // Each hierarchy is a mount of its own, and a task does not set its own limits.
-        for place in mounts_in(groups)? {
-            mount(none, &place, none, SYSFS | READ_ONLY, none)?;
-        }
-    }
-    for (path, content) in &spec.files {
-        // A file of our own on top of the host's, in this task's view only. It may be a symbolic link there.
-        let target = fs::canonicalize(path)?;
-        let own = "/dev/shm/.heddle";
-        fs::write(own, content)?;
-        mount(Some(own), &target, none, MsFlags::MS_BIND, none)?;
-        fs::remove_file(own)?;
-    }
-    Ok(())
-}
-
-/// The host's sysfs shows the host's links, and lets root change them. One of our own, made in our network namespace, shows
-/// ours. It holds no reference that keeps the namespace alive, and goes with our mount namespace.
-fn own_sysfs() -> io::Result<()> {
-    let none: Option<&str> = None;
-    let groups = Path::new(GROUPS);
-    let kept = Path::new("/dev/shm/.heddle-cgroup");
-    // Programs look there for the limits of their memory and CPU.
-    let has_groups = groups.is_dir();
-    if has_groups {
-        fs::create_dir(kept)?;
-        mount(Some(groups), kept, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
-    }
-    mount(Some("sysfs"), "/sys", Some("sysfs"), SYSFS, none)?;
-    // Only this view of it is read-only: the kernel has one file system for all who mount it in this network namespace.
-    mount(none, "/sys", none, SYSFS | READ_ONLY, none)?;
-    if has_groups {
-        mount(Some(kept), groups, none, MsFlags::MS_MOVE, none)?;
-        fs::remove_dir(kept)?;
-    }
-    Ok(())
-}
-
-/// The mount at this path, and those in it.
-fn mounts_in(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    let places = fs::read_to_string("/proc/self/mounts")?;
-    let places = places.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
-    Ok(places.filter(|place| place.starts_with(path)).collect())
 }
 
 fn command(spec: &ShimSpec) -> io::Result<Command> {

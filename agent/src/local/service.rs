@@ -9,10 +9,11 @@ use super::{
 };
 use crate::{
     agent::{Command, JobPicture, Picture, now},
-    executor::{self, ProcessExecutor},
+    executor::ProcessExecutor,
+    logs::{self, Source},
     worker::NOT_STARTED,
 };
-use heddle_model::{TaskId, find::FindError, network, task::TaskStatus};
+use heddle_model::{find::FindError, network, task::TaskStatus};
 use heddle_proto::v1::{self, host_server};
 use serde_json::Value;
 use std::{
@@ -262,9 +263,9 @@ impl host_server::Host for HostService {
         let request = request.into_inner();
         let seen = self.seen(&request.r#ref)?;
         let (send, lines) = mpsc::channel(256);
-        let (id, name) = (seen.job.id().clone(), seen.job.name());
-        let (dir, picture) = (self.operations.executor.log_dir(&id), self.operations.picture.clone());
-        tokio::spawn(follow(Log { id, name, dir, request }, picture, send));
+        let (task, name) = (seen.job.id().clone(), seen.job.name());
+        let (dir, picture) = (self.operations.executor.log_dir(&task), self.operations.picture.clone());
+        tokio::spawn(follow(Source { task, name, node: String::new(), dir }, request, picture, send));
         Ok(Response::new(Box::pin(ReceiverStream::new(lines))))
     }
 
@@ -275,49 +276,40 @@ impl host_server::Host for HostService {
         let pid = seen.status.pid.filter(|_| running);
         let pid = pid.ok_or_else(|| refused(OperationError::NotRunning(seen.job.name())))?;
         let id = seen.job.id();
-        let env = self.operations.executor.environment(id).unwrap_or_default().into_iter().collect();
+        let started = self.operations.executor.started(id).ok().flatten();
+        let (env, container) = started.map(|s| (s.env, s.container)).unwrap_or_default();
         let dir = seen.job.process().dir.clone().unwrap_or_else(|| "/".into());
-        Ok(Response::new(v1::ExecTarget { id: id.to_string(), pid, env, dir }))
+        Ok(Response::new(v1::ExecTarget {
+            id: id.to_string(),
+            pid,
+            env: env.into_iter().collect(),
+            dir,
+            container: Some(container.into()),
+        }))
     }
 }
 
-struct Log {
-    id: TaskId,
-    name: String,
-    dir: std::path::PathBuf,
-    request: v1::ServiceLogsRequest,
-}
+type Sender = mpsc::Sender<Result<v1::LogLine, Status>>;
 
 /// Sends what was printed; following, until the workload has ended and all is sent, or nobody reads.
-async fn follow(log: Log, picture: watch::Receiver<Picture>, send: mpsc::Sender<Result<v1::LogLine, Status>>) {
-    let mut from = 0;
-    let mut tail = log.request.tail;
+async fn follow(source: Source, request: v1::ServiceLogsRequest, picture: watch::Receiver<Picture>, send: Sender) {
+    let id = source.task.clone();
+    let mut all = logs::Lines::of(vec![source], request.since_ms, request.tail);
     loop {
         // Looked at before the log is read: what ended has printed all it will.
-        let ended = picture.borrow().jobs.get(&log.id).is_none_or(|p| p.status.state.is_terminal());
-        let (mut lines, at) = executor::read(&log.dir, log.request.since_ms, from).unwrap_or_default();
-        from = at;
-        if let Some(tail) = tail.take() {
-            lines.drain(..lines.len().saturating_sub(tail as usize));
-        }
-        for line in lines {
-            let line = v1::LogLine {
-                task: log.id.to_string(),
-                task_name: log.name.clone(),
-                node: String::new(),
-                at_ms: line.at_ms,
-                stream: match line.stream {
-                    executor::Stream::Stdout => v1::LogStream::Stdout,
-                    executor::Stream::Stderr => v1::LogStream::Stderr,
+        let ended = picture.borrow().jobs.get(&id).is_none_or(|p| p.status.state.is_terminal());
+        loop {
+            let lines = all.more();
+            if lines.is_empty() {
+                break;
+            }
+            for line in lines {
+                if send.send(Ok(line)).await.is_err() {
+                    return;
                 }
-                .into(),
-                line: line.text.into_bytes(),
-            };
-            if send.send(Ok(line)).await.is_err() {
-                return;
             }
         }
-        if !log.request.follow || ended {
+        if !request.follow || ended {
             return;
         }
         tokio::time::sleep(LOGS_EVERY).await;

@@ -2,12 +2,14 @@
 
 use heddle_model::{
     TaskId,
+    container::Container,
     health::HealthCheck,
     service::{ProcessSpec, Runtime},
     task::{Task, TaskState, TaskStatus},
-    workload::Workload,
+    workload::{DnsConfig, Workload},
 };
-use std::time::Duration;
+use nix::sys::signal::Signal;
+use std::{net::IpAddr, time::Duration};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
@@ -44,6 +46,32 @@ impl Job {
         match self {
             Job::Task(task) => task.spec.stop_grace,
             Job::Workload(workload) => workload.stop_grace.unwrap_or(workload.spec.stop_grace),
+        }
+    }
+
+    /// How its program is set up. None: as any other.
+    pub fn container(&self) -> Option<&Container> {
+        self.task().map(|task| &task.spec.container)
+    }
+
+    /// What asks its program to end.
+    pub fn stop_signal(&self) -> Signal {
+        let wanted = self.container().and_then(|c| c.stop_signal.as_ref());
+        wanted.and_then(|signal| signal.as_str().parse().ok()).unwrap_or(Signal::SIGTERM)
+    }
+
+    pub fn dns(&self) -> &DnsConfig {
+        match self {
+            Job::Task(task) => &task.spec.container.dns,
+            Job::Workload(workload) => &workload.spec.dns,
+        }
+    }
+
+    /// Further lines of its /etc/hosts.
+    pub fn extra_hosts(&self) -> &[(String, IpAddr)] {
+        match self {
+            Job::Task(task) => &task.spec.container.hosts,
+            Job::Workload(workload) => &workload.spec.extra_hosts,
         }
     }
 

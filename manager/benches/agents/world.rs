@@ -57,12 +57,14 @@ fn service(name: &str, replicas: u64, networks: Vec<NetworkTarget>, ports: Vec<P
             endpoint: EndpointSpec { ports, ..EndpointSpec::default() },
             update: Default::default(),
             rollback: Default::default(),
+            rebalance: Default::default(),
         },
         spec_version: Version(0),
         endpoint: None,
         update: None,
         previous: None,
         moves: 0,
+        rebalanced: Default::default(),
     }
 }
 

@@ -14,6 +14,7 @@ use heddle_model::{
     ServiceId,
     cluster::BadAutopilot,
     connection::Connection,
+    container::BadContainer,
     endpoint::PublishMode,
     health::BadHealthCheck,
     limits::{self, LimitError},
@@ -22,11 +23,12 @@ use heddle_model::{
     network::{self, Driver, ENCRYPTED, Network, NetworkSpec},
     payload::FilePath,
     placement::BadResources,
-    service::{Mode, RestartCondition, Runtime, Service, ServiceSpec},
+    service::{Mode, Rebalance, RestartCondition, Runtime, Service, ServiceSpec},
+    template::{self, BadTemplate},
     update::{FailureAction, Order, UpdateConfig},
 };
 use ipnet::IpNet;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// docker's name of the option.
 const MTU_OPTION: &str = "com.docker.network.driver.mtu";
@@ -53,6 +55,12 @@ pub enum SpecError {
     Spread(#[from] UnknownAttribute),
     #[error(transparent)]
     Resources(#[from] BadResources),
+    #[error(transparent)]
+    Container(#[from] BadContainer),
+    #[error("variable {name}: {error}")]
+    Variable { name: String, error: BadTemplate },
+    #[error("host name: {0}")]
+    Hostname(BadTemplate),
     #[error("subnet {subnet} overlaps with {with}: choose one that is free")]
     Overlap { subnet: IpNet, with: String },
     #[error("more than one {family} subnet: a network has one of each family")]
@@ -110,8 +118,10 @@ pub enum SpecError {
     HostAliases,
     #[error("network {0:?} is named twice")]
     NetworkTwice(String),
-    #[error("replicas {0}: use 1 to {max}", max = Mode::MAX_REPLICAS)]
+    #[error("replicas {0}: use 0 to {max}", max = Mode::MAX_REPLICAS)]
     Replicas(u64),
+    #[error("replicas {0} of a job: use 1 to {max}", max = Mode::MAX_REPLICAS)]
+    Completions(u64),
     #[error("concurrent tasks {0} of a job: use 1 to {max}, or 0 for all", max = Mode::MAX_REPLICAS)]
     Concurrent(u64),
     #[error("service {name:?} is {mode}: it has one task on each node, and no number that could be changed")]
@@ -126,6 +136,12 @@ pub enum SpecError {
     PerNode(&'static str),
     #[error("restart condition any cannot be used with a job, whose tasks end: use on-failure or none")]
     JobRestart,
+    #[error("tasks of a {0} service cannot be moved: leave out how often it is rebalanced, or use 0s")]
+    RebalanceMode(&'static str),
+    #[error("a service cannot be rebalanced every {0:?}: use at least {least:?}, or 0s for never", least = Rebalance::LEAST)]
+    RebalanceEvery(Duration),
+    #[error("tasks to move at most: use 1 to {max}, not {0}", max = Mode::MAX_REPLICAS)]
+    RebalanceMost(u64),
     #[error("a job is not updated task by task: leave out how updates and rollbacks go")]
     JobUpdate,
     #[error("service {0:?} is a job: it has no rollback, update it to what it should be")]
@@ -312,6 +328,11 @@ fn possible(state: &Snapshot, old: Option<&Service>, spec: &mut ServiceSpec) -> 
         preference.parse::<Attribute>()?;
     }
     spec.task.resources.check()?;
+    spec.task.container.check()?;
+    for (name, value) in &process.env {
+        template::check(value).map_err(|error| SpecError::Variable { name: name.clone(), error })?;
+    }
+    process.hostname.as_deref().map_or(Ok(()), template::check).map_err(SpecError::Hostname)?;
     if let Some(health) = &spec.task.health {
         health.check()?;
     }
@@ -319,6 +340,7 @@ fn possible(state: &Snapshot, old: Option<&Service>, spec: &mut ServiceSpec) -> 
     files(state, spec)?;
     ports(state, old, spec)?;
     mode(spec)?;
+    rebalance(spec)?;
     updates(spec)?;
     room(state, old.map(|s| &s.id), spec)
 }
@@ -344,6 +366,20 @@ fn mode(spec: &ServiceSpec) -> Result<(), SpecError> {
         }
     }
     Ok(())
+}
+
+/// Whether the rule of moves can be followed.
+fn rebalance(spec: &ServiceSpec) -> Result<(), SpecError> {
+    let Rebalance { every, most } = spec.rebalance;
+    if !(1..=Mode::MAX_REPLICAS).contains(&most) {
+        return Err(SpecError::RebalanceMost(most));
+    }
+    match spec.mode {
+        _ if every.is_zero() => Ok(()),
+        Mode::Replicated { .. } if every < Rebalance::LEAST => Err(SpecError::RebalanceEvery(every)),
+        Mode::Replicated { .. } => Ok(()),
+        _ => Err(SpecError::RebalanceMode(spec.mode.as_str())),
+    }
 }
 
 /// Whether the rules of updates and rollbacks can be followed.
@@ -445,8 +481,12 @@ fn ports(state: &Snapshot, old: Option<&Service>, spec: &ServiceSpec) -> Result<
 
 /// Whether the tasks are not too many, and can have an address in each of the service's networks.
 pub fn room(state: &Snapshot, id: Option<&ServiceId>, spec: &ServiceSpec) -> Result<(), SpecError> {
-    if let Some(count) = spec.mode.count().filter(|n| *n > Mode::MAX_REPLICAS || *n == 0) {
-        return Err(SpecError::Replicas(count));
+    match spec.mode {
+        Mode::Replicated { replicas: count } if count > Mode::MAX_REPLICAS => return Err(SpecError::Replicas(count)),
+        Mode::ReplicatedJob { completions: count, .. } if !(1..=Mode::MAX_REPLICAS).contains(&count) => {
+            return Err(SpecError::Completions(count));
+        }
+        _ => {}
     }
     let on_nodes = |spec: &ServiceSpec| {
         let constraints = Constraint::all(&spec.task);

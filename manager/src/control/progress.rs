@@ -7,7 +7,10 @@ use heddle_model::{
     task::{Task, TaskState},
 };
 use heddle_proto::v1;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Tasks that fit on a screen.
+const SHOWN: u64 = 20;
 
 pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceProgress {
     let service = state.services.get(id);
@@ -45,6 +48,9 @@ pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceP
             failures.push(format!("{}: {}", task.name(), task.status.error));
         }
     }
+    if out.desired <= SHOWN {
+        out.tasks = tasks(state, id, acked);
+    }
     newest = newest.max(service.map_or(Version(0), |s| s.meta.version));
     let behind =
         state.nodes.values().filter(|n| n.status.state == NodeState::Ready && sessions.reached_by(&n.id) < newest);
@@ -55,8 +61,31 @@ pub fn of(state: &Snapshot, id: &ServiceId, sessions: &Sessions) -> v1::ServiceP
     if out.running < out.desired || service.is_some_and(|s| s.is_updating()) {
         out.reasons = reasons.into_iter().collect();
     }
-    out.gone = service.is_none() && out.stopping == 0 && out.waiting_for.is_empty();
+    out.gone = out.desired == 0 && out.running == 0 && out.stopping == 0 && out.waiting_for.is_empty();
     out
+}
+
+/// Of each slot the task that is to run, or else the one that goes.
+fn tasks(state: &Snapshot, id: &ServiceId, acked: Version) -> Vec<v1::TaskProgress> {
+    let mut slots: BTreeMap<u64, &Task> = BTreeMap::new();
+    for task in state.tasks_of_service(id).filter(|t| !t.status.state.is_terminal()) {
+        let counts = |t: &Task| (t.desired <= TaskState::Running, t.meta.created_at);
+        let shown = slots.entry(task.slot).or_insert(task);
+        if counts(task) > counts(shown) {
+            *shown = task;
+        }
+    }
+    let of = |task: &Task| {
+        let node = task.node.as_ref().and_then(|n| state.nodes.get(n));
+        v1::TaskProgress {
+            name: format!("{}.{}", task.service_name, task.slot),
+            state: v1::TaskState::from(task.status.state).into(),
+            hostname: node.map(|n| n.description.hostname.clone()).unwrap_or_default(),
+            in_rotation: task.in_service() && acked >= task.meta.version,
+            message: reason(task).unwrap_or_default(),
+        }
+    };
+    slots.into_values().map(of).collect()
 }
 
 fn reason(task: &Task) -> Option<String> {

@@ -15,7 +15,7 @@ use crate::{
 };
 use futures::{Stream, StreamExt};
 use heddle_model::{
-    Kind, Meta, NetworkId, NodeId, ServiceId, TaskId, Version,
+    Kind, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp, Version,
     cluster::{Cluster, Role},
     network::{Network, NetworkSpec},
     node::{Node, NodeState},
@@ -274,6 +274,7 @@ impl control_server::Control for ControlService {
                     update: None,
                     previous: None,
                     moves: 0,
+                    rebalanced: Timestamp::default(),
                 };
                 Ok(vec![Mutation::Create(service.into())])
             })

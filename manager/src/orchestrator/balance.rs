@@ -1,4 +1,5 @@
-//! Moves a service's tasks to nodes that have fewer, when that is asked for: one at a time, each when another has taken its place.
+//! Moves a service's tasks to nodes that have fewer, when that is asked for or a rule of the service says so: one at a time, each
+//! when another has taken its place.
 
 use super::{
     new_task,
@@ -9,7 +10,7 @@ use crate::{
     scheduler::balance::next,
     store::{Mutation, Snapshot},
 };
-use heddle_model::service::Service;
+use heddle_model::service::{Mode, Service};
 use std::collections::BTreeMap;
 
 /// The next move, when the one before is over and nothing else goes on.
@@ -20,17 +21,39 @@ pub fn plan(
     context: &mut Context<'_>,
     plan: &mut Plan,
 ) {
-    if service.moves == 0 || service.is_updating() || !slots.values().all(|slot| is_at_rest(state, slot, context)) {
+    let by_rule = service.moves == 0;
+    if (by_rule && !is_due(service, context, plan)) || service.is_updating() {
         return;
     }
-    let moves = match next(state, service, context.now) {
+    if !slots.values().all(|slot| is_at_rest(state, slot, context)) {
+        return;
+    }
+    let (moves, rebalanced) = match next(state, service, context.now) {
         Some(slot) => {
             plan.push(Mutation::Create(new_task(service, slot, None, context.now, context).into()));
-            service.moves - 1
+            match by_rule {
+                true => (service.spec.rebalance.most.saturating_sub(1), context.now),
+                false => (service.moves - 1, service.rebalanced),
+            }
         }
-        None => 0,
+        // Looked at again with the next change of anything.
+        None if by_rule => return,
+        None => (0, service.rebalanced),
     };
-    plan.push(Mutation::Update(Service { moves, ..service.clone() }.into()));
+    plan.push(Mutation::Update(Service { moves, rebalanced, ..service.clone() }.into()));
+}
+
+/// Whether its rule may move tasks now.
+fn is_due(service: &Service, context: &Context<'_>, plan: &mut Plan) -> bool {
+    let every = service.spec.rebalance.every;
+    if every.is_zero() || !matches!(service.spec.mode, Mode::Replicated { .. }) {
+        return false;
+    }
+    let at = service.rebalanced.max(service.meta.created_at).plus(every);
+    if context.now < at {
+        plan.wake_at(at);
+    }
+    context.now >= at
 }
 
 /// No task of it takes another's place or has to go. What waits for a node, or will not be tried again, holds nobody up.

@@ -50,6 +50,7 @@ fn service() -> Service {
         endpoint: EndpointSpec::default(),
         update: Default::default(),
         rollback: Default::default(),
+        rebalance: Default::default(),
     };
     let id = ServiceId::from_random([9; 16]);
     Service {
@@ -61,6 +62,7 @@ fn service() -> Service {
         update: None,
         previous: None,
         moves: 0,
+        rebalanced: Default::default(),
     }
 }
 

@@ -192,6 +192,7 @@ mod tests {
     use super::*;
     use heddle_model::{
         ClusterId, Meta, NetworkId, NodeId, PayloadId, ServiceId, TaskId, Timestamp, Version,
+        container::{Container, LogLimits, Ulimit, host_line},
         endpoint::{Attachment, EndpointMode, PortConfig, PublishMode},
         health::{HealthCheck, Probe},
         net::{DualAddr, DualSubnet, Mac, Port, Protocol},
@@ -201,8 +202,31 @@ mod tests {
         service::{NetworkTarget, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
         task::{Choice, Task, TaskState, TaskStatus},
         tunnel::{Epoch, Epochs, PublicKey},
+        workload::DnsConfig,
     };
     use std::time::Duration;
+
+    fn container() -> Container {
+        let mounts = ["type=bind,source=/srv,target=/data,readonly", "type=tmpfs,target=/tmp,tmpfs-size=64k"];
+        Container {
+            user: Some("web:1000".parse().unwrap()),
+            groups: vec!["audio".into()],
+            read_only: true,
+            mounts: mounts.map(|m| m.parse().unwrap()).to_vec(),
+            cap_add: ["NET_ADMIN".parse().unwrap()].into(),
+            cap_drop: ["ALL".parse().unwrap()].into(),
+            ulimits: [Ulimit::parse("nofile=1:2").unwrap()].into(),
+            stop_signal: Some("QUIT".parse().unwrap()),
+            dns: DnsConfig {
+                servers: vec![[192, 0, 2, 5].into()],
+                search: vec!["example.org".into()],
+                options: vec!["ndots:2".into()],
+            },
+            hosts: vec![host_line("db:fd00::5").unwrap()],
+            labels: [("a".to_owned(), "b".to_owned())].into(),
+            log: LogLimits { max_size: 5000, max_files: 3 },
+        }
+    }
 
     fn view() -> NodeView {
         let addr = DualAddr { v4: [10, 0, 1, 3].into(), v6: "fd00::3".parse().unwrap() };
@@ -251,6 +275,7 @@ mod tests {
                         reserved: Amounts { cpu: NanoCpus(5), memory: 6, generic: [("gpu".to_owned(), 7)].into() },
                         limit: Limits { cpu: NanoCpus(8), memory: 9, pids: 10 },
                     },
+                    container: container(),
                     health: Some(HealthCheck { retries: 5, ..HealthCheck::new(Probe::Tcp(port(80))) }),
                     files: vec![PayloadFile {
                         kind: PayloadKind::Secret,

@@ -1,6 +1,7 @@
 //! Between the messages of `heddle.v1` and the model. To the model every field is checked; a failure names the field.
 
 mod assignment;
+mod container;
 mod objects;
 mod task;
 mod tunnel;

@@ -1,6 +1,6 @@
 //! Nodes, networks, services, tasks.
 
-use super::{ConvertError, Result, enums, list, mac, missing, mtu, optional, port, some, text, wrong};
+use super::{ConvertError, Result, enums, list, mac, millis, missing, mtu, optional, port, some, text, wrong};
 use crate::v1;
 use heddle_model::{
     Annotations, Meta, Timestamp, Version,
@@ -13,11 +13,12 @@ use heddle_model::{
         Trust,
     },
     payload::PayloadKind,
-    service::{Mode, RestartCondition, Service, ServiceSpec, TaskSpec},
+    service::{Mode, Rebalance, RestartCondition, Service, ServiceSpec, TaskSpec},
     task::TaskState,
     tunnel::Backend,
     update::Previous,
 };
+use std::time::Duration;
 
 enums! {
     Role = Role, "role" { Worker = Worker, Manager = Manager }
@@ -374,6 +375,7 @@ impl From<ServiceSpec> for v1::ServiceSpec {
             }),
             update: Some(s.update.into()),
             rollback: Some(s.rollback.into()),
+            rebalance: Some(v1::Rebalance { every_ms: millis(s.rebalance.every), most: s.rebalance.most }),
         }
     }
 }
@@ -399,6 +401,10 @@ impl TryFrom<v1::ServiceSpec> for ServiceSpec {
             endpoint,
             update: s.update.map(TryInto::try_into).transpose()?.unwrap_or_default(),
             rollback: s.rollback.map(TryInto::try_into).transpose()?.unwrap_or_default(),
+            rebalance: s.rebalance.map_or_else(Rebalance::default, |r| Rebalance {
+                every: Duration::from_millis(r.every_ms),
+                most: r.most,
+            }),
         })
     }
 }
@@ -417,6 +423,7 @@ impl From<Service> for v1::Service {
             update: s.update.map(Into::into),
             previous: s.previous.map(|p| (*p).into()),
             moves: s.moves,
+            rebalanced_ms: s.rebalanced.0,
         }
     }
 }
@@ -436,6 +443,7 @@ impl TryFrom<v1::Service> for Service {
             update: s.update.map(TryInto::try_into).transpose()?,
             previous: s.previous.map(|p| Previous::try_from(p).map(Box::new)).transpose()?,
             moves: s.moves,
+            rebalanced: Timestamp(s.rebalanced_ms),
         })
     }
 }

@@ -99,6 +99,7 @@ impl From<TaskSpec> for v1::TaskSpec {
             files: s.files.into_iter().map(Into::into).collect(),
             health: s.health.map(Into::into),
             resources: Some(s.resources.into()),
+            container: Some(s.container.into()),
         }
     }
 }
@@ -127,6 +128,7 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
             files: list(s.files)?,
             health: s.health.map(TryInto::try_into).transpose()?,
             resources: s.resources.unwrap_or_default().into(),
+            container: s.container.map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
     }
 }

@@ -1,11 +1,15 @@
 //! Standalone workloads and what they ask of networks.
 
-use super::{ConvertError, Result, list, millis, optional, port, some, text, wrong};
+use super::{
+    ConvertError, Result,
+    container::{of_line, to_line},
+    list, millis, optional, port, some, text, wrong,
+};
 use crate::v1;
 use heddle_model::{
     connection::Connection,
     net::Port,
-    workload::{DnsConfig, NetworkWish, PublishWish, WorkloadSpec},
+    workload::{NetworkWish, PublishWish, WorkloadSpec},
 };
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -72,18 +76,13 @@ impl TryFrom<v1::PublishWish> for PublishWish {
 
 impl From<WorkloadSpec> for v1::WorkloadSpec {
     fn from(s: WorkloadSpec) -> Self {
-        let texts = |a: Vec<std::net::IpAddr>| a.iter().map(ToString::to_string).collect();
         Self {
             annotations: Some(s.annotations.into()),
             process: Some(s.process.into()),
             networks: s.networks.into_iter().map(Into::into).collect(),
             ports: s.ports.into_iter().map(Into::into).collect(),
-            dns: Some(v1::DnsConfig { servers: texts(s.dns.servers), search: s.dns.search, options: s.dns.options }),
-            extra_hosts: s
-                .extra_hosts
-                .into_iter()
-                .map(|(name, addr)| v1::ExtraHost { name, addr: addr.to_string() })
-                .collect(),
+            dns: Some(s.dns.into()),
+            extra_hosts: s.extra_hosts.into_iter().map(to_line).collect(),
             auto_remove: s.auto_remove,
             stop_grace_ms: millis(s.stop_grace),
         }
@@ -93,16 +92,13 @@ impl From<WorkloadSpec> for v1::WorkloadSpec {
 impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
     type Error = ConvertError;
     fn try_from(s: v1::WorkloadSpec) -> Result<Self> {
-        let dns = s.dns.unwrap_or_default();
-        let servers = dns.servers.iter().map(|a| text("dns.servers", a)).collect::<Result<_>>()?;
-        let host = |h: v1::ExtraHost| Ok((h.name, text("extra_hosts.addr", &h.addr)?));
         Ok(Self {
             annotations: some("annotations", s.annotations)?.into(),
             process: some("process", s.process)?.into(),
             networks: list(s.networks)?,
             ports: list(s.ports)?,
-            dns: DnsConfig { servers, search: dns.search, options: dns.options },
-            extra_hosts: s.extra_hosts.into_iter().map(host).collect::<Result<_>>()?,
+            dns: s.dns.unwrap_or_default().try_into()?,
+            extra_hosts: s.extra_hosts.into_iter().map(of_line).collect::<Result<_>>()?,
             auto_remove: s.auto_remove,
             stop_grace: Duration::from_millis(s.stop_grace_ms),
         })

@@ -19,6 +19,8 @@ pub fn add(state: &mut KernelState, sandbox: &Sandbox, wanted: &Wanted<'_>) {
     let mut table = TableBody::default();
     let mut output = Vec::new();
     space.sysctls.insert("net.ipv4.conf.all.rp_filter".into(), "0".into());
+    // Its ports are its own: whoever is not root may listen on 80 there, as under docker.
+    space.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into());
     let entry = wanted.member.and_then(|member| ingress(sandbox, member.view));
     if let Some((network, leg)) = entry
         && let Some(member) = wanted.member

@@ -38,11 +38,8 @@ pub async fn forget(stale: BTreeSet<Stale>) -> io::Result<usize> {
 
 /// Every flow of the namespace that this thread is in.
 pub fn flows() -> io::Result<Vec<Flow>> {
-    let mut found = Vec::new();
-    for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
-        found.extend(dump(&mut open()?, family)?.iter().filter_map(|attributes| flow(attributes)));
-    }
-    Ok(found)
+    let all = dump(&mut open()?, NetfilterProtoFamily::Unspec)?;
+    Ok(all.iter().filter_map(|attributes| flow(attributes)).collect())
 }
 
 fn own_addresses() -> BTreeSet<IpAddr> {

@@ -2,7 +2,7 @@
 
 use super::{conntrack, nft, space};
 use crate::dataplane::{
-    flows::{self, Datagrams, FAMILIES, misled},
+    flows::{self, Datagrams, FAMILIES, Flow, misled},
     names,
     state::Space,
 };
@@ -16,36 +16,44 @@ use std::{
 
 /// Flows that the namespace tracks, of whatever kind.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
-/// What has a zone may lose it between two looks.
-const ATTEMPTS: usize = 3;
-
 /// Leads anew what goes to none of `serving` in a namespace that balances. How many flows there were.
 pub async fn lead_anew(at: &Space, serving: &Arc<BTreeSet<IpAddr>>) -> io::Result<usize> {
     let to = serving.clone();
-    let elsewhere = space::inside(at, move || {
-        let tracked = fs::read_to_string(COUNT)?;
-        let mut flows = if tracked.trim() == "0" { Vec::new() } else { conntrack::flows()? };
-        flows.retain(|flow| !to.contains(&flow.reply.src));
-        Ok(flows)
-    });
-    let elsewhere = elsewhere.await?;
+    let elsewhere = tracked(at, move |flow| !to.contains(&flow.reply.src)).await?;
     if elsewhere.is_empty() {
         return Ok(0);
     }
-    let mut left = ATTEMPTS;
-    loop {
-        left -= 1;
-        let zones = zones(at).await?;
-        let misled = misled(elsewhere.iter().copied(), &zones, serving);
-        if misled.is_empty() {
-            return Ok(0);
-        }
-        match nft::run(at, flows::lead_anew(&misled, &zones, zone())).await {
-            Ok(()) => return Ok(misled.len()),
-            Err(error) if left == 0 => return Err(error),
-            Err(_) => {}
-        }
+    let zones = zones(at).await?;
+    let misled = misled(elsewhere, &zones, serving);
+    if !misled.is_empty() {
+        nft::run(at, flows::lead_anew(&misled, &zones, zone())).await?;
     }
+    Ok(misled.len())
+}
+
+/// Takes zones away that are not needed any more. How many are left.
+pub async fn tidy(at: &Space) -> io::Result<usize> {
+    // What gets a zone after that is tracked there.
+    let zones = zones(at).await?;
+    if zones.is_empty() {
+        return Ok(0);
+    }
+    let gone = flows::unused(tracked(at, |_| true).await?, &zones);
+    if !gone.is_empty() {
+        nft::run(at, flows::forget(&gone)).await?;
+    }
+    Ok(zones.len() - gone.len())
+}
+
+/// Flows of the namespace.
+async fn tracked(at: &Space, which: impl Fn(&Flow) -> bool + Send + 'static) -> io::Result<Vec<Flow>> {
+    let flows = space::inside(at, move || {
+        let count = fs::read_to_string(COUNT)?;
+        let mut flows = if count.trim() == "0" { Vec::new() } else { conntrack::flows()? };
+        flows.retain(which);
+        Ok(flows)
+    });
+    flows.await
 }
 
 /// A number that none of these datagrams had in the last ten minutes; flows live for two.
@@ -59,9 +67,13 @@ fn zone() -> u16 {
 async fn zones(at: &Space) -> io::Result<BTreeMap<Datagrams, u16>> {
     let mut found = BTreeMap::new();
     for (_, map) in FAMILIES {
-        let elements = nft::elements(at, &names::flows_table(), map).await?;
-        found
-            .extend(elements.iter().filter_map(|(key, zone)| Some((datagrams(key)?, zone.as_u64()?.try_into().ok()?))));
+        for (key, zone) in nft::elements(at, &names::flows_table(), map).await? {
+            let read = || Some((datagrams(&key)?, zone.as_u64()?.try_into().ok()?));
+            let (datagrams, zone) = read().ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("nft: zone {zone} of {key:?} cannot be read"))
+            })?;
+            found.insert(datagrams, zone);
+        }
     }
     Ok(found)
 }

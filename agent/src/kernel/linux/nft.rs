@@ -110,14 +110,20 @@ async fn list<T: Send + 'static>(
 /// The elements of a map: keys, each of several fields, and values.
 pub async fn elements(space: &Space, id: &TableId, map: &str) -> io::Result<Vec<(Vec<Value>, Value)>> {
     let what = ["map", family(id.family), &id.name, map].map(str::to_owned).to_vec();
-    list(space, what, |json| {
-        let listing: Value = serde_json::from_str(json)?;
-        let maps =
-            listing["nftables"].as_array().into_iter().flatten().filter_map(|entry| entry["map"]["elem"].as_array());
-        let key = |element: &Value| element[0]["elem"]["val"]["concat"].as_array().cloned();
-        Ok(maps.flatten().filter_map(|element| Some((key(element)?, element[1].clone()))).collect())
-    })
-    .await
+    list(space, what, read_elements).await
+}
+
+/// What `nft -j list map` says.
+pub(crate) fn read_elements(json: &str) -> serde_json::Result<Vec<(Vec<Value>, Value)>> {
+    #[derive(Deserialize)]
+    struct Key {
+        concat: Vec<Value>,
+    }
+    let listing: Value = serde_json::from_str(json)?;
+    let maps = listing["nftables"].as_array().into_iter().flatten();
+    let elements = maps.filter_map(|entry| entry["map"]["elem"].as_array()).flatten();
+    let read = |element: &Value| Ok((serde_json::from_value::<Key>(element[0].clone())?.concat, element[1].clone()));
+    elements.map(read).collect()
 }
 
 /// Our tables with the digests of their bodies.
@@ -127,4 +133,23 @@ pub async fn observe(space: &Space) -> io::Result<BTreeMap<TableId, Table>> {
         tables.extend(list(space, vec!["chains".into()], read).await?);
     }
     Ok(tables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_of_a_map_are_read_whole_or_not_at_all() {
+        let said = |elements: &str| {
+            read_elements(&format!(
+                "{{\"nftables\": [{{\"metainfo\": {{}}}}, {{\"map\": {{\"name\": \"m\"{elements}}}}}]}}"
+            ))
+        };
+        assert_eq!(said("").unwrap(), []);
+        let two =
+            said(", \"elem\": [[{\"concat\": [\"10.0.0.1\", 80]}, 7], [{\"concat\": [\"10.0.0.2\", 81]}, 8]]").unwrap();
+        assert_eq!(two[1], (vec!["10.0.0.2".into(), 81.into()], 8.into()));
+        assert!(said(", \"elem\": [[{\"elem\": {\"val\": 1}}, 7]]").is_err());
+    }
 }

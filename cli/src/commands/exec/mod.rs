@@ -17,6 +17,8 @@ use super::pair::key_value;
 use crate::client::{Client, said};
 use anyhow::{Result, bail};
 use clap::Args;
+use heddle_agent::executor::Identity;
+use heddle_model::container::Container;
 use heddle_proto::v1;
 use std::{io::IsTerminal, path::Path, process::Command};
 
@@ -53,10 +55,13 @@ pub fn run(socket: &Path, args: ExecArgs) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let target = runtime.block_on(target(&Client::new(socket), &args.workload))?;
     drop(runtime);
+    // As whom is looked up on the host, not in what the workload has mounted.
+    let container = Container::try_from(target.container.clone().unwrap_or_default())?;
+    let identity = Identity::of(&container)?;
     enter::enter(target.pid)?;
     let outcome = match args.tty {
-        true => terminal::run(&target, &args),
-        false => plain::run(&target, &args),
+        true => terminal::run(&target, &args, identity),
+        false => plain::run(&target, &args, identity),
     };
     match outcome {
         Ok(code) => Ok(code),

@@ -1,6 +1,7 @@
 //! A program with our own input and output.
 
 use super::{ExecArgs, furnish, program};
+use heddle_agent::executor::Identity;
 use heddle_proto::v1;
 use nix::{
     sys::signal::{SigSet, Signal, kill},
@@ -18,10 +19,11 @@ pub fn code(status: ExitStatus) -> u8 {
     u8::try_from(code).unwrap_or(u8::MAX)
 }
 
-pub fn run(target: &v1::ExecTarget, args: &ExecArgs) -> io::Result<u8> {
+pub fn run(target: &v1::ExecTarget, args: &ExecArgs, identity: Identity) -> io::Result<u8> {
     let Some((name, rest)) = args.command.split_first() else { return Err(io::ErrorKind::InvalidInput.into()) };
     let mut command = program(name);
     furnish(&mut command, target, args);
+    identity.give(&mut command);
     command.args(rest).stdin(if args.interactive { Stdio::inherit() } else { Stdio::null() });
     attend(command.spawn()?)
 }

@@ -2,6 +2,7 @@
 
 use super::{ExecArgs, furnish, plain, program, refusal};
 use crate::signals;
+use heddle_agent::executor::Identity;
 use heddle_proto::v1;
 use nix::{
     errno::Errno,
@@ -45,7 +46,7 @@ impl Drop for Raw {
 }
 
 /// Runs in the workload's namespaces.
-pub fn run(target: &v1::ExecTarget, args: &ExecArgs) -> io::Result<u8> {
+pub fn run(target: &v1::ExecTarget, args: &ExecArgs, identity: Identity) -> io::Result<u8> {
     let pty = openpty(None, None)?;
     // openpty(3) does not know close-on-exec; what the program holds of ours would keep the terminal open.
     for fd in [&pty.master, &pty.slave] {
@@ -56,6 +57,8 @@ pub fn run(target: &v1::ExecTarget, args: &ExecArgs) -> io::Result<u8> {
     let mut command = Command::new("/proc/self/exe");
     command.arg("exec-tty").arg("--").args(&args.command);
     furnish(&mut command, target, args);
+    identity.own(&[pty.slave.as_fd()])?;
+    identity.give(&mut command);
     command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(Stdio::from(pty.slave));
     let mut child = command.spawn()?;
     drop(command);

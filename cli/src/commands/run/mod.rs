@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use heddle_model::{
     Annotations,
+    container::host_line,
     net::Mac,
     network::{HOST, NONE},
     service::ProcessSpec,
@@ -64,7 +65,7 @@ pub struct RunArgs {
     #[arg(long)]
     hostname: Option<String>,
     /// A line for /etc/hosts: NAME:IP
-    #[arg(long, value_parser = extra_host)]
+    #[arg(long, value_parser = host_line)]
     add_host: Vec<(String, IpAddr)>,
     /// NAME=VALUE in the workload's environment, or NAME to take it from here
     #[arg(short, long)]
@@ -93,13 +94,6 @@ pub struct RunArgs {
 }
 
 /// `NAME:IP` or `NAME=IP`; an IPv6 address may stand in brackets.
-fn extra_host(text: &str) -> Result<(String, IpAddr), String> {
-    let wrong = || "use NAME:IP, such as db:10.0.0.5".to_owned();
-    let (name, addr) = text.split_once(['=', ':']).filter(|(name, _)| !name.is_empty()).ok_or_else(wrong)?;
-    let bare = addr.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(addr);
-    Ok((name.to_owned(), bare.parse().map_err(|_| wrong())?))
-}
-
 /// The spec, and what to warn of.
 fn spec(args: &RunArgs) -> Result<(WorkloadSpec, Vec<String>)> {
     let here = |name: &str| std::env::var(name).ok();

@@ -2,6 +2,7 @@
 
 use super::{
     WaitArgs,
+    container::ContainerLists,
     resources::preference,
     settings::{Settings, config, mode, network, port, secret},
 };
@@ -14,7 +15,9 @@ use heddle_model::{
     network::HOST,
     payload::PayloadFile,
     placement::{Amounts, Placement, Resources},
-    service::{Mode, NetworkTarget, ProcessSpec, RestartCondition, RestartPolicy, Runtime, ServiceSpec, TaskSpec},
+    service::{
+        Mode, NetworkTarget, ProcessSpec, Rebalance, RestartCondition, RestartPolicy, Runtime, ServiceSpec, TaskSpec,
+    },
     update::UpdateConfig,
 };
 use std::collections::BTreeMap;
@@ -56,6 +59,8 @@ pub struct CreateArgs {
     /// KEY=VALUE
     #[arg(short, long, value_parser = key_value)]
     label: Vec<(String, String)>,
+    #[command(flatten)]
+    container: ContainerLists,
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
@@ -106,6 +111,7 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
                 reserved: Amounts { generic: args.generic_resource.iter().cloned().collect(), ..Amounts::default() },
                 ..Resources::default()
             },
+            container: args.container.made(),
             ..TaskSpec::default()
         }
         .into(),
@@ -115,6 +121,7 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
         },
         update: UpdateConfig::default(),
         rollback: UpdateConfig::default(),
+        rebalance: Rebalance::default(),
     };
     args.settings.apply(&mut spec)?;
     Ok(spec)

@@ -1,5 +1,6 @@
 //! service create, ls, ps, inspect, update, plan, explain, rebalance, rollback, scale, rm, logs.
 
+mod container;
 mod create;
 mod explain;
 mod health;
@@ -17,7 +18,7 @@ use crate::{
     },
     output::{self, Format},
 };
-use anyhow::{Result, anyhow};
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use create::{CreateArgs, spec, warning};
 use futures::StreamExt;
@@ -162,14 +163,28 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
             println!("{:#}", Value::Array(values));
         }
         ServiceCommand::Scale { services, wait } => {
-            for (name, text) in services {
-                let replicas = text.parse().map_err(|_| {
-                    anyhow!("replicas {text:?} of {name}: use a number from 1 to {}", Mode::MAX_REPLICAS)
-                })?;
+            let wanted = services.iter().map(|(name, text)| Ok((name, replicas(name, text)?)));
+            let wanted = wanted.collect::<Result<Vec<_>>>()?;
+            // What is wrong with any of them is said before one is another.
+            for (name, replicas) in &wanted {
+                let request = v1::RefRequest { r#ref: (*name).clone() };
+                let service = Service::try_from(control.get_service(request).await.map_err(said)?.into_inner())?;
+                let mode = &service.spec.mode;
+                if mode.scaled(*replicas).is_none() {
+                    bail!(
+                        "service {name:?} is {}: it has one task on each node, and no number that could be changed",
+                        mode.as_str()
+                    );
+                }
+            }
+            let mut scaled = Vec::new();
+            for (name, replicas) in wanted {
                 let request = v1::ScaleServiceRequest { r#ref: name.clone(), replicas };
-                let service = control.scale_service(request).await.map_err(said)?.into_inner();
+                scaled.push((name, replicas, control.scale_service(request).await.map_err(said)?.into_inner().id));
+            }
+            for (name, replicas, id) in scaled {
                 if !wait.detach {
-                    settle(&mut control, &name, &service.id, Some(wait.timeout), Goal::Wanted).await?;
+                    settle(&mut control, name, &id, Some(wait.timeout), Goal::Wanted).await?;
                 }
                 println!("{name} scaled to {replicas}");
             }
@@ -215,6 +230,15 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
         ServiceCommand::Logs { service, lines, raw } => print_logs(&mut control, service, &lines, raw).await?,
     }
     Ok(())
+}
+
+fn replicas(name: &str, text: &str) -> Result<u64> {
+    let most = Mode::MAX_REPLICAS;
+    match text.parse() {
+        Ok(number) if number <= most => Ok(number),
+        Ok(number) => bail!("replicas {number} of {name}: use a number from 0 to {most}"),
+        Err(_) => bail!("replicas {text:?} of {name}: use a number from 0 to {most}"),
+    }
 }
 
 fn ports(service: &Service) -> String {

@@ -1,6 +1,6 @@
 //! What services may be told by flags, when they are made and later.
 
-use super::{health::HealthFlags, resources::ResourceFlags};
+use super::{container::ContainerFlags, health::HealthFlags, resources::ResourceFlags};
 use crate::commands::moment;
 use anyhow::{Result, bail};
 use clap::Args;
@@ -52,6 +52,15 @@ pub struct Settings {
     /// Between the moment when no host sends a task anything new and the stop signal [300ms at first]
     #[arg(long, value_parser = moment::duration)]
     drain_linger: Option<Duration>,
+    #[command(flatten)]
+    container: ContainerFlags,
+    /// Have tasks move by themselves to nodes that have fewer, with at least so much time between two such moves, such as 10m; 0s
+    /// is never [0s at first]
+    #[arg(long, value_name = "TIME", value_parser = moment::duration)]
+    rebalance_every: Option<Duration>,
+    /// Tasks that are moved at a time then, at most [1 at first]
+    #[arg(long, value_name = "COUNT")]
+    rebalance_max: Option<u64>,
     #[command(flatten)]
     resources: ResourceFlags,
     #[command(flatten)]
@@ -151,7 +160,10 @@ impl Settings {
         set(&mut task.restart.window, &self.restart_window);
         set(&mut task.stop_grace, &self.stop_grace_period);
         set(&mut task.linger, &self.drain_linger);
+        self.container.apply(&mut task.container)?;
         self.resources.apply(&mut task.resources);
+        set(&mut spec.rebalance.every, &self.rebalance_every);
+        set(&mut spec.rebalance.most, &self.rebalance_max);
         self.update.apply(&mut spec.update);
         self.rollback.apply(&mut spec.rollback);
         self.health.apply(&mut spec.task.health)

@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Control, said},
-    commands::show::Show,
+    commands::show::{Part, Show},
 };
 use anyhow::{Result, anyhow, bail};
 use futures::StreamExt;
@@ -14,6 +14,8 @@ use tonic::{Code, Streaming};
 /// Another leader is there by then.
 const GONE_LIMIT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(200);
+/// States of a task until it runs, and that every host knows it.
+const STEPS: u64 = v1::TaskState::Running as u64 + 1;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +157,10 @@ pub async fn settle(control: &mut Control, name: &str, id: &str, timeout: Option
         match look(&progress, goal) {
             Seen::Done => return Ok(()),
             Seen::Failed(why) => bail!("{name}: {why}"),
-            Seen::On(text) => show.line(text),
+            Seen::On(text) => {
+                show.line(text);
+                show.parts(progress.tasks.iter().map(part));
+            }
         }
         last = progress;
     }
@@ -167,9 +172,39 @@ pub async fn settle(control: &mut Control, name: &str, id: &str, timeout: Option
     bail!("{name}: not done after {} s: {so_far}; {}", timeout.unwrap_or_default(), why.join("; "))
 }
 
+/// A task's way into service.
+fn part(task: &v1::TaskProgress) -> Part {
+    let state = task.state().as_str_name().trim_start_matches("TASK_STATE_").to_lowercase();
+    let (steps, text) = match task.in_rotation {
+        true => (STEPS, "in rotation".to_owned()),
+        false => (task.state() as u64, state),
+    };
+    let on = if task.hostname.is_empty() { String::new() } else { format!(" on {}", task.hostname) };
+    let why = if task.message.is_empty() { String::new() } else { format!(": {}", task.message) };
+    Part { name: task.name.clone(), done: steps, of: STEPS, text: format!("{text}{on}{why}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_goes_step_by_step_into_rotation() {
+        let task = |state: v1::TaskState, in_rotation| v1::TaskProgress {
+            name: "web.1".into(),
+            state: state.into(),
+            hostname: "node2".into(),
+            in_rotation,
+            message: String::new(),
+        };
+        let said = |state, in_rotation| {
+            let part = part(&task(state, in_rotation));
+            (part.done, part.text)
+        };
+        assert_eq!(said(v1::TaskState::Pending, false), (2, "pending on node2".into()));
+        assert_eq!(said(v1::TaskState::Running, false), (8, "running on node2".into()));
+        assert_eq!(said(v1::TaskState::Running, true), (STEPS, "in rotation on node2".into()));
+    }
 
     fn progress(state: UpdateState, failed: &[u64]) -> v1::ServiceProgress {
         let update = v1::UpdateStatus {

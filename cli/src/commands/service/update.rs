@@ -2,6 +2,7 @@
 
 use super::{
     EndArgs,
+    container::ContainerChanges,
     resources::preference,
     settings::{Settings, config, network, port, secret},
 };
@@ -92,6 +93,8 @@ pub struct Changes {
     /// Take a label away: KEY
     #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
+    #[command(flatten)]
+    container: ContainerChanges,
     /// Replace the tasks although nothing else changes
     #[arg(long)]
     force: bool,
@@ -166,18 +169,18 @@ pub async fn update(client: &Client, control: &mut Control, args: &Changes) -> R
     bail!("service {}: it is changed by somebody else all the time, run the command again", args.service)
 }
 
-fn missing(what: &str, named: &str) -> anyhow::Error {
+pub(super) fn missing(what: &str, named: &str) -> anyhow::Error {
     anyhow!("{what} {named:?}: the service has none, see `heddle service inspect`")
 }
 
 /// Takes what `is` says out of the list; refuses if there is nothing.
-fn take<T>(list: &mut Vec<T>, what: &str, named: &str, is: impl Fn(&T) -> bool) -> Result<()> {
+pub(super) fn take<T>(list: &mut Vec<T>, what: &str, named: &str, is: impl Fn(&T) -> bool) -> Result<()> {
     let before = list.len();
     list.retain(|item| !is(item));
     if list.len() == before { Err(missing(what, named)) } else { Ok(()) }
 }
 
-fn take_key(map: &mut BTreeMap<String, String>, what: &str, key: &str) -> Result<()> {
+pub(super) fn take_key<T>(map: &mut BTreeMap<String, T>, what: &str, key: &str) -> Result<()> {
     map.remove(key).map(drop).ok_or_else(|| missing(what, key))
 }
 
@@ -220,10 +223,10 @@ fn edit(mut spec: ServiceSpec, args: &Changes, names: &BTreeMap<String, String>)
     }
     task.placement.spread.extend(args.placement_pref_add.iter().cloned());
     for name in &args.generic_resource_rm {
-        let gone = task.resources.reserved.generic.remove(name);
-        gone.ok_or_else(|| missing("--generic-resource-rm", name))?;
+        take_key(&mut task.resources.reserved.generic, "--generic-resource-rm", name)?;
     }
     task.resources.reserved.generic.extend(args.generic_resource_add.iter().cloned());
+    args.container.apply(&mut task.container)?;
     let Runtime::Process(process) = &mut task.runtime;
     for key in &args.env_rm {
         take_key(&mut process.env, "--env-rm", key)?;

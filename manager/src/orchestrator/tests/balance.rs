@@ -5,7 +5,7 @@ use crate::{control::changes, store::Mutation};
 use heddle_model::{
     NodeId,
     node::Availability,
-    service::{Mode, ServiceSpec},
+    service::{Mode, Rebalance, ServiceSpec},
     update::{Order, UpdateState},
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -81,6 +81,31 @@ fn a_budget_is_kept_and_a_new_leader_goes_on() {
         }
     });
     assert_eq!((least, counts(&cluster).values().copied().max()), (6, Some(2)));
+}
+
+#[test]
+fn by_a_rule_no_more_moves_in_its_time_than_it_says() {
+    let mut cluster = Cluster::serving(6, |spec| {
+        start_first(spec);
+        spec.rebalance = Rebalance { every: Duration::from_secs(3600), most: 1 };
+    });
+    let node = cluster.nodes()[0].clone();
+    cluster.drain(&node);
+    (0..80).for_each(|_| cluster.round());
+    cluster.set(&node, |spec| spec.availability = Availability::Active);
+    (0..80).for_each(|_| cluster.round());
+    assert_eq!(counts(&cluster).len(), 2, "its time has not come");
+    for want in [vec![1, 2, 3], vec![2, 2, 2], vec![2, 2, 2]] {
+        cluster.later(Duration::from_secs(3600));
+        let least = go_on(&mut cluster, |cluster, round| {
+            if round % 3 == 0 {
+                cluster.new_leader()
+            }
+        });
+        let mut now: Vec<usize> = counts(&cluster).into_values().collect();
+        now.sort_unstable();
+        assert_eq!((now, least), (want, 6));
+    }
 }
 
 #[test]

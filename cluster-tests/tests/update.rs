@@ -108,6 +108,9 @@ fn whatever_changes_every_request_is_answered() {
     });
     answered(&lab, "a neighbour comes and goes", || {
         lab.create_web("neighbour", 3, &["-p", "8081:80"]);
+        lab.heddle("node2", &["service", "scale", "neighbour=0"]);
+        assert_eq!(lab.running("node1", "neighbour"), Ok(vec![]));
+        lab.heddle("node2", &["service", "scale", "neighbour=2"]);
         lab.heddle("node1", &["service", "rm", "neighbour"]);
     });
     answered(&lab, "a node is drained", || {
@@ -154,25 +157,38 @@ fn bad_updates_are_rolled_back(lab: &Lab) {
     assert_eq!(ids(&tasks(lab, "node1", 6)), before);
 }
 
+/// What a new task can lack, in each way that an update can take it: nobody who serves is touched, and the reason is told.
 fn bad_updates_end_as_they_should(lab: &Lab) {
     lab.heddle("node1", &["service", "scale", "web=3"]);
     let before = ids(&tasks(lab, "node1", 3));
-    let bad = |set: &[&str]| lab.refused("node1", &update(&[set, &["--", "sh", "-c", "exit 3"]].concat()));
-    let state = || service(lab, "node1").unwrap()["updateStatus"]["state"].clone();
-
-    let one = ["--update-parallelism", "1", "--update-order", "start-first"];
-    let said = bad(&[&one[..], &["--update-failure-action", "pause"]].concat());
-    assert!(said.contains("web: the update is paused: 1 of 3 replicas failed: web."), "{said}");
-    assert_eq!((state(), ids(&tasks(lab, "node1", 3))), ("paused".into(), before.clone()));
-
-    let said = bad(&[&one[..], &["--update-failure-action", "continue"]].concat());
-    assert!(said.contains("web: it ended, but not well: 3 of 3 replicas failed: web."), "{said}");
-    assert_eq!((state(), ids(&tasks(lab, "node1", 3))), ("completed".into(), before));
-
-    lab.heddle("node1", &update(&["--", "heddle", "whoami", "--port", "80"]));
-    let nowhere = ["--constraint-add", "node.hostname==nowhere", "--update-deadline", "2s"];
-    let said = lab.refused("node1", &update(&[&nowhere[..], &["--update-failure-action", "pause"]].concat()));
-    assert!(said.contains("not in service after 2s: no suitable node: 3 do not match the constraints"), "{said}");
-    lab.heddle("node1", &["service", "rollback", "web"]);
-    assert_eq!((state(), tasks(lab, "node1", 3).len()), ("rollback_completed".into(), 3));
+    let never = ["--health-cmd", "exit 5", "--health-interval", "100ms", "--health-retries", "2"];
+    let causes: [(&str, &[&str], &str); 3] = [
+        ("a command that fails", &["--", "sh", "-c", "exit 3"], "exit code 3"),
+        ("a health check that never passes", &never, "exit code 5"),
+        ("a constraint that fits nowhere", &["--constraint-add", "node.hostname==nowhere"], "no suitable node"),
+    ];
+    let actions = [
+        ("pause", "the update is paused: 1 of 3 replicas failed: web.", "paused"),
+        ("continue", "it ended, but not well: 3 of 3 replicas failed: web.", "completed"),
+        ("rollback", "the update was rolled back: 1 of 3 replicas failed: web.", "rollback_completed"),
+    ];
+    for (cause, set, why) in causes {
+        for (action, outcome, state) in actions {
+            let rules = ["--update-parallelism", "1", "--update-order", "start-first", "--update-deadline", "2s"];
+            let began = Instant::now();
+            let said = lab.refused("node1", &update(&[&rules[..], &["--update-failure-action", action], set].concat()));
+            let took = began.elapsed();
+            println!("{cause:<34} {action:<9} {state:<19} after {took:>4.1?}");
+            assert!(said.contains(outcome) && said.contains(why), "{cause}, {action}: {said}");
+            // Each of three may take its deadline.
+            assert!(took < Duration::from_secs(15), "{cause}, {action}: {took:?}");
+            let seen = service(lab, "node1").unwrap();
+            assert_eq!(seen["updateStatus"]["state"], state, "{cause}, {action}");
+            assert_eq!(ids(&tasks(lab, "node1", 3)), before, "{cause}, {action}");
+            if action != "rollback" {
+                lab.heddle("node1", &["service", "rollback", "web"]);
+            }
+            assert_eq!(ids(&tasks(lab, "node1", 3)), before, "{cause}, {action}");
+        }
+    }
 }

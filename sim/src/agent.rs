@@ -3,7 +3,7 @@
 use crate::{
     host::Guest,
     net::{At, Net, Outbound},
-    world::World,
+    world::{BATCH, World},
 };
 use heddle_manager::ambient;
 use heddle_model::{
@@ -180,6 +180,9 @@ impl Agent {
                 (TaskState::Running, f) if f < 0.002 => {
                     kept.unhealthy.insert(id.clone());
                     *state
+                }
+                (TaskState::Running, f) if f < 0.3 && *state == TaskState::Running && task.service_name == BATCH => {
+                    TaskState::Complete
                 }
                 (TaskState::Running, f) if f < 0.7 && !unhealthy => onward(*state),
                 _ => *state,

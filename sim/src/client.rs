@@ -1,15 +1,19 @@
 //! Operators: they write and read the labels of services through whichever manager answers, and note what they were told.
+//! What they write also changes how many tasks there are, makes updates of either order, and moves tasks.
 
 use crate::{
     host::Guest,
     net::{At, Net},
-    world::{LABEL, OUTSIDE, REGISTERS, World, register},
+    world::{BATCH, EVERYWHERE, LABEL, OUTSIDE, REGISTERS, World, register},
 };
 use heddle_manager::{
     ambient,
     store::{Mutation, Snapshot, Store, WriteError},
 };
-use heddle_model::service::{Mode, Service};
+use heddle_model::{
+    service::{Mode, Service},
+    update::Order,
+};
 use openraft::ReadPolicy;
 use rand::RngExt;
 use std::{
@@ -79,6 +83,9 @@ pub async fn run(net: Net, world: Arc<World>, seen: Shared) {
     let mut manager = world.any_manager();
     loop {
         sleep(Duration::from_millis(ambient::rng().random_range(20..400))).await;
+        if ambient::rng().random_bool(0.03) {
+            run_anew(&net, manager).await;
+        }
         let (which, writes) = (ambient::rng().random_range(0..REGISTERS), ambient::rng().random_bool(0.5));
         if !once(&net, manager, which, writes, &seen).await {
             manager = world.any_manager();
@@ -117,6 +124,22 @@ pub async fn once(net: &Net, manager: At, which: usize, writes: bool, seen: &Sha
     matches!(tried, Tried::Done(_))
 }
 
+/// Has the tasks of what is no register replaced, or a job done once more. Nobody notes whether that came to be.
+async fn run_anew(net: &Net, manager: At) {
+    let name = if ambient::rng().random_bool(0.5) { EVERYWHERE } else { BATCH };
+    let job = move |guest: Arc<Guest>| async move {
+        let plan = |state: &Snapshot| {
+            let mut service = Service::clone(state.service_named(name).ok_or(WriteError::NotLeader)?);
+            let mut spec = service.spec.clone();
+            spec.task.force_update += 1;
+            service.change(spec, ambient::now());
+            Ok::<_, WriteError>(vec![Mutation::Update(service.into())])
+        };
+        guest.store.update(plan).await.is_ok()
+    };
+    let _ = net.call((OUTSIDE, manager), LIMIT, job).await;
+}
+
 fn found(state: &Snapshot, which: usize) -> Option<&Arc<Service>> {
     state.service_named(&register(which))
 }
@@ -127,13 +150,22 @@ pub fn value(state: &Snapshot, which: usize) -> u64 {
     found(state, which).and_then(label).unwrap_or(0)
 }
 
-/// Also changes how many replicas there are to be: what agents are told changes with it.
+/// Also changes how many replicas there are to be, now and then what tasks are, and whether they move.
 async fn write(store: &Store, which: usize, value: u64) -> Tried {
     let plan = |state: &Snapshot| {
         let service = found(state, which).ok_or(WriteError::NotLeader)?;
         let mut service = Service::clone(service);
-        service.spec.annotations.labels.insert(LABEL.into(), value.to_string());
-        service.spec.mode = Mode::Replicated { replicas: value % 4 };
+        let mut spec = service.spec.clone();
+        spec.annotations.labels.insert(LABEL.into(), value.to_string());
+        spec.mode = Mode::Replicated { replicas: value % 4 };
+        if value.is_multiple_of(3) {
+            spec.task.force_update = value;
+            spec.update.order = if value.is_multiple_of(2) { Order::StartFirst } else { Order::StopFirst };
+        }
+        service.change(spec, ambient::now());
+        if value.is_multiple_of(5) {
+            service.moves = 2;
+        }
         Ok::<_, WriteError>(vec![Mutation::Update(service.into())])
     };
     match store.update(plan).await {

@@ -32,7 +32,7 @@ const TICK: u64 = 5;
 /// Milliseconds with faults, those in which clients go on without any, and those in which all must be well after that.
 const FAULTY: u64 = 15_000;
 const BUSY: u64 = 5_000;
-const CALM: u64 = 40_000;
+const CALM: u64 = 120_000;
 const CLIENTS: usize = 4;
 const LIMIT: Duration = Duration::from_secs(3);
 

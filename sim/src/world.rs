@@ -9,7 +9,10 @@ use heddle_model::{
     net::{Port, Protocol},
     network::{self, Network, NetworkSpec},
     node::{Availability, ManagerStatus, Node, NodeDescription, NodeSpec, NodeStatus},
-    service::{Mode, NetworkTarget, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
+    service::{
+        Mode, NetworkTarget, ProcessSpec, RestartCondition, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec,
+    },
+    update::UpdateConfig,
 };
 use rand::RngExt;
 use std::{
@@ -28,6 +31,12 @@ pub const OUTSIDE: At = HOSTS;
 /// Services whose label clients write and read.
 pub const REGISTERS: usize = 3;
 pub const LABEL: &str = "value";
+/// A service with a task on every host, and a job.
+pub const EVERYWHERE: &str = "everywhere";
+pub const BATCH: &str = "batch";
+/// Tasks of the job that run to their end, and of them at once.
+const COMPLETIONS: u64 = 3;
+const AT_ONCE: u64 = 2;
 
 #[derive(Debug)]
 pub struct World {
@@ -95,7 +104,7 @@ impl World {
         let secret = || Secret(String::new());
         let pools = AddressPools {
             v4: "10.0.0.0/12".parse().unwrap_or_default(),
-            v4_size: 27,
+            v4_size: 26,
             v6: "fd00:1::/48".parse().unwrap_or_default(),
         };
         let spec = ClusterSpec {
@@ -130,8 +139,8 @@ impl World {
         Network { id: NetworkId::from_random(ambient::random()), meta: Meta::default(), spec, allocation: None }
     }
 
-    /// A service with a published port on the network.
-    pub fn service(&self, name: &str, replicas: u64, network: &NetworkId) -> Service {
+    /// A service with a published port on the network. Its updates take seconds.
+    pub fn service(&self, name: &str, mode: Mode, network: &NetworkId) -> Service {
         let published =
             PortConfig { protocol: Protocol::Tcp, target: port(80), published: None, mode: PublishMode::Ingress };
         let task = TaskSpec {
@@ -147,10 +156,15 @@ impl World {
             meta: Meta::default(),
             spec: ServiceSpec {
                 annotations: named(name),
-                mode: Mode::Replicated { replicas },
+                mode,
                 task: task.into(),
                 endpoint: EndpointSpec { ports: vec![published], ..EndpointSpec::default() },
-                update: Default::default(),
+                update: UpdateConfig {
+                    parallelism: 2,
+                    monitor: Duration::from_millis(500),
+                    deadline: Duration::from_secs(10),
+                    ..UpdateConfig::default()
+                },
                 rollback: Default::default(),
                 rebalance: Default::default(),
             },
@@ -163,13 +177,17 @@ impl World {
         }
     }
 
-    /// Cluster, hosts, networks and registers.
+    /// Cluster, hosts, networks and services.
     pub fn objects(&self) -> Vec<Mutation> {
         let (ingress, plain) = (self.network(network::INGRESS, true), self.network("plain", false));
-        let registers = (0..REGISTERS).map(|n| self.service(&register(n), 2, &plain.id));
+        let registers = (0..REGISTERS).map(|n| self.service(&register(n), Mode::Replicated { replicas: 2 }, &plain.id));
+        let job = Mode::ReplicatedJob { completions: COMPLETIONS, concurrent: AT_ONCE };
+        let mut batch = self.service(BATCH, job, &plain.id);
+        batch.spec.task.restart.condition = RestartCondition::OnFailure;
+        let others = [self.service(EVERYWHERE, Mode::Global, &plain.id), batch];
         let mut objects = vec![self.cluster().into()];
         objects.extend((0..HOSTS).map(|at| self.host(at).into()));
-        objects.extend(registers.map(Into::into));
+        objects.extend(registers.chain(others).map(Into::into));
         objects.extend([ingress.into(), plain.into()]);
         objects.into_iter().map(Mutation::Create).collect()
     }

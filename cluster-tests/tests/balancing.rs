@@ -14,7 +14,7 @@ const GRACE: Duration = Duration::from_secs(10);
 fn ran(test: &str, modules: &[&str]) -> bool {
     let modules = [&vm::DATA_PLANE[..], modules].concat();
     let tools = [&vm::TOOLS[..], &["ipvsadm"]].concat();
-    let machine = |vm: vm::Vm| vm.modules(&modules).tools(&tools).memory_mib(1024).timeout(Duration::from_secs(540));
+    let machine = |vm: vm::Vm| vm.modules(&modules).tools(&tools).memory_mib(1024).timeout(Duration::from_secs(1500));
     vm::skipped() || vm::ran_in(test, machine)
 }
 

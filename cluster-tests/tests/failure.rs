@@ -64,6 +64,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 fn asked(lab: &Lab, to: &str, lasts: Duration) -> thread::JoinHandle<Vec<(Instant, Result<(), String>)>> {
     let (netns, to) = (lab.netns("client"), to.parse().unwrap());
     thread::spawn(move || {
+        // Neighbours are found by the first packet, which may have to be sent twice.
+        let first = Held::open(netns.clone(), to);
+        assert!(first.is_ok(), "{:?}", first.err());
         let begin = Instant::now();
         let mut requests = Vec::new();
         while begin.elapsed() < lasts {

@@ -220,7 +220,7 @@ fn workloads_and_places_that_cannot_be() {
             (publish("1.2.3:80:80"), &["\"1.2.3\": use an IPv4 address"]),
             (run(&["-p", "8088:80", "-p", "8088:80"]), &["port 8088/tcp"]),
             (run(&["--dns", "nosuch"]), &["nosuch"]),
-            (run(&["--add-host", "x"]), &["use NAME:IP, such as db:10.0.0.5"]),
+            (run(&["--add-host", "x"]), &["use NAME:ADDRESS, such as db:192.0.2.5"]),
             (run(&["--env", "="]), &["\"=\": use NAME=VALUE"]),
             (vec!["network", "connect", "tiny", "one"], &["one is connected to network tiny already"]),
             (vec!["network", "connect", "tiny", "plain"], &["network tiny: no free address in 10.60.0.0/29"]),

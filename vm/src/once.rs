@@ -66,7 +66,7 @@ impl Vm {
             env: BTreeMap::from([("PATH".into(), PATH.into()), ("HOME".into(), "/root".into())]),
             memory_mib: 768,
             clock: Clock::Instructions { shift: 0 },
-            limit: Duration::from_secs(300),
+            limit: Duration::from_secs(900),
         }
     }
 

@@ -1,11 +1,11 @@
-//! Datagrams of clients that keep their ports: led to another backend when theirs leaves.
+//! Datagrams of clients that keep their ports, and connections that are only being made: led to another backend when theirs leaves.
 
 use crate::{
     dataplane::{
         names,
         state::{KernelState, Space},
     },
-    kernel::linux::datagrams::{lead_anew, tidy},
+    kernel::linux::datagrams::{lead_anew, let_go, tidy},
 };
 use futures::StreamExt;
 use heddle_model::assignment::NodeView;
@@ -18,6 +18,8 @@ use std::{
 
 /// How often zones are looked at that may not be needed any more.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// In which whoever is there answers the first packet of a connection; a client sends it again after 1, 3 and 7 s.
+const ANSWERED_IN: Duration = Duration::from_millis(500);
 /// Namespaces that are looked at side by side.
 const LOOKS: usize = 4;
 
@@ -33,6 +35,20 @@ pub struct Datagrams {
 /// All that serve by what the managers say.
 fn serving(view: &NodeView) -> BTreeSet<IpAddr> {
     view.endpoints.values().filter(|e| e.in_service).flat_map(|e| e.addr.addrs()).collect()
+}
+
+/// Lets go of connections to who has left, which their clients would try to make again and again. Who is only about to leave has
+/// answered by then.
+async fn let_go_of(balancing: Vec<Space>, serving: Arc<BTreeSet<IpAddr>>) {
+    tokio::time::sleep(ANSWERED_IN).await;
+    for space in balancing {
+        match let_go(&space, serving.clone()).await {
+            Ok(0) => {}
+            Ok(flows) => tracing::debug!(flows, %space, "connections that nobody answers are led to another backend"),
+            // The namespace may have ended.
+            Err(error) => tracing::debug!(%error, %space, "connections that nobody answers cannot be looked at"),
+        }
+    }
 }
 
 impl Datagrams {
@@ -60,6 +76,9 @@ impl Datagrams {
         // One that still balances as before would lead to the same backend again.
         let whole: Vec<Space> =
             balancing.map(|(space, _)| space).filter(|s| !incomplete.contains(s)).cloned().collect();
+        if left {
+            tokio::spawn(let_go_of(whole.clone(), serving.clone()));
+        }
         let (to, zoned) = (&serving, &self.zoned);
         let looks = futures::stream::iter(whole).map(|space| async move {
             let led = if left { lead_anew(&space, to).await } else { Ok(0) };

@@ -34,6 +34,8 @@ pub struct Tuple {
 pub struct Flow {
     pub original: Tuple,
     pub reply: Tuple,
+    /// Whether anything came back.
+    pub answered: bool,
 }
 
 /// Which flows are out of date.
@@ -68,10 +70,20 @@ pub fn stale(before: &BTreeMap<TaskId, Sandbox>, after: &BTreeMap<TaskId, Sandbo
 pub type Datagrams = (SocketAddr, SocketAddr);
 
 impl Flow {
+    fn is_balanced(&self) -> bool {
+        self.reply.src != self.original.dst && !self.reply.src.is_loopback()
+    }
+
+    /// A connection that its client tries to make to a backend which is none of `serving`, and does not answer. It would try for two
+    /// minutes, and so would the next one from its port.
+    pub fn is_in_vain(&self, serving: &BTreeSet<IpAddr>) -> bool {
+        let connects = self.original.protocol == Protocol::Tcp.number() && !self.answered;
+        connects && self.is_balanced() && !serving.contains(&self.reply.src)
+    }
+
     fn datagrams(&self) -> Option<Datagrams> {
         let Tuple { src, dst, sport, dport, protocol, .. } = self.original;
-        let translated = self.reply.src != dst && !self.reply.src.is_loopback();
-        let is = protocol == Protocol::Udp.number() && translated;
+        let is = protocol == Protocol::Udp.number() && self.is_balanced();
         is.then(|| (SocketAddr::new(src, sport), SocketAddr::new(dst, dport)))
     }
 }
@@ -197,7 +209,7 @@ mod tests {
         let serving = BTreeSet::from([IpAddr::from([10, 0, 0, 3])]);
         let to = |backend, protocol, sport, zone| {
             let original = Tuple { sport, zone, ..tuple([192, 0, 2, 9], [172, 18, 0, 3], protocol, 53) };
-            Flow { original, reply: tuple(backend, [192, 0, 2, 9], protocol, sport) }
+            Flow { original, reply: tuple(backend, [192, 0, 2, 9], protocol, sport), answered: true }
         };
         let (gone, there) = ([10, 0, 0, 2], [10, 0, 0, 3]);
         let flows = [
@@ -218,10 +230,25 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_is_in_vain_where_nobody_serves_or_answers() {
+        let serving = BTreeSet::from([IpAddr::from([10, 0, 0, 3])]);
+        let to = |backend: [u8; 4], protocol, answered| Flow {
+            original: tuple([192, 0, 2, 9], [172, 18, 0, 3], protocol, 80),
+            reply: tuple(backend, [192, 0, 2, 9], protocol, 1234),
+            answered,
+        };
+        let (gone, there, itself) = ([10, 0, 0, 2], [10, 0, 0, 3], [172, 18, 0, 3]);
+        assert!(to(gone, 6, false).is_in_vain(&serving));
+        for flow in [to(gone, 6, true), to(there, 6, false), to(gone, 17, false), to(itself, 6, false)] {
+            assert!(!flow.is_in_vain(&serving), "{flow:?}");
+        }
+    }
+
+    #[test]
     fn a_zone_is_needed_while_anything_is_tracked() {
         let to = |sport, zone| {
             let original = Tuple { sport, zone, ..tuple([192, 0, 2, 9], [172, 18, 0, 3], 17, 53) };
-            Flow { original, reply: tuple([10, 0, 0, 2], [192, 0, 2, 9], 17, sport) }
+            Flow { original, reply: tuple([10, 0, 0, 2], [192, 0, 2, 9], 17, sport), answered: true }
         };
         let from = |port| (SocketAddr::from(([192, 0, 2, 9], port)), SocketAddr::from(([172, 18, 0, 3], 53)));
         let zones = BTreeMap::from([(from(1), 7), (from(2), 7), (from(3), 8)]);
@@ -249,6 +276,7 @@ mod tests {
         let to = |dst, protocol| Flow {
             original: tuple([192, 0, 2, 9], dst, protocol, 53),
             reply: tuple(dst, [192, 0, 2, 9], protocol, 40000),
+            answered: true,
         };
         assert!(port.concerns(&to([192, 0, 2, 1], 17), &own));
         assert!(!port.concerns(&to([192, 0, 2, 1], 6), &own), "a connection");
@@ -256,6 +284,7 @@ mod tests {
         let translated = Flow {
             original: tuple([192, 0, 2, 9], [192, 0, 2, 1], 6, 8080),
             reply: tuple([172, 17, 0, 3], [192, 0, 2, 9], 6, 40000),
+            answered: true,
         };
         assert!(Stale::Address([172, 17, 0, 3].into()).concerns(&translated, &own));
         assert!(!Stale::Address([172, 17, 0, 4].into()).concerns(&translated, &own));

@@ -8,7 +8,7 @@ use crate::dataplane::{
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-    conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple as Attribute},
+    conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Status, Tuple as Attribute},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::{collections::BTreeSet, io, net::IpAddr};
@@ -21,19 +21,23 @@ const ZONE: u16 = 3;
 pub async fn forget(stale: BTreeSet<Stale>) -> io::Result<usize> {
     space::inside(&Space::Host, move || {
         let own: BTreeSet<IpAddr> = own_addresses();
-        let mut count = 0;
-        for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
-            let mut socket = open()?;
-            for attributes in dump(&mut socket, family)? {
-                let concerned = flow(&attributes).is_some_and(|flow| stale.iter().any(|s| s.concerns(&flow, &own)));
-                if concerned && delete(&mut socket, family, attributes)? {
-                    count += 1;
-                }
-            }
-        }
-        Ok(count)
+        forget_those(|flow| stale.iter().any(|s| s.concerns(flow, &own)))
     })
     .await
+}
+
+/// The same with flows of the namespace that this thread is in.
+pub fn forget_those(which: impl Fn(&Flow) -> bool) -> io::Result<usize> {
+    let mut count = 0;
+    for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
+        let mut socket = open()?;
+        for attributes in dump(&mut socket, family)? {
+            if flow(&attributes).is_some_and(|flow| which(&flow)) && delete(&mut socket, family, attributes)? {
+                count += 1;
+            }
+        }
+    }
+    Ok(count)
 }
 
 /// Every flow of the namespace that this thread is in.
@@ -133,15 +137,16 @@ fn delete(socket: &mut Socket, family: NetfilterProtoFamily, attributes: Vec<Con
 }
 
 pub(crate) fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
-    let (mut original, mut reply) = (None, None);
+    let (mut original, mut reply, mut answered) = (None, None, false);
     for attribute in attributes {
         match attribute {
             ConntrackAttribute::CtaTupleOrig(parts) => original = tuple(parts),
             ConntrackAttribute::CtaTupleReply(parts) => reply = tuple(parts),
+            ConntrackAttribute::CtaStatus(status) => answered = status.contains(Status::SeenReply),
             _ => {}
         }
     }
-    Some(Flow { original: original?, reply: reply? })
+    Some(Flow { original: original?, reply: reply?, answered })
 }
 
 fn tuple(parts: &[Attribute]) -> Option<Tuple> {

@@ -16,6 +16,7 @@ use std::{
 
 /// Flows that the namespace tracks, of whatever kind.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+
 /// Leads anew what goes to none of `serving` in a namespace that balances. How many flows there were.
 pub async fn lead_anew(at: &Space, serving: &Arc<BTreeSet<IpAddr>>) -> io::Result<usize> {
     let to = serving.clone();
@@ -29,6 +30,11 @@ pub async fn lead_anew(at: &Space, serving: &Arc<BTreeSet<IpAddr>>) -> io::Resul
         nft::run(at, flows::lead_anew(&misled, &zones, zone())).await?;
     }
     Ok(misled.len())
+}
+
+/// Forgets connections that are tried in vain: the next packet of theirs is led anew. How many there were.
+pub async fn let_go(at: &Space, serving: Arc<BTreeSet<IpAddr>>) -> io::Result<usize> {
+    space::inside(at, move || conntrack::forget_those(|flow| flow.is_in_vain(&serving))).await
 }
 
 /// Takes zones away that are not needed any more. How many are left.

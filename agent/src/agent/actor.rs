@@ -2,7 +2,7 @@
 
 use super::{
     answers::answers,
-    datagrams::Datagrams,
+    flows::Flows,
     launch::{Place, knows_secrets, launch, memory_files},
     membership::Membership,
     missing::{self, Aim},
@@ -85,7 +85,7 @@ pub(super) struct Actor {
     pub(super) gateways: BTreeMap<TaskId, DualAddr>,
     pub(super) resolvers: BTreeMap<TaskId, Resolver>,
     pub(super) zones: BTreeMap<TaskId, Zone>,
-    pub(super) datagrams: Datagrams,
+    pub(super) flows: Flows,
     /// Sandboxes that the kernel has, whole.
     pub(super) ready: BTreeSet<TaskId>,
     pub(super) retry: Duration,
@@ -500,7 +500,7 @@ impl Actor {
         let before = self.picture.borrow().sandboxes.clone();
         forget_flows(stale(&before, &sandboxes)).await;
         let view = self.member.as_ref().and_then(|m| m.view.as_deref());
-        let led = self.datagrams.follow(&state, view, &outcome.incomplete()).await;
+        let led = self.flows.follow(&state, view, &outcome.incomplete()).await;
         if !led {
             hurts_cluster = true;
             errors.push("datagrams may still go to tasks that have left: flows cannot be looked at".into());

@@ -5,12 +5,12 @@
 //! membership  what the managers say, what they are told     memory   what of it is kept on disk
 //! sandboxes   which namespaces that needs, with which legs   picture  what others see of all this
 //! launch      what a program is started with                missing  what a pass left undone, and to whom
-//! answers     whether a program is there for its clients     datagrams  led away from who leaves
+//! answers     whether a program is there for its clients     flows    led away from who leaves
 //! ```
 
 mod actor;
 mod answers;
-mod datagrams;
+mod flows;
 mod launch;
 mod membership;
 mod memory;
@@ -162,7 +162,7 @@ impl Agent {
             host: store.watch(),
             member: None,
             gateways: BTreeMap::new(),
-            datagrams: datagrams::Datagrams::new(),
+            flows: flows::Flows::new(),
             resolvers: BTreeMap::new(),
             zones: BTreeMap::new(),
             ready: BTreeSet::new(),

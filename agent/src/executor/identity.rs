@@ -26,15 +26,15 @@ use std::{
 const NR_OPEN: &str = "/proc/sys/fs/nr_open";
 
 /// Looked up on the host before the program is there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Identity {
     user: Option<Account>,
     /// None: those of the daemon.
     groups: Option<Vec<Gid>>,
     /// Taken from it.
-    dropped: Vec<CapabilitySet>,
+    dropped: CapabilitySet,
     /// Those that it keeps although it is not root.
-    kept: Vec<CapabilitySet>,
+    kept: CapabilitySet,
     limits: Vec<(Resource, rlim_t, rlim_t)>,
 }
 
@@ -57,9 +57,10 @@ fn group(name: &str) -> io::Result<Gid> {
     }
 }
 
-fn flag(name: &str) -> Option<CapabilitySet> {
-    let number = Capability::NAMES.iter().position(|n| *n == name)?;
-    CapabilitySet::from_bits(1 << number)
+/// Those of `all` that are meant.
+fn set(which: impl Fn(&&str) -> bool) -> CapabilitySet {
+    let bits = Capability::NAMES.iter().enumerate().filter(|(_, name)| which(name)).map(|(number, _)| 1 << number);
+    CapabilitySet::from_bits_retain(bits.sum())
 }
 
 fn resource(limit: Rlimit) -> Resource {
@@ -80,11 +81,6 @@ fn resource(limit: Rlimit) -> Resource {
         Rlimit::Sigpending => Resource::RLIMIT_SIGPENDING,
         Rlimit::Stack => Resource::RLIMIT_STACK,
     }
-}
-
-/// No limit is the same number in both.
-const fn bound(bound: Bound) -> rlim_t {
-    bound.0
 }
 
 impl Identity {
@@ -122,21 +118,16 @@ impl Identity {
             }
         }
         let allowed = container.capabilities(&Capability::NAMES);
-        let dropped = Capability::NAMES.iter().filter(|name| !allowed.contains(*name));
         let added: BTreeSet<&str> = container.cap_add.iter().map(Capability::as_str).collect();
-        let kept = allowed.iter().filter(|name| added.contains(*name) || added.contains(Capability::ALL));
+        let is_added = |name: &str| added.contains(name) || added.contains(Capability::ALL);
         Ok(Self {
             user,
             groups,
-            dropped: dropped.filter_map(|name| flag(name)).collect(),
-            kept: kept.filter_map(|name| flag(name)).collect(),
-            limits: container.ulimits.iter().map(|(n, l)| (resource(*n), bound(l.soft), bound(l.hard))).collect(),
+            dropped: set(|name| !allowed.contains(name)),
+            kept: set(|name| allowed.contains(name) && is_added(name)),
+            // No limit is the same number in both.
+            limits: container.ulimits.iter().map(|(n, l)| (resource(*n), l.soft.0, l.hard.0)).collect(),
         })
-    }
-
-    /// Of the user. None: nobody chose one.
-    pub fn home(&self) -> Option<&PathBuf> {
-        self.user.as_ref().map(|user| &user.home)
     }
 
     /// Takes over what the program writes to, so that it may open it by its name.
@@ -147,9 +138,8 @@ impl Identity {
 
     /// Has the program begin as this one.
     pub fn give(self, command: &mut Command) {
-        if let Some(home) = self.home().filter(|_| !command.get_envs().any(|(name, _)| name == "HOME")) {
-            let home = home.clone();
-            command.env("HOME", home);
+        if let Some(user) = self.user.as_ref().filter(|_| !command.get_envs().any(|(name, _)| name == "HOME")) {
+            command.env("HOME", &user.home);
         }
         // SAFETY: runs between fork and exec in a process whose parent has one thread, so nobody holds a lock that it could
         // wait for; it makes system calls, and memory for the text of an error alone.
@@ -161,9 +151,9 @@ impl Identity {
         for (resource, soft, hard) in &self.limits {
             setrlimit(*resource, *soft, *hard)?;
         }
-        for capability in &self.dropped {
+        for capability in self.dropped {
             // Of kernels before it was there, too.
-            match remove_capability_from_bounding_set(*capability) {
+            match remove_capability_from_bounding_set(capability) {
                 Ok(()) | Err(rustix::io::Errno::INVAL) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -171,15 +161,13 @@ impl Identity {
         if !self.dropped.is_empty() {
             clear_ambient_capability_set()?;
             let now = capabilities(None)?;
-            let lost = self.dropped.iter().fold(CapabilitySet::empty(), |all, one| all | *one);
-            set_capabilities(None, CapabilitySets { inheritable: now.inheritable - lost, ..now })?;
+            set_capabilities(None, CapabilitySets { inheritable: now.inheritable - self.dropped, ..now })?;
         }
         if let Some(groups) = &self.groups {
             setgroups(groups)?;
         }
         let Some(user) = &self.user else { return Ok(()) };
-        let kept = self.kept.iter().fold(CapabilitySet::empty(), |all, one| all | *one);
-        let keeps = !user.uid.is_root() && !kept.is_empty();
+        let keeps = !user.uid.is_root() && !self.kept.is_empty();
         if keeps {
             prctl::set_keepcaps(true)?;
         }
@@ -187,7 +175,7 @@ impl Identity {
         setuid(user.uid)?;
         if keeps {
             // What the kernel does not have it cannot give.
-            let kept = kept & capabilities(None)?.permitted;
+            let kept = self.kept & capabilities(None)?.permitted;
             set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: kept })?;
             kept.iter().try_for_each(|one| configure_capability_in_ambient_set(one, true))?;
         }
@@ -225,6 +213,6 @@ mod tests {
         let identity = Identity::of(&Container::default()).unwrap();
         assert!(identity.user.is_none() && identity.groups.is_none());
         assert!(identity.dropped.is_empty() && identity.limits.is_empty());
-        assert_eq!(Capability::NAMES.iter().filter_map(|n| flag(n)).count(), Capability::NAMES.len());
+        assert_eq!(set(|_| true), CapabilitySet::all(), "every capability has a name");
     }
 }

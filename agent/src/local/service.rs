@@ -298,16 +298,14 @@ async fn follow(source: Source, request: v1::ServiceLogsRequest, picture: watch:
     loop {
         // Looked at before the log is read: what ended has printed all it will.
         let ended = picture.borrow().jobs.get(&id).is_none_or(|p| p.status.state.is_terminal());
-        loop {
-            let lines = all.more();
-            if lines.is_empty() {
-                break;
-            }
+        let mut lines = all.more();
+        while !lines.is_empty() {
             for line in lines {
                 if send.send(Ok(line)).await.is_err() {
                     return;
                 }
             }
+            lines = all.more();
         }
         if !request.follow || ended {
             return;

@@ -1,4 +1,4 @@
-//! Flows that connection tracking knows: looking at them, and forgetting some of the host's.
+//! Flows that connection tracking knows: looking at them, and forgetting some.
 
 use super::space;
 use crate::dataplane::{
@@ -11,7 +11,7 @@ use netlink_packet_netfilter::{
     conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Status, Tuple as Attribute},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use std::{collections::BTreeSet, io, net::IpAddr};
+use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc};
 
 const BUFFER: usize = 256 << 10;
 /// CTA_TUPLE_ZONE (linux/netfilter/nfnetlink_conntrack.h): big-endian, absent for the default zone.
@@ -26,8 +26,13 @@ pub async fn forget(stale: BTreeSet<Stale>) -> io::Result<usize> {
     .await
 }
 
-/// The same with flows of the namespace that this thread is in.
-pub fn forget_those(which: impl Fn(&Flow) -> bool) -> io::Result<usize> {
+/// Forgets connections of a namespace that are tried in vain: the next packet of theirs is led anew. How many there were.
+pub async fn let_go(at: &Space, serving: Arc<BTreeSet<IpAddr>>) -> io::Result<usize> {
+    space::inside(at, move || forget_those(|flow| flow.is_in_vain(&serving))).await
+}
+
+/// Flows of the namespace that this thread is in.
+fn forget_those(which: impl Fn(&Flow) -> bool) -> io::Result<usize> {
     let mut count = 0;
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
         let mut socket = open()?;

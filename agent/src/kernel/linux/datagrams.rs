@@ -32,11 +32,6 @@ pub async fn lead_anew(at: &Space, serving: &Arc<BTreeSet<IpAddr>>) -> io::Resul
     Ok(misled.len())
 }
 
-/// Forgets connections that are tried in vain: the next packet of theirs is led anew. How many there were.
-pub async fn let_go(at: &Space, serving: Arc<BTreeSet<IpAddr>>) -> io::Result<usize> {
-    space::inside(at, move || conntrack::forget_those(|flow| flow.is_in_vain(&serving))).await
-}
-
 /// Takes zones away that are not needed any more. How many are left.
 pub async fn tidy(at: &Space) -> io::Result<usize> {
     // What gets a zone after that is tracked there.

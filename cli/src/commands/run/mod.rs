@@ -64,7 +64,7 @@ pub struct RunArgs {
     /// Host name that the workload sees
     #[arg(long)]
     hostname: Option<String>,
-    /// A line for /etc/hosts: NAME:IP
+    /// A line for /etc/hosts: NAME:ADDRESS
     #[arg(long, value_parser = host_line)]
     add_host: Vec<(String, IpAddr)>,
     /// NAME=VALUE in the workload's environment, or NAME to take it from here
@@ -93,7 +93,6 @@ pub struct RunArgs {
     command: Vec<String>,
 }
 
-/// `NAME:IP` or `NAME=IP`; an IPv6 address may stand in brackets.
 /// The spec, and what to warn of.
 fn spec(args: &RunArgs) -> Result<(WorkloadSpec, Vec<String>)> {
     let here = |name: &str| std::env::var(name).ok();

@@ -263,8 +263,12 @@ mod tests {
     }
 
     fn changed(more: &[&str]) -> Result<ServiceSpec> {
+        changed_from(created(), more)
+    }
+
+    fn changed_from(spec: ServiceSpec, more: &[&str]) -> Result<ServiceSpec> {
         let Line::Update(args) = line(&[&["update", "web"], more].concat()) else { unreachable!() };
-        edit(created(), &args.changes, &BTreeMap::from([("front".to_owned(), "called".to_owned())]))
+        edit(spec, &args.changes, &BTreeMap::from([("front".to_owned(), "called".to_owned())]))
     }
 
     #[test]
@@ -293,6 +297,55 @@ mod tests {
     }
 
     #[test]
+    fn what_a_container_has_grows_and_shrinks() {
+        let set = |spec: &ServiceSpec| spec.task.container.clone();
+        let more =
+            ["--mount-add", "type=tmpfs,target=/a", "--mount-add", "type=tmpfs,target=/b", "--ulimit-add", "nofile=5"];
+        let others = [
+            "--group-add",
+            "7",
+            "--dns-add",
+            "192.0.2.5",
+            "--dns-search-add",
+            "example.org",
+            "--dns-option-add",
+            "ndots:2",
+        ];
+        let last =
+            ["--host-add", "db:192.0.2.9", "--container-label-add", "a=b", "--user", "web", "--stop-signal", "QUIT"];
+        let caps = ["--cap-add", "NET_ADMIN", "--cap-drop", "ALL", "--read-only", "--log-opt", "max-file=5"];
+        let full = changed_from(created(), &[&more[..], &others, &last, &caps].concat()).unwrap();
+        let has = set(&full);
+        assert_eq!(
+            (has.mounts.len(), has.ulimits.len(), has.groups.len(), has.hosts.len(), has.labels.len()),
+            (2, 1, 1, 1, 1)
+        );
+        assert_eq!((has.dns.servers.len(), has.dns.search.len(), has.dns.options.len()), (1, 1, 1));
+        assert!(has.read_only && has.user.is_some() && has.stop_signal.is_some() && has.log.max_files == 5);
+        assert_eq!((has.cap_add.len(), has.cap_drop.len()), (1, 1));
+        let gone = [
+            "--mount-rm",
+            "/a",
+            "--mount-rm",
+            "/b",
+            "--ulimit-rm",
+            "nofile",
+            "--group-rm",
+            "7",
+            "--dns-rm",
+            "192.0.2.5",
+        ];
+        let others = ["--dns-search-rm", "example.org", "--dns-option-rm", "ndots:2", "--host-rm", "db:192.0.2.9"];
+        let last = ["--container-label-rm", "a", "--user", "", "--stop-signal", "", "--read-only=false"];
+        // What undoes the other is as at first.
+        let caps = ["--cap-drop", "NET_ADMIN", "--cap-add", "ALL", "--log-opt", "max-file=2"];
+        let empty = changed_from(full, &[&gone[..], &others, &last, &caps].concat()).unwrap();
+        assert_eq!(set(&empty), set(&created()));
+        let ruled = changed(&["--rebalance-every", "10m", "--rebalance-max", "2"]).unwrap().rebalance;
+        assert_eq!((ruled.every.as_secs(), ruled.most), (600, 2));
+    }
+
+    #[test]
     fn what_is_not_there_cannot_be_taken_away() {
         let rest = "the service has none, see `heddle service inspect`";
         for (flag, value, named) in [
@@ -301,6 +354,10 @@ mod tests {
             ("--publish-rm", "81/udp", "\"81/udp\""),
             ("--network-rm", "back", "\"back\""),
             ("--constraint-rm", "node.id==b", "\"node.id==b\""),
+            ("--mount-rm", "/a", "\"/a\""),
+            ("--ulimit-rm", "nofile", "\"nofile\""),
+            ("--host-rm", "db:192.0.2.9", "\"db:192.0.2.9\""),
+            ("--container-label-rm", "a", "\"a\""),
         ] {
             let said = changed(&[flag, value]).unwrap_err().to_string();
             assert_eq!(said, format!("{flag} {named}: {rest}"));

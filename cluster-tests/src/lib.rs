@@ -27,10 +27,14 @@ use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
+    io::{BufRead, BufReader},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    process::{Command, Output},
-    sync::atomic::{AtomicBool, Ordering},
+    process::{Command, Output, Stdio},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -373,6 +377,20 @@ impl Lab {
             drop(over);
             asking.join().expect("asking does not panic")
         })
+    }
+
+    /// The lines of a `heddle` command on a host, which goes on until the lab ends.
+    pub fn lines(&self, host: &str, args: &[&str]) -> mpsc::Receiver<String> {
+        let mut command = Command::new(program());
+        command.args(["lab", "exec", "--name", &self.name, host, "--", "heddle"]).args(args).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let (send, seen) = mpsc::channel();
+        std::thread::spawn(move || {
+            let lines = child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines());
+            lines.map_while(Result::ok).take_while(|line| send.send(line.clone()).is_ok()).count();
+            child.wait()
+        });
+        seen
     }
 
     /// Asks a `whoami` so often from a host, by TCP or UDP, each time on a new connection.

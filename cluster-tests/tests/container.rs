@@ -1,13 +1,8 @@
 //! How the programs of tasks are set up on their hosts, and how much of what they print is kept.
 #![allow(clippy::unwrap_used)]
 
-use heddle_cluster_tests::{Lab, program, skipped, spread, wait};
-use std::{
-    io::{BufRead, BufReader},
-    process::{Command, Stdio},
-    sync::mpsc,
-    time::{Duration, Instant},
-};
+use heddle_cluster_tests::{Lab, skipped, spread, wait};
+use std::time::{Duration, Instant};
 
 /// A service of one host's program, which is not waited for.
 fn create(lab: &Lab, name: &str, more: &[&str], script: &str) {
@@ -154,11 +149,14 @@ fn of_what_is_printed_the_last_is_kept_and_who_follows_misses_nothing() {
         1 => Ok(()),
         n => Err(format!("{n} run")),
     });
-    let following = follow("t-logs", "node1", &["service", "logs", "--raw", "-f", "talk"]);
+    let following = lab.lines("node1", &["service", "logs", "--raw", "-f", "talk"]);
     let first = following.recv_timeout(Duration::from_secs(20));
     assert_eq!(first.as_deref(), Ok("waiting"), "it is followed");
     lab.sh("node2", "touch /run/t-go");
-    let lines: Vec<String> = following.iter().collect();
+    let mut lines = Vec::new();
+    while lines.last().is_none_or(|line| line != "the end") {
+        lines.push(following.recv_timeout(Duration::from_secs(30)).unwrap());
+    }
     assert_eq!(lines.len(), 2001, "{} lines", lines.len());
     assert!((1..=2000).all(|n| lines[n - 1] == format!("line {n}")));
     let after = printed(&lab, "talk");
@@ -172,23 +170,4 @@ fn of_what_is_printed_the_last_is_kept_and_who_follows_misses_nothing() {
     let sizes: Vec<u64> = sizes.lines().map(|n| n.parse().unwrap()).collect();
     println!("2,001 lines were printed, {} are kept in files of {sizes:?} bytes", after.len());
     assert!((1..=3).contains(&sizes.len()) && sizes.iter().all(|size| *size <= 4096), "{sizes:?}");
-}
-
-/// The lines of a command on a host, until one of them is the end. The command ends with the lab.
-fn follow(lab: &str, host: &str, args: &[&str]) -> mpsc::Receiver<String> {
-    let mut command = Command::new(program());
-    command.args(["lab", "exec", "--name", lab, host, "--", "heddle"]).args(args).stdout(Stdio::piped());
-    let mut following = command.spawn().unwrap();
-    let (send, seen) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(following.stdout.take().unwrap()).lines().map_while(Result::ok) {
-            let end = line == "the end";
-            if send.send(line).is_err() || end {
-                break;
-            }
-        }
-        drop(send);
-        following.wait()
-    });
-    seen
 }

@@ -3,6 +3,10 @@
 
 use heddle_cluster_tests::{Lab, balancing::Held, failure, skipped, wait, wait_for};
 use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -61,8 +65,13 @@ const EVERY: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Asks one host and goes on for so long. When each request began, and whether it was answered.
-fn asked(lab: &Lab, to: &str, lasts: Duration) -> thread::JoinHandle<Vec<(Instant, Result<(), String>)>> {
-    let (netns, to) = (lab.netns("client"), to.parse().unwrap());
+fn asked(
+    lab: &Lab,
+    to: &str,
+    lasts: Duration,
+    begun: &Arc<AtomicUsize>,
+) -> thread::JoinHandle<Vec<(Instant, Result<(), String>)>> {
+    let (netns, to, begun) = (lab.netns("client"), to.parse().unwrap(), begun.clone());
     thread::spawn(move || {
         // Neighbours are found by the first packet, which may have to be sent twice.
         let first = Held::open(netns.clone(), to);
@@ -71,6 +80,7 @@ fn asked(lab: &Lab, to: &str, lasts: Duration) -> thread::JoinHandle<Vec<(Instan
         let mut requests = Vec::new();
         while begin.elapsed() < lasts {
             let netns = netns.clone();
+            begun.fetch_add(1, Ordering::Relaxed);
             requests.push(thread::spawn(move || {
                 let started = Instant::now();
                 let answered = match Held::open(netns, to) {
@@ -93,8 +103,12 @@ fn a_host_that_dies_costs_requests_for_a_second_or_two() {
     }
     let lab = Lab::up("t-window", 3, 1);
     lab.create_web("web", 6, &["-p", "8080:80"]);
-    let clients = ["10.77.0.1:8080", "[fd77::2]:8080"].map(|to| asked(&lab, to, Duration::from_secs(8)));
-    thread::sleep(Duration::from_secs(1));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let clients = ["10.77.0.1:8080", "[fd77::2]:8080"].map(|to| asked(&lab, to, Duration::from_secs(8), &begun));
+    wait("many are asked", || match begun.load(Ordering::Relaxed) {
+        n if n > 150 => Ok(()),
+        n => Err(format!("{n} are")),
+    });
     let killed = Instant::now();
     lab.do_lab(&["kill", "node3"]);
     wait("the replicas are elsewhere", || {

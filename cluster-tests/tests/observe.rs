@@ -1,14 +1,9 @@
 //! What a cluster tells of itself: numbers, readiness, how its managers are, and what becomes of it.
 #![allow(clippy::unwrap_used)]
 
-use heddle_cluster_tests::{HOSTS, LIMIT, Lab, program, skipped, wait};
+use heddle_cluster_tests::{HOSTS, LIMIT, Lab, skipped, wait};
 use serde_json::Value;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader},
-    process::{Command, Stdio},
-    sync::mpsc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 const ADDR: (&str, &str) = ("HEDDLE_METRICS_ADDR", "127.0.0.1:9464");
 
@@ -144,21 +139,6 @@ fn revision(line: &str) -> u64 {
     serde_json::from_str::<Value>(line).unwrap()["revision"].as_u64().unwrap()
 }
 
-/// The lines of a command that watches services on a host, until the lab ends.
-fn watch(host: &str) -> mpsc::Receiver<String> {
-    let mut command = Command::new(program());
-    command.args(["lab", "exec", "--name", "t-observe-events", host, "--", "heddle", "events", "--since", "0"]);
-    command.args(["--filter", "kind=service", "--format", "json"]).stdout(Stdio::piped());
-    let mut watching = command.spawn().unwrap();
-    let (send, seen) = mpsc::channel();
-    std::thread::spawn(move || {
-        let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
-        lines.map_while(Result::ok).take_while(|line| send.send(line.clone()).is_ok()).count();
-        watching.wait()
-    });
-    seen
-}
-
 #[test]
 fn a_lost_leader_is_seen_and_no_change_is_missed_or_told_twice() {
     if skipped() {
@@ -172,7 +152,8 @@ fn a_lost_leader_is_seen_and_no_change_is_missed_or_told_twice() {
     let others: Vec<&str> = HOSTS.into_iter().filter(|host| *host != leader).collect();
 
     // One watches all the while, at a follower.
-    let watched = watch(others[0]);
+    let watch = ["events", "--since", "0", "--filter", "kind=service", "--format", "json"];
+    let watched = lab.lines(others[0], &watch);
 
     let reached = whole["revision"].as_u64().unwrap();
     let first = events(&lab, others[1], 0, reached);

@@ -2,7 +2,7 @@
 //! be left without an answer. And updates that fail.
 #![allow(clippy::unwrap_used)]
 
-use heddle_cluster_tests::{HOSTS, Lab, skipped, wait};
+use heddle_cluster_tests::{HOSTS, Lab, program, skipped, wait};
 use serde_json::Value;
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
@@ -20,6 +20,8 @@ const ENOUGH: u32 = 10_000;
 fn answered(lab: &Lab, what: &str, act: impl FnOnce()) {
     let (done, total) = (AtomicBool::new(false), AtomicU32::new(0));
     let began = Instant::now();
+    let caller = lab.running("node1", "caller").unwrap().remove(0);
+    // From the host outside, or from a task by the service's virtual address.
     let client = |target: String, how: &[&str]| {
         let mut failed = String::new();
         let on = || !done.load(Ordering::Relaxed) || total.load(Ordering::Relaxed) < ENOUGH;
@@ -27,7 +29,10 @@ fn answered(lab: &Lab, what: &str, act: impl FnOnce()) {
             let every = if how.is_empty() { "2" } else { "10" };
             let mut args = vec!["heddle", "whoami", "--ask", &target, "--count", BATCH, "--every", every];
             args.extend(how);
-            let output = lab.exec("client", &args);
+            let output = match target.starts_with("web:") {
+                true => lab.in_task(&caller, &args.join(" ").replacen("heddle", &program().display().to_string(), 1)),
+                false => lab.exec("client", &args),
+            };
             total.fetch_add(counted(&String::from_utf8_lossy(&output.stdout)), Ordering::Relaxed);
             failed += &String::from_utf8_lossy(&output.stderr);
         }
@@ -40,6 +45,7 @@ fn answered(lab: &Lab, what: &str, act: impl FnOnce()) {
                 [(format!("10.77.0.{n}:8080"), &[][..]), (format!("[fd77::{n}]:8080"), &["--keep-alive"][..])]
             })
             .chain([("10.77.0.1:8080".into(), &["--udp"][..]), ("[fd77::2]:8080".into(), &["--udp", "--keep-alive"])])
+            .chain([("web:80".into(), &["--udp", "--keep-alive"][..]), ("web:80".into(), &["--keep-alive"])])
             .map(|(target, how)| scope.spawn(move || client(target, how)))
             .collect();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
@@ -86,7 +92,9 @@ fn whatever_changes_every_request_is_answered() {
         return;
     }
     let lab = Lab::up("t-update", 3, 3);
-    lab.create_web("web", 6, &["-p", "8080:80", "-p", "8080:80/udp", "--env", "A=1"]);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "front"]);
+    lab.create_web("web", 6, &["-p", "8080:80", "-p", "8080:80/udp", "--env", "A=1", "--network", "front"]);
+    lab.create_web("caller", 1, &["--network", "front", "--constraint", "node.hostname==node1"]);
     let before = ids(&tasks(&lab, "node1", 6));
     for (order, more) in [("stop-first", "A=2"), ("start-first", "A=3")] {
         answered(&lab, &format!("update, {order}"), || {

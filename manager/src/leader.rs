@@ -208,7 +208,7 @@ fn lost(state: &Snapshot, sessions: &Sessions, leads_since: Instant) -> Vec<Muta
 mod tests {
     use super::*;
     use crate::world::World;
-    use heddle_model::{service::Runtime, task::Task};
+    use heddle_model::task::Task;
 
     fn lost_after(heartbeat: Duration, sessions: &Sessions, led: Duration) -> usize {
         let mut world = World::new();
@@ -241,7 +241,7 @@ mod tests {
         let pairs = (0..MOST).flat_map(|_| [old(), new()]);
         assert_eq!(parts([new()].into_iter().chain(pairs).collect()), [MOST - 1, MOST, 2]);
         let mut large = task.clone();
-        let Runtime::Process(program) = &mut large.spec.runtime;
+        let program = large.spec.runtime.program_mut();
         program.command.push("x".repeat(5 << 20));
         let large = || Mutation::Create(large.clone().into());
         assert_eq!(parts([large(), large(), new()].into()), [1, 2], "as many bytes as fit, and never none");

@@ -30,6 +30,7 @@ pub mod find;
 mod fuzz;
 pub mod health;
 pub mod id;
+pub mod image;
 pub mod limits;
 pub mod meta;
 pub mod net;

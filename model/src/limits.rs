@@ -7,7 +7,7 @@ use crate::{
     health::Probe,
     network::NetworkSpec,
     node::NodeDescription,
-    service::{ProcessSpec, Runtime, ServiceSpec, TaskSpec},
+    service::{ProcessSpec, ServiceSpec, TaskSpec},
     workload::{DnsConfig, NetworkWish, WorkloadSpec},
 };
 use std::{collections::BTreeMap, net::IpAddr};
@@ -149,8 +149,15 @@ fn names<'a>(field: &'static str, all: impl ExactSizeIterator<Item = &'a String>
 }
 
 fn task(task: &TaskSpec) -> Result {
-    let Runtime::Process(program) = &task.runtime;
-    process(program)?;
+    process(task.runtime.program())?;
+    if let Some(image) = task.runtime.image() {
+        long("image", image.image.as_str(), CONSTRAINT)?;
+        for word in image.entrypoint.iter().flatten() {
+            long("entry point", word, CONSTRAINT)?;
+            whole("entry point", word)?;
+        }
+        many("words of the entry point", image.entrypoint.as_ref().map_or(0, Vec::len), MOUNTS)?;
+    }
     many("constraints", task.placement.constraints.len(), CONSTRAINTS)?;
     task.placement.constraints.iter().try_for_each(|c| long("constraint", c, CONSTRAINT))?;
     names("spread preferences", task.placement.spread.iter(), PREFERENCES)?;
@@ -203,7 +210,9 @@ fn lines(hosts: &[(String, IpAddr)]) -> Result {
 
 /// Bytes of the texts of a task's spec.
 pub fn size(task: &TaskSpec) -> u64 {
-    let Runtime::Process(program) = &task.runtime;
+    let program = task.runtime.program();
+    let image = task.runtime.image().map(|i| (i.image.as_str(), i.entrypoint.iter().flatten()));
+    let image = image.map_or(0, |(name, words)| name.len() + words.map(String::len).sum::<usize>());
     let variables = program.env.iter().map(|(name, value)| name.len() + value.len());
     let placed = task.placement.constraints.iter().chain(&task.placement.spread);
     let placed = placed.chain(task.resources.reserved.generic.keys());
@@ -222,7 +231,7 @@ pub fn size(task: &TaskSpec) -> u64 {
         Some(Probe::Command(text) | Probe::Http { path: text, .. }) => text.len(),
         Some(Probe::Tcp(_)) | None => 0,
     };
-    (texts.chain(variables).chain(files).chain(own).chain(mounts).sum::<usize>() + check) as u64
+    (texts.chain(variables).chain(files).chain(own).chain(mounts).sum::<usize>() + check + image) as u64
 }
 
 pub fn service(spec: &ServiceSpec) -> Result {
@@ -291,7 +300,7 @@ pub fn workload(spec: &WorkloadSpec) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::{Mode, NetworkTarget};
+    use crate::service::{Mode, NetworkTarget, Runtime};
 
     fn said(change: impl FnOnce(&mut WorkloadSpec)) -> String {
         let mut spec = WorkloadSpec::default();

@@ -5,6 +5,7 @@ use crate::{
     container::Container,
     endpoint::{Endpoint, EndpointSpec, PortConfig, PublishMode},
     health::HealthCheck,
+    image::ImageName,
     payload::PayloadFile,
     placement::{Placement, Resources},
     shared::Shared,
@@ -24,10 +25,63 @@ pub struct ProcessSpec {
     pub hostname: Option<String>,
 }
 
+/// A program of an image, in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSpec {
+    pub image: ImageName,
+    /// None: the image's own.
+    pub entrypoint: Option<Vec<String>>,
+    /// Its command is what follows the entry point; empty: what the image has.
+    pub program: ProcessSpec,
+}
+
 /// What runs a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Runtime {
     Process(ProcessSpec),
+    Image(Box<ImageSpec>),
+}
+
+impl Runtime {
+    pub const PROCESS: &str = "process";
+    pub const CONTAINERD: &str = "containerd";
+
+    pub const fn program(&self) -> &ProcessSpec {
+        match self {
+            Runtime::Process(program) => program,
+            Runtime::Image(image) => &image.program,
+        }
+    }
+
+    pub const fn program_mut(&mut self) -> &mut ProcessSpec {
+        match self {
+            Runtime::Process(program) => program,
+            Runtime::Image(image) => &mut image.program,
+        }
+    }
+
+    pub fn image(&self) -> Option<&ImageSpec> {
+        match self {
+            Runtime::Process(_) => None,
+            Runtime::Image(image) => Some(image),
+        }
+    }
+
+    /// What a node must have for it.
+    pub const fn executor(&self) -> &'static str {
+        match self {
+            Runtime::Process(_) => Self::PROCESS,
+            Runtime::Image(_) => Self::CONTAINERD,
+        }
+    }
+
+    /// In a list of services.
+    pub fn shown(&self) -> String {
+        match self {
+            Runtime::Process(program) => program.command.join(" "),
+            Runtime::Image(image) => image.image.to_string(),
+        }
+    }
 }
 
 impl Default for Runtime {

@@ -173,6 +173,8 @@ pub enum SpecError {
     PathInside { path: FilePath, inside: FilePath },
     #[error("no command: give the program to run after `--`")]
     NoCommand,
+    #[error("secrets and configs: they are not given to images yet, use --process or environment variables")]
+    FilesOfImage,
     #[error("network {name} is used by service {by}: remove the service first")]
     InUse { name: String, by: String },
     #[error("network {name} carries the published ports of service {by}: it cannot be removed before that service")]
@@ -317,9 +319,13 @@ pub fn change(state: &Snapshot, service: &Service, mut spec: ServiceSpec) -> Res
 
 fn possible(state: &Snapshot, old: Option<&Service>, spec: &mut ServiceSpec) -> Result<(), SpecError> {
     limits::service(spec)?;
-    let Runtime::Process(process) = &spec.task.runtime;
-    if process.command.first().is_none_or(String::is_empty) {
-        return Err(SpecError::NoCommand);
+    let process = spec.task.runtime.program();
+    match &spec.task.runtime {
+        Runtime::Process(_) if process.command.first().is_none_or(String::is_empty) => {
+            return Err(SpecError::NoCommand);
+        }
+        Runtime::Image(_) if !spec.task.files.is_empty() => return Err(SpecError::FilesOfImage),
+        Runtime::Process(_) | Runtime::Image(_) => {}
     }
     for constraint in &spec.task.placement.constraints {
         constraint.parse::<Constraint>()?;

@@ -7,6 +7,7 @@ use heddle_model::{
     net::{Port, Protocol},
     node::{Availability, Node, NodeState},
     placement::{Amounts, NanoCpus},
+    service::Runtime,
     task::Task,
 };
 use std::fmt;
@@ -43,14 +44,31 @@ pub enum Refusal {
     NotReady,
     Paused,
     Drained,
-    NoExecutor,
+    /// Without it the node cannot run the task.
+    NoExecutor(&'static str),
     NoTunnel,
-    Constraint { wanted: Constraint, actual: Option<String> },
+    Constraint {
+        wanted: Constraint,
+        actual: Option<String>,
+    },
     MostReplicas(u32),
     PortTaken(Protocol, Port),
-    Cpu { wanted: NanoCpus, free: NanoCpus, of: NanoCpus },
-    Memory { wanted: u64, free: u64, of: u64 },
-    Generic { name: String, wanted: u64, free: u64, of: u64 },
+    Cpu {
+        wanted: NanoCpus,
+        free: NanoCpus,
+        of: NanoCpus,
+    },
+    Memory {
+        wanted: u64,
+        free: u64,
+        of: u64,
+    },
+    Generic {
+        name: String,
+        wanted: u64,
+        free: u64,
+        of: u64,
+    },
 }
 
 type Filter = fn(&Node, &Load, &Wanted<'_>) -> Option<Refusal>;
@@ -62,7 +80,10 @@ const FILTERS: &[Filter] = &[
         Availability::Pause => Some(Refusal::Paused),
         Availability::Drain => Some(Refusal::Drained),
     },
-    |node, _, _| (!node.description.executors.iter().any(|e| e == "process")).then_some(Refusal::NoExecutor),
+    |node, _, w| {
+        let wanted = w.like.spec.runtime.executor();
+        (!node.description.executors.iter().any(|e| e == wanted)).then_some(Refusal::NoExecutor(wanted))
+    },
     |node, _, w| (w.encrypted && node.description.tunnel.is_none()).then_some(Refusal::NoTunnel),
     |node, _, w| {
         let wanted = w.constraints.iter().find(|c| !c.admits(node))?.clone();
@@ -105,11 +126,12 @@ pub fn refusals(node: &Node, load: &Load, wanted: &Wanted<'_>) -> impl Iterator<
 
 impl Refusal {
     /// After a number of nodes.
-    pub const fn of_many(&self) -> &'static str {
+    pub fn of_many(&self) -> &'static str {
         match self {
             Refusal::NotReady => "not ready",
             Refusal::Paused | Refusal::Drained => "not available",
-            Refusal::NoExecutor => "cannot run processes",
+            Refusal::NoExecutor(Runtime::CONTAINERD) => "cannot run images",
+            Refusal::NoExecutor(_) => "cannot run processes",
             Refusal::NoTunnel => "cannot encrypt",
             Refusal::Constraint { .. } => "do not match the constraints",
             Refusal::MostReplicas(_) => "have the most replicas allowed",
@@ -126,7 +148,8 @@ impl Refusal {
         match self {
             Refusal::NotReady => format!("start the daemon of {host}, or look at what it says there"),
             Refusal::Paused | Refusal::Drained => format!("`heddle node update --availability active {host}`"),
-            Refusal::NoExecutor => format!("run a daemon on {host} that can run processes"),
+            Refusal::NoExecutor(Runtime::CONTAINERD) => format!("install and start containerd on {host}"),
+            Refusal::NoExecutor(_) => format!("run a daemon on {host} that can run processes"),
             Refusal::NoTunnel => format!("load the kernel's wireguard module on {host}, or give it /dev/net/tun"),
             Refusal::Constraint { wanted, .. } => match (wanted.attribute(), wanted.only()) {
                 (Attribute::NodeLabel(name), Some(value)) => {
@@ -156,7 +179,10 @@ impl fmt::Display for Refusal {
             Refusal::NotReady => f.write_str("it is not ready"),
             Refusal::Paused => f.write_str("it is paused"),
             Refusal::Drained => f.write_str("it is drained"),
-            Refusal::NoExecutor => f.write_str("it cannot run processes"),
+            Refusal::NoExecutor(Runtime::CONTAINERD) => {
+                f.write_str("it cannot run images: no containerd answers there")
+            }
+            Refusal::NoExecutor(_) => f.write_str("it cannot run processes"),
             Refusal::NoTunnel => f.write_str("it cannot encrypt, and the service is on an encrypted network"),
             Refusal::Constraint { wanted, actual: Some(actual) } => write!(f, "{wanted}: it is {actual:?}"),
             Refusal::Constraint { wanted, actual: None } => write!(f, "{wanted}: it has no such label"),

@@ -8,7 +8,7 @@ use heddle_model::{
     health::{HealthCheck, Probe},
     payload::{FileMode, FilePath, PayloadFile},
     placement::{Amounts, Limits, NanoCpus, Placement, Resources},
-    service::{NetworkTarget, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
+    service::{ImageSpec, NetworkTarget, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
     task::{Choice, Task, TaskStatus},
 };
 use std::time::Duration;
@@ -76,11 +76,35 @@ impl From<v1::ProcessSpec> for ProcessSpec {
     }
 }
 
+impl From<ImageSpec> for v1::ImageSpec {
+    fn from(i: ImageSpec) -> Self {
+        Self {
+            image: i.image.into(),
+            entrypoint: i.entrypoint.map(|words| v1::Words { words }),
+            program: Some(i.program.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::ImageSpec> for ImageSpec {
+    type Error = ConvertError;
+    fn try_from(i: v1::ImageSpec) -> Result<Self> {
+        Ok(Self {
+            image: text("task.image", &i.image)?,
+            entrypoint: i.entrypoint.map(|e| e.words),
+            program: i.program.unwrap_or_default().into(),
+        })
+    }
+}
+
 impl From<TaskSpec> for v1::TaskSpec {
     fn from(s: TaskSpec) -> Self {
-        let Runtime::Process(p) = s.runtime;
+        let runtime = match s.runtime {
+            Runtime::Process(process) => v1::task_spec::Runtime::Process(process.into()),
+            Runtime::Image(image) => v1::task_spec::Runtime::Image((*image).into()),
+        };
         Self {
-            runtime: Some(v1::task_spec::Runtime::Process(p.into())),
+            runtime: Some(runtime),
             restart: Some(v1::RestartPolicy {
                 condition: v1::RestartCondition::from(s.restart.condition).into(),
                 delay_ms: millis(s.restart.delay),
@@ -107,7 +131,10 @@ impl From<TaskSpec> for v1::TaskSpec {
 impl TryFrom<v1::TaskSpec> for TaskSpec {
     type Error = ConvertError;
     fn try_from(s: v1::TaskSpec) -> Result<Self> {
-        let v1::task_spec::Runtime::Process(p) = some("task.runtime", s.runtime)?;
+        let runtime = match some("task.runtime", s.runtime)? {
+            v1::task_spec::Runtime::Process(process) => Runtime::Process(process.into()),
+            v1::task_spec::Runtime::Image(image) => Runtime::Image(Box::new(image.try_into()?)),
+        };
         let restart = match s.restart {
             Some(r) => RestartPolicy {
                 condition: r.condition().try_into()?,
@@ -118,7 +145,7 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
             None => RestartPolicy::default(),
         };
         Ok(Self {
-            runtime: Runtime::Process(p.into()),
+            runtime,
             restart,
             placement: s.placement.unwrap_or_default().into(),
             networks: s.networks.into_iter().map(|n| NetworkTarget { target: n.target, aliases: n.aliases }).collect(),

@@ -9,7 +9,7 @@ use crate::{
 use heddle_model::{
     NodeId, ServiceId, Timestamp, Version,
     node::{Availability, Node, NodeSpec, NodeState, NodeStatus},
-    service::{Runtime, Service, ServiceSpec},
+    service::{Service, ServiceSpec},
     task::{Task, TaskState, TaskStatus},
     update::{Order, UpdateState},
 };
@@ -232,11 +232,9 @@ fn led_to<'a>(host: &'a Host, web: &'a ServiceId) -> impl Iterator<Item = &'a Ta
 
 /// The program that tasks of a spec run.
 pub fn program(task: &Task) -> &str {
-    let Runtime::Process(process) = &task.spec.runtime;
-    &process.command[0]
+    &task.spec.runtime.program().command[0]
 }
 
 pub fn run(spec: &mut ServiceSpec, program: &str) {
-    let Runtime::Process(process) = &mut spec.task.runtime;
-    process.command = vec![program.to_owned()];
+    spec.task.runtime.program_mut().command = vec![program.to_owned()];
 }

@@ -52,8 +52,7 @@ fn a_bad_update_pauses_and_what_served_serves_on() {
         assert_eq!(cluster.serving_tasks().iter().filter(|t| program(t) == "good").count(), 6);
         // What was never reached is no way back.
         let before = cluster.service().previous.as_ref().unwrap();
-        let heddle_model::service::Runtime::Process(process) = &before.spec.task.runtime;
-        assert_eq!(process.command, ["true"]);
+        assert_eq!(before.spec.task.runtime.program().command, ["true"]);
     }
 }
 

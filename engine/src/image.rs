@@ -1,0 +1,203 @@
+//! What an image says of itself, and what is here of it.
+
+use crate::{Engine, EngineError, Reference, api::images, pull};
+use oci_client::manifest::ImageIndexEntry;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, time::Duration};
+
+/// The configuration of an image (config.md of the OCI's image format, and docker's health check).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Config {
+    #[serde(default)]
+    pub architecture: String,
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub config: Program,
+    #[serde(default)]
+    pub rootfs: Layers,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Program {
+    pub user: String,
+    #[serde(deserialize_with = "or_default")]
+    pub env: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub entrypoint: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub cmd: Vec<String>,
+    pub working_dir: String,
+    pub stop_signal: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub volumes: BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    pub healthcheck: Option<Healthcheck>,
+}
+
+/// docker's. Durations are in nanoseconds; zero: the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    pub test: Vec<String>,
+    pub interval: u64,
+    pub timeout: u64,
+    pub start_period: u64,
+    pub retries: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Layers {
+    /// Digests of what the layers are when they are not compressed, the lowest first.
+    #[serde(default)]
+    pub diff_ids: Vec<String>,
+}
+
+/// Builders write null for an empty list.
+fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// An image that is here, whole and unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// As containerd calls it.
+    pub name: String,
+    /// Of its manifest, or of the list that it was chosen from.
+    pub digest: String,
+    pub config: Config,
+    /// The snapshot of its uppermost layer.
+    pub top: String,
+}
+
+/// One of those that are here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub name: String,
+    pub digest: String,
+    /// Since the epoch.
+    pub created: Duration,
+}
+
+/// The name of the snapshot in which all of these layers are, one above the other (image-spec, "Layer ChainID").
+pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+    let mut chain: Vec<String> = Vec::with_capacity(diff_ids.len());
+    for diff in diff_ids {
+        let next = match chain.last() {
+            None => diff.clone(),
+            Some(below) => digest(format!("{below} {diff}").as_bytes()),
+        };
+        chain.push(next);
+    }
+    chain
+}
+
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// This machine's processor, as images name it.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+/// The one of a list that runs here; else what it has.
+pub(crate) fn choose(entries: &[ImageIndexEntry]) -> Result<&ImageIndexEntry, String> {
+    let of = |entry: &ImageIndexEntry| {
+        let platform = entry.platform.as_ref()?;
+        Some((platform.os.to_string(), platform.architecture.to_string()))
+    };
+    let wanted = ("linux".to_owned(), architecture().to_owned());
+    entries.iter().find(|entry| of(entry).as_ref() == Some(&wanted)).ok_or_else(|| {
+        // What only attests something of another entry runs nowhere.
+        let known = entries.iter().filter_map(of).filter(|(os, _)| os != "unknown");
+        let mut known: Vec<_> = known.map(|(os, arch)| format!("{os}/{arch}")).collect();
+        known.dedup();
+        format!("there is none for linux/{}, only for {}", architecture(), known.join(", "))
+    })
+}
+
+impl Engine {
+    /// The image, if it is here, whole and unpacked. No registry is asked.
+    ///
+    /// # Errors
+    /// What containerd says.
+    pub async fn image(&self, image: &Reference) -> Result<Option<Image>, EngineError> {
+        pull::here(self, image).await
+    }
+
+    /// # Errors
+    /// What containerd says.
+    pub async fn images(&self) -> Result<Vec<Listed>, EngineError> {
+        let list = images::ListImagesRequest {};
+        let answer = images::images_client::ImagesClient::new(self.link()).list(list).await;
+        let listed = |image: images::Image| Listed {
+            digest: image.target.map(|t| t.digest).unwrap_or_default(),
+            created: image.created_at.map_or(Duration::ZERO, |t| Duration::from_secs(t.seconds.unsigned_abs())),
+            name: image.name,
+        };
+        let all = answer.map_err(self.failed("list images"))?.into_inner().images;
+        Ok(all.into_iter().map(listed).collect())
+    }
+
+    /// Forgets an image. Its layers are gone when nothing else is made of them.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        let delete = images::DeleteImageRequest { name: name.into(), sync: true };
+        let answer = images::images_client::ImagesClient::new(self.link()).delete(delete).await;
+        answer.map_err(self.failed("remove an image"))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_named_by_all_that_is_in_it() {
+        let layers = ["sha256:a", "sha256:b", "sha256:c"].map(String::from);
+        let chain = chain_ids(&layers);
+        assert_eq!(chain[0], "sha256:a");
+        assert_eq!(chain[1], digest(b"sha256:a sha256:b"));
+        assert_eq!(chain[2], digest(format!("{} sha256:c", chain[1]).as_bytes()));
+        assert!(chain_ids(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_config_may_leave_out_nearly_everything() {
+        let text = r#"{"config":{"Env":null,"Cmd":["nginx"],"Entrypoint":null,"StopSignal":"SIGQUIT",
+            "Healthcheck":{"Test":["CMD","true"],"Interval":3000000000}},"rootfs":{"type":"layers","diff_ids":["sha256:a"]}}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!((config.config.cmd.as_slice(), config.config.env.len()), (["nginx".to_owned()].as_slice(), 0));
+        assert_eq!(config.config.stop_signal.as_deref(), Some("SIGQUIT"));
+        assert_eq!(config.config.healthcheck.unwrap().interval, 3_000_000_000);
+        assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_image_of_another_processor_is_refused_with_what_there_is() {
+        let entry = |os: &str, arch: &str| {
+            let text = format!(
+                r#"{{"mediaType":"m","digest":"sha256:{arch}","size":1,"platform":{{"os":"{os}","architecture":"{arch}"}}}}"#
+            );
+            serde_json::from_str::<ImageIndexEntry>(&text).unwrap()
+        };
+        let all = [entry("linux", "s390x"), entry("unknown", "unknown"), entry("linux", architecture())];
+        assert_eq!(choose(&all).unwrap().digest, format!("sha256:{}", architecture()));
+        let said = choose(&all[..2]).unwrap_err();
+        assert!(said.ends_with("only for linux/s390x"), "{said}");
+    }
+}

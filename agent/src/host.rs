@@ -6,6 +6,7 @@ use crate::local::network::Surroundings;
 use heddle_model::{
     net::{DualSubnet, Mtu, Port, Protocol},
     node::{NodeDescription, Trust},
+    service::Runtime,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
@@ -35,7 +36,7 @@ pub fn describe(data_path: IpAddr) -> NodeDescription {
         version: env!("CARGO_PKG_VERSION").into(),
         host_subnets: subnets().into_iter().collect(),
         data_path_mtu: mtu_of(data_path),
-        executors: vec!["process".into()],
+        executors: vec![Runtime::PROCESS.into()],
         listening: listening().into_iter().collect(),
         tunnel: None,
         trust: Trust::default(),

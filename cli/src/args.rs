@@ -97,6 +97,9 @@ pub enum Command {
     /// The process between a daemon and a task
     #[command(hide = true)]
     TaskShim { dir: PathBuf },
+    /// Keeps what a container prints
+    #[command(hide = true)]
+    TaskLog { dir: PathBuf },
     /// Runs the command of a health check where a task's program runs
     #[command(hide = true)]
     TaskCheck { dir: PathBuf, command: String },
@@ -159,6 +162,12 @@ pub struct DaemonArgs {
     /// What this host has besides processors and memory, for services that reserve it: NAME=COUNT, such as gpu=2
     #[arg(long, value_name = "NAME=COUNT", value_parser = commands::pair::resource)]
     pub generic_resource: Vec<(String, u64)>,
+    /// The socket of containerd, which runs images where there is one
+    #[arg(long, env = "HEDDLE_CONTAINERD", value_name = "SOCKET", default_value = "/run/containerd/containerd.sock")]
+    pub containerd: PathBuf,
+    /// Holds a directory for each registry with a hosts.toml, as containerd has them: mirrors, private CAs, plain HTTP
+    #[arg(long, env = "HEDDLE_REGISTRY_HOSTS", value_name = "DIR", default_value = "/etc/containerd/certs.d")]
+    pub registry_hosts: PathBuf,
     /// Tell numbers (/metrics, for Prometheus), /healthz and /readyz over HTTP at this IP:PORT [default: nowhere]
     #[arg(long, env = "HEDDLE_METRICS_ADDR")]
     pub metrics_addr: Option<SocketAddr>,

@@ -36,6 +36,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     // These change the namespaces of their process, which must have one thread for that.
     match cli.command {
         Command::TaskShim { dir } => Ok(executor::run_shim(&dir).map(|_| done(()))?),
+        Command::TaskLog { dir } => Ok(executor::keep_log(&dir).map(done)?),
         Command::TaskCheck { dir, command } => Ok(executor::check_in_task(&dir, &command)?.into()),
         Command::TaskCheckRun { command } => Ok(executor::run_check(&command)?.into()),
         Command::LabHost { spec } => lab::run_host(&spec).map(done),
@@ -86,12 +87,18 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
                 labels: args.label.into_iter().collect(),
                 generic: args.generic_resource.into_iter().collect(),
             };
+            let images = heddle_engine::Settings {
+                socket: args.containerd,
+                hosts: args.registry_hosts,
+                ..heddle_engine::Settings::default()
+            };
             node::run(node::Config {
                 state_dir,
                 socket,
                 lb_backend,
                 wireguard,
                 endowment,
+                images,
                 advertise_addr,
                 data_path_addr,
                 metrics_addr,
@@ -136,6 +143,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::ManPages { dir } => clap_mangen::generate_to(Cli::command(), &dir)
             .with_context(|| format!("cannot write manual pages to {}", dir.display())),
         Command::TaskShim { .. }
+        | Command::TaskLog { .. }
         | Command::TaskCheck { .. }
         | Command::TaskCheckRun { .. }
         | Command::LabHost { .. }

@@ -18,7 +18,7 @@ use crate::{
         step::Step,
     },
     dns::{Resolver, Upstream, Zone},
-    executor::{Ends, HOST_NETNS, ProcessExecutor, ShimSpec, TaskProcess},
+    executor::{ContainerTask, Containers, Ends, HOST_NETNS, ProcessExecutor, ShimSpec, TaskProcess},
     health::{Checks, Trial},
     host,
     kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
@@ -27,6 +27,7 @@ use crate::{
     session::Event,
     worker::{Job, Local, Outcome, Todo, Worker},
 };
+use heddle_engine::spec::Run;
 use heddle_model::{
     TaskId, Timestamp,
     health::Probe,
@@ -50,6 +51,8 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
+/// What tells a program how its host finds others.
+const HOST_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 /// How often running programs are looked at, though nothing rang.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After a pass that failed; doubles while it fails.
@@ -74,6 +77,7 @@ pub enum Command {
 
 pub(super) struct Actor {
     pub(super) executor: Arc<ProcessExecutor>,
+    pub(super) containers: Containers,
     pub(super) reconciler: Reconciler<LinuxKernel>,
     pub(super) watch: Watch,
     pub(super) worker: Worker,
@@ -293,7 +297,7 @@ impl Actor {
     fn look_once(&mut self) -> bool {
         let mut processes = BTreeMap::new();
         for id in self.worker.tasks.iter().filter(|(_, l)| l.needs_sandbox()).map(|(id, _)| id) {
-            match self.executor.state(id) {
+            match self.state(id) {
                 Ok(state) => drop(processes.insert(id.clone(), state)),
                 // It waits; the others go on.
                 Err(error) => tracing::warn!(task = %id, %error, "cannot look at a task"),
@@ -319,9 +323,9 @@ impl Actor {
                 }
                 Todo::Term(id) => {
                     let signal = self.worker.tasks.get(id).map_or(Signal::SIGTERM, |local| local.job.stop_signal());
-                    self.executor.signal(id, signal)
+                    self.signal(id, signal)
                 }
-                Todo::Kill(id) => self.executor.signal(id, Signal::SIGKILL),
+                Todo::Kill(id) => self.signal(id, Signal::SIGKILL),
                 Todo::Check(id) => {
                     self.check(id);
                     Ok(())
@@ -406,7 +410,43 @@ impl Actor {
             resources: local.job.task().map(|t| t.spec.resources.clone()).unwrap_or_default(),
             container: launch.container,
         };
-        self.executor.start(id, &spec, &secret)
+        let Some(image) = local.job.image() else { return self.executor.start(id, &spec, &secret) };
+        let run = Run {
+            entrypoint: image.entrypoint.clone(),
+            args: image.program.command.clone(),
+            env: spec.env.clone(),
+            dir: spec.dir.clone(),
+            hostname: spec.hostname.clone(),
+            netns: (!spec.is_on_host()).then(|| spec.netns.clone()),
+            // What a host knows, whoever shares its network should.
+            files: if spec.is_on_host() {
+                HOST_FILES.map(|file| (file.into(), file.to_owned())).into()
+            } else {
+                vec![]
+            },
+            container: spec.container.clone(),
+            resources: spec.resources.clone(),
+            cgroup: format!("/heddle/{id}"),
+        };
+        let files = spec.files.clone();
+        self.containers.start(id, ContainerTask { image: image.image.clone(), run, beside: spec, files }, secret)
+    }
+
+    fn state(&self, id: &TaskId) -> io::Result<TaskProcess> {
+        match self.worker.tasks.get(id).and_then(|local| local.job.image()) {
+            Some(_) => self.containers.state(id),
+            None => self.executor.state(id),
+        }
+    }
+
+    fn signal(&self, id: &TaskId, signal: Signal) -> io::Result<()> {
+        match self.worker.tasks.get(id).and_then(|local| local.job.image()) {
+            Some(_) => {
+                self.containers.signal(id, signal);
+                Ok(())
+            }
+            None => self.executor.signal(id, signal),
+        }
     }
 
     /// Tries a task's health check, once.
@@ -523,7 +563,9 @@ impl Actor {
             self.fail(errors);
         }
         let worker = &self.worker;
-        if let Err(error) = self.executor.prune(|id| worker.tasks.contains_key(id)) {
+        let containers = &self.containers;
+        containers.sweep(|id| worker.tasks.contains_key(id));
+        if let Err(error) = self.executor.prune(|id| worker.tasks.contains_key(id) || containers.holds(id)) {
             tracing::warn!(%error, "cannot forget ended tasks");
         }
         done
@@ -606,7 +648,7 @@ impl Actor {
         let tasks: Vec<TaskId> =
             self.worker.tasks.iter().filter(|(_, l)| l.job.task().is_some()).map(|(id, _)| id.clone()).collect();
         for id in &tasks {
-            let _ = self.executor.signal(id, Signal::SIGKILL);
+            let _ = self.signal(id, Signal::SIGKILL);
             self.worker.tasks.remove(id);
             self.checks.keep(|checked| checked != id);
             self.resolvers.remove(id);
@@ -623,6 +665,7 @@ impl Actor {
         if let Err(error) = left {
             tracing::warn!(error = chain(&error), "cannot forget the cluster's networks");
         }
+        self.containers.clear().await;
         self.host.borrow_and_update();
         self.assign();
         for _ in 0..20 {

@@ -40,13 +40,16 @@ pub fn launch(job: &Job, sandbox: Option<&Sandbox>, at: &Place<'_>) -> Launch {
     let default = if sandbox.is_some() { job.id().short() } else { at.host };
     let hostname = job.process().hostname.as_deref().map_or_else(|| default.to_owned(), own);
     let mut env = BTreeMap::from([
-        ("PATH".to_owned(), PATH.to_owned()),
         ("HOSTNAME".into(), hostname.clone()),
         ("HEDDLE_TASK".into(), job.name()),
         ("HEDDLE_NODE".into(), at.host.to_owned()),
     ]);
-    if container.user.is_none() {
-        env.insert("HOME".into(), "/root".into());
+    // An image knows these itself.
+    if job.image().is_none() {
+        env.insert("PATH".to_owned(), PATH.to_owned());
+        if container.user.is_none() {
+            env.insert("HOME".into(), "/root".into());
+        }
     }
     if let Some(task) = job.task() {
         env.extend(of_service(task));

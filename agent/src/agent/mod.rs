@@ -23,7 +23,7 @@ pub use picture::{JobPicture, MemberPicture, Picture, Status, TunnelPicture};
 
 use crate::{
     dataplane::desired::{Balancer, LocalHost},
-    executor::{Ends, ProcessExecutor},
+    executor::{Containers, Ends, ProcessExecutor},
     health::Checks,
     host,
     kernel::linux::{
@@ -44,6 +44,7 @@ use heddle_model::{
     fence::Fence,
     net::{DualSubnet, Mtu, unique_local},
     node::NodeReport,
+    service::Runtime,
     tunnel::Epoch,
 };
 use heddle_plumbing::tls::Credentials;
@@ -74,6 +75,8 @@ pub struct Config {
     pub balancer: Balancer,
     pub wireguard: Choice,
     pub endowment: Endowment,
+    /// Where containerd is, and where it is told about registries.
+    pub images: heddle_engine::Settings,
 }
 
 /// What the operator says that this host is and has.
@@ -110,6 +113,8 @@ pub struct Agent {
     dir: PathBuf,
     pub balancer: Balancer,
     endowment: Endowment,
+    /// Which containerd there is.
+    pub images: watch::Receiver<Option<String>>,
     underlay: Underlay,
     commands: mpsc::Sender<Command>,
     task: AbortHandle,
@@ -144,7 +149,11 @@ impl Agent {
         let keys = Arc::new(Keyring::new(backend));
         let store = Store::open(&config.dir, || Ok(first_state())).map_err(|e| io::Error::other(chain(&e)))?;
         let store = Arc::new(store);
-        let executor = Arc::new(ProcessExecutor::new(config.dir.join("tasks"), config.shim)?);
+        let tasks = config.dir.join("tasks");
+        let executor = Arc::new(ProcessExecutor::new(tasks.clone(), config.shim.clone())?);
+        let ends = Ends::default();
+        let engine = heddle_engine::Engine::new(config.images).map_err(io::Error::other)?;
+        let containers = Containers::new(engine, tasks, config.shim, ends.bell());
         let (status_send, status) = watch::channel(Status::default());
         let (picture_send, picture) = watch::channel(Picture::default());
         let (leader_send, leader) = watch::channel(None);
@@ -153,10 +162,11 @@ impl Agent {
         let underlay = Underlay::start(picture.clone(), status_send.clone(), commands.clone());
         let mut actor = Actor {
             executor: executor.clone(),
+            containers: containers.clone(),
             reconciler: Reconciler::new(LinuxKernel::with_keys(keys.clone())),
             watch: Watch::start()?,
             worker: Worker::default(),
-            ends: Ends::default(),
+            ends,
             checks: Checks::default(),
             store: store.clone(),
             host: store.watch(),
@@ -177,11 +187,27 @@ impl Agent {
             actor.begin();
         }
         let ports = Arc::new(Ports::default());
-        let host = HostService::new(store.clone(), ports.clone(), picture, leader.clone(), executor, commands.clone());
+        let images = containers.version();
+        let (leads, tell) = (leader.clone(), commands.clone());
+        let host = HostService::new(store.clone(), ports.clone(), picture, leads, executor, containers, tell);
         host.resume(connected);
         let task = tokio::spawn(actor.run(obeyed, config.in_cluster)).abort_handle();
         let Config { dir, balancer, endowment, .. } = config;
-        Ok(Self { status, leader, host, store, ports, keys, dir, balancer, endowment, underlay, commands, task })
+        Ok(Self {
+            status,
+            leader,
+            host,
+            store,
+            ports,
+            keys,
+            dir,
+            balancer,
+            endowment,
+            images,
+            underlay,
+            commands,
+            task,
+        })
     }
 
     /// The managers as they were last told, in this run or before.
@@ -228,7 +254,7 @@ impl Agent {
         let anew = Arc::new(Notify::new());
         let (told_anew, changed) = (anew.clone(), self.keys.changed.clone());
         let (store, ports, keys) = (self.store.clone(), self.ports.clone(), self.keys.clone());
-        let endowment = self.endowment.clone();
+        let (endowment, images) = (self.endowment.clone(), self.images.clone());
         let describe = move |data_path| {
             let mut description = host::describe(data_path);
             description.labels.clone_from(&endowment.labels);
@@ -237,6 +263,7 @@ impl Agent {
             description.host_subnets.extend(own.networks.values().flat_map(|n| n.pools.iter().map(|p| p.subnet)));
             description.listening.extend(ports.held());
             description.tunnel = keys.end();
+            description.executors.extend(images.borrow().is_some().then(|| Runtime::CONTAINERD.to_owned()));
             description.host_subnets.sort();
             description.host_subnets.dedup();
             description.listening.sort();

@@ -24,6 +24,11 @@ impl Drop for Ends {
 }
 
 impl Ends {
+    /// Others may ring it, too.
+    pub fn bell(&self) -> Arc<Notify> {
+        self.bell.clone()
+    }
+
     /// Waits until one of them has ended.
     pub async fn rings(&self) {
         self.bell.notified().await;

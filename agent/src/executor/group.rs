@@ -235,13 +235,14 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     at(dir, fs::create_dir_all(dir))
 }
 
-/// The roots of all hierarchies in which there may be groups of tasks.
+/// The roots of all hierarchies: a container has groups in each.
 fn open(mounts: &str) -> Vec<OwnedFd> {
-    let mut roots: Vec<_> =
-        ["cpu", "memory", "pids"].into_iter().filter_map(|c| Some(hierarchy(mounts, c)?.1)).collect();
-    roots.sort();
-    roots.dedup();
-    roots.into_iter().filter_map(|root| Some(fs::File::open(root).ok()?.into())).collect()
+    let mounted = |line: &str| {
+        let mut fields = line.split(' ').skip(1);
+        let (place, kind) = (fields.next()?.to_owned(), fields.next()?);
+        ["cgroup", "cgroup2"].contains(&kind).then_some(place)
+    };
+    mounts.lines().filter_map(mounted).filter_map(|root| Some(fs::File::open(root).ok()?.into())).collect()
 }
 
 /// Takes a task's groups away, if it has some left. Its processes have ended.

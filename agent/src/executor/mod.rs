@@ -1,4 +1,4 @@
-//! Runs tasks as processes of the host in namespaces of their own.
+//! Runs tasks: as processes of the host in namespaces of their own, or as containers of images.
 //!
 //! ```text
 //! daemon ── starts ─> shim (outlives the daemon) ── parent of ─> init (pid 1 of the task) ─> the program
@@ -7,8 +7,11 @@
 //!    ├── check: a command of a health check, in the task's namespaces            enter  how it gets there
 //!    └── group: what a task may use of the host     view: what it sees of it     identity: as whom it runs
 //! ```
+//!
+//! Tasks of images are containerd's to run ([`Containers`]); what they leave in their directories is the same.
 
 mod check;
+mod containers;
 mod ends;
 mod enter;
 mod group;
@@ -20,6 +23,7 @@ mod shim;
 mod view;
 
 pub use check::{CheckCommand, check_in_task, run_check};
+pub use containers::{ContainerTask, Containers};
 pub use ends::Ends;
 pub use enter::Namespaces;
 pub use group::{join as join_groups, remove as remove_groups};
@@ -27,7 +31,7 @@ pub use identity::Identity;
 pub use log::{Line, Reader as LogReader, Stream};
 pub use memory::MemoryFile;
 pub use record::{Exit, HOST_NETNS, ShimSpec};
-pub use shim::{Outcome, run as run_shim};
+pub use shim::{Outcome, keep_log, run as run_shim};
 
 use heddle_model::TaskId;
 use memory::PLACES;
@@ -50,6 +54,8 @@ const KEPT: usize = 100;
 pub enum TaskProcess {
     /// Never started here.
     Absent,
+    /// What is done before it can run.
+    Preparing(String),
     Running {
         /// The task's pid 1, as the host sees it.
         pid: u32,
@@ -195,7 +201,7 @@ impl ProcessExecutor {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
                 Err(e) => Err(e.into()),
             },
-            TaskProcess::Absent | TaskProcess::Ended(_) => Ok(()),
+            TaskProcess::Absent | TaskProcess::Preparing(_) | TaskProcess::Ended(_) => Ok(()),
         }
     }
 
@@ -204,7 +210,7 @@ impl ProcessExecutor {
         let mut ended = Vec::new();
         for task in self.list()?.into_iter().filter(|t| !keep(t)) {
             match self.state(&task)? {
-                TaskProcess::Running { .. } => {}
+                TaskProcess::Running { .. } | TaskProcess::Preparing(_) => {}
                 TaskProcess::Absent => self.forget(&task),
                 TaskProcess::Ended(_) => {
                     ended.push((fs::metadata(self.task_dir(&task))?.modified()?, task));

@@ -25,7 +25,7 @@ use nix::{
 use std::{
     fs, io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, FromRawFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::Path,
@@ -150,6 +150,21 @@ fn supervise(dir: &Path, spec: &ShimSpec, secret: Vec<MemoryFile>, tell: OwnedFd
     group.remove();
     record::write(&dir.join(EXIT), &Exit { code, error, at_ms: now_ms() })?;
     drop(tell);
+    Ok(())
+}
+
+/// `heddle task-log`: keeps what a container prints, until nobody can print any more. containerd's shim starts it with the container's
+/// output and errors as files 3 and 4, and waits until 5 is closed.
+pub fn keep_log(dir: &Path) -> io::Result<()> {
+    // SAFETY: whoever started this process gave it these files, and nothing here has them yet.
+    let [out, err, ready] = [3, 4, 5].map(|number| unsafe { OwnedFd::from_raw_fd(number) });
+    let spec: Option<ShimSpec> = record::read(&dir.join(SPEC))?;
+    let limits = spec.map(|spec| spec.container.log).unwrap_or_default();
+    let mut log = Writer::open(dir, limits)?;
+    // What ends the task's container must not end it before all is written.
+    setsid()?;
+    drop(ready);
+    copy([(out, Stream::Stdout), (err, Stream::Stderr)], &mut log);
     Ok(())
 }
 

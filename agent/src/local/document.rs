@@ -304,7 +304,13 @@ fn networks(id: &TaskId, state: &HostState, picture: &Picture) -> Value {
 }
 
 fn command(job: &Job) -> String {
-    job.process().command.join(" ")
+    match job.image() {
+        None => job.process().command.join(" "),
+        Some(image) => {
+            let words = image.entrypoint.iter().flatten().chain(&image.program.command);
+            words.map(String::as_str).collect::<Vec<_>>().join(" ")
+        }
+    }
 }
 
 /// A row of `ps`.

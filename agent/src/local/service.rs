@@ -9,10 +9,11 @@ use super::{
 };
 use crate::{
     agent::{Command, JobPicture, Picture, now},
-    executor::ProcessExecutor,
+    executor::{Containers, ProcessExecutor},
     logs::{self, Source},
     worker::NOT_STARTED,
 };
+use heddle_engine::RegistryAuth;
 use heddle_model::{find::FindError, network, task::TaskStatus};
 use heddle_proto::v1::{self, host_server};
 use serde_json::Value;
@@ -51,6 +52,7 @@ impl HostService {
         picture: watch::Receiver<Picture>,
         leader: watch::Receiver<Option<Channel>>,
         executor: Arc<ProcessExecutor>,
+        containers: Containers,
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let busy = Mutex::default();
@@ -61,6 +63,7 @@ impl HostService {
                 picture,
                 leader,
                 executor,
+                containers,
                 commands,
                 busy,
                 owes: AtomicBool::new(false),
@@ -267,6 +270,18 @@ impl host_server::Host for HostService {
         let (dir, picture) = (self.operations.executor.log_dir(&task), self.operations.picture.clone());
         tokio::spawn(follow(Source { task, name, node: String::new(), dir }, request, picture, send));
         Ok(Response::new(Box::pin(ReceiverStream::new(lines))))
+    }
+
+    async fn resolve_image(&self, request: Request<v1::ResolveImageRequest>) -> Answer<v1::ResolveImageResponse> {
+        let image: heddle_model::image::ImageName = request
+            .into_inner()
+            .image
+            .parse()
+            .map_err(|e: heddle_model::image::BadImage| Status::invalid_argument(e.to_string()))?;
+        let engine = self.operations.containers.engine();
+        let resolved = engine.resolve(&image.reference(), RegistryAuth::Anonymous).await;
+        let digest = resolved.map_err(|e| Status::failed_precondition(e.to_string()))?.digest;
+        Ok(Response::new(v1::ResolveImageResponse { digest }))
     }
 
     async fn get_exec_target(&self, request: Request<v1::RefRequest>) -> Answer<v1::ExecTarget> {

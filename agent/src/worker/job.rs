@@ -4,7 +4,7 @@ use heddle_model::{
     TaskId,
     container::Container,
     health::HealthCheck,
-    service::{ProcessSpec, Runtime},
+    service::{ImageSpec, ProcessSpec},
     task::{Task, TaskState, TaskStatus},
     workload::{DnsConfig, Workload},
 };
@@ -34,12 +34,14 @@ impl Job {
 
     pub fn process(&self) -> &ProcessSpec {
         match self {
-            Job::Task(task) => {
-                let Runtime::Process(process) = &task.spec.runtime;
-                process
-            }
+            Job::Task(task) => task.spec.runtime.program(),
             Job::Workload(workload) => &workload.spec.process,
         }
+    }
+
+    /// None: its program is one of the host.
+    pub fn image(&self) -> Option<&ImageSpec> {
+        self.task().and_then(|task| task.spec.runtime.image())
     }
 
     pub fn stop_grace(&self) -> Duration {

@@ -101,6 +101,10 @@ impl Local {
         self.health.is_some() && self.job.health().is_some() && !ends
     }
 
+    fn beginning(&self) -> &'static str {
+        if self.job.health().is_some() { NOT_HEALTHY } else { "starting" }
+    }
+
     fn reach(&mut self, state: TaskState, message: &str, now: Timestamp) {
         if self.status.state < state {
             self.status = TaskStatus { state, since: now, message: message.into(), ..self.status.clone() };
@@ -185,7 +189,11 @@ impl Worker {
             match process {
                 TaskProcess::Ended(exit) if local.is_closing(exit, now) => continue,
                 TaskProcess::Ended(exit) => local.end(exit),
+                // When it began is what its checks, and who waits for it to answer, go by.
+                TaskProcess::Preparing(said) if local.status.message != *said => local.status.message.clone_from(said),
+                TaskProcess::Preparing(_) => {}
                 TaskProcess::Running { pid } => {
+                    local.reach(TaskState::Starting, local.beginning(), now);
                     local.status.pid = Some(*pid);
                     if local.stopping.is_none() && local.run(|job| answers(job, *pid), now) {
                         todo.push(Todo::Check(id.clone()));
@@ -197,9 +205,10 @@ impl Worker {
                 TaskProcess::Absent => {
                     local.reach(TaskState::Preparing, "preparing its network", now);
                     if ready(id) {
-                        let checked = local.job.health().is_some();
-                        let message = if checked { NOT_HEALTHY } else { "starting" };
-                        local.reach(TaskState::Starting, message, now);
+                        // An image has to come first.
+                        if local.job.image().is_none() {
+                            local.reach(TaskState::Starting, local.beginning(), now);
+                        }
                         todo.push(Todo::Start(id.clone()));
                     }
                 }

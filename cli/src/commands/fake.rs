@@ -166,6 +166,9 @@ impl host_server::Host for Fake {
         let rest = until.filter_map(|_| std::future::ready(None));
         Ok(Response::new(stream::iter(lines.into_iter().map(Ok)).chain(rest).boxed()))
     }
+    async fn resolve_image(&self, _: Request<v1::ResolveImageRequest>) -> Answer<v1::ResolveImageResponse> {
+        Err(Status::unimplemented("resolve_image"))
+    }
     async fn get_exec_target(&self, _: Request<v1::RefRequest>) -> Answer<v1::ExecTarget> {
         let target = self.state().target.clone();
         target.map(Response::new).ok_or_else(|| Status::failed_precondition("it is not running"))

@@ -105,8 +105,9 @@ pub struct Daemon {
 
 impl Daemon {
     pub async fn open(config: &Config) -> Result<Self> {
-        let Config { state_dir: root, lb_backend, wireguard, advertise_addr, data_path_addr, endowment, .. } =
-            config.clone();
+        let Config {
+            state_dir: root, lb_backend, wireguard, advertise_addr, data_path_addr, endowment, images, ..
+        } = config.clone();
         std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let paths = Paths { root };
         let shim = std::env::current_exe().context("cannot find this program")?;
@@ -115,7 +116,7 @@ impl Daemon {
         let balancer = choose(lb_backend.into()).await.with_context(|| format!("--lb-backend {lb_backend}"))?;
         tracing::info!(load_balancer = balancer.as_str(), "load balancer chosen");
         let (dir, in_cluster) = (paths.agent(), state.is_some());
-        let agent = AgentConfig { dir, shim, in_cluster, balancer, wireguard, endowment };
+        let agent = AgentConfig { dir, shim, in_cluster, balancer, wireguard, endowment, images };
         let agent = Agent::start(agent).await.context("the agent cannot start")?;
         let roles = Arc::new(Notify::new());
         let outside = Mutex::new(Slot::Outside);

@@ -63,6 +63,8 @@ pub struct Config {
     pub advertise_addr: String,
     /// Where the data path is from now on; empty: where it was.
     pub data_path_addr: String,
+    /// Where containerd is, and where it is told about registries.
+    pub images: heddle_engine::Settings,
     /// Where numbers and readiness are told over HTTP; None: nowhere.
     pub metrics_addr: Option<SocketAddr>,
 }

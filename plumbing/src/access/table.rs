@@ -136,6 +136,7 @@ const SERVICES: [(&str, &[Method]); 10] = [
             ("RemoveWorkload", Local, Changes(about::<v1::RemoveWorkloadRequest>)),
             ("WaitWorkload", Local, Reads),
             ("WorkloadLogs", Local, Reads),
+            ("ResolveImage", Local, Reads),
             ("GetExecTarget", Local, Reads),
         ],
     ),

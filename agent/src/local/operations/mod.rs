@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     agent::{Command, Picture},
-    executor::ProcessExecutor,
+    executor::{Containers, ProcessExecutor},
     worker::Job,
 };
 use heddle_model::{
@@ -102,6 +102,7 @@ pub struct Operations {
     pub picture: watch::Receiver<Picture>,
     pub leader: watch::Receiver<Option<Channel>>,
     pub executor: Arc<ProcessExecutor>,
+    pub containers: Containers,
     pub commands: mpsc::Sender<Command>,
     /// Workloads whose connections are being made or undone: one at a time, and nobody tidies them meanwhile.
     pub busy: Mutex<BTreeMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,

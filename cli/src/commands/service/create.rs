@@ -12,11 +12,13 @@ use clap::Args;
 use heddle_model::{
     Annotations,
     endpoint::{EndpointMode, EndpointSpec, PortConfig},
+    image::ImageName,
     network::HOST,
     payload::PayloadFile,
     placement::{Amounts, Placement, Resources},
     service::{
-        Mode, NetworkTarget, ProcessSpec, Rebalance, RestartCondition, RestartPolicy, Runtime, ServiceSpec, TaskSpec,
+        ImageSpec, Mode, NetworkTarget, ProcessSpec, Rebalance, RestartCondition, RestartPolicy, Runtime, ServiceSpec,
+        TaskSpec,
     },
     update::UpdateConfig,
 };
@@ -65,9 +67,12 @@ pub struct CreateArgs {
     settings: Settings,
     #[command(flatten)]
     pub wait: WaitArgs,
-    /// The program and its arguments
-    #[arg(last = true)]
-    command: Vec<String>,
+    /// Do not ask the registry which digest the image has now: each node takes what it is given under the name
+    #[arg(long)]
+    pub no_resolve_image: bool,
+    /// An image, such as nginx:1.27, and what its entry point is given; with --process, a program of the hosts and its arguments
+    #[arg(value_name = "IMAGE|PROGRAM", trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
 }
 
 /// Whether tasks share their host's network, which no published port leads into.
@@ -82,13 +87,16 @@ pub fn warning(args: &CreateArgs) -> Option<&'static str> {
 }
 
 pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
-    if !args.process {
-        bail!("give --process and a program after `--`: images are not supported yet");
-    }
-    let process = ProcessSpec {
-        command: args.command.clone(),
-        env: args.env.iter().cloned().collect::<BTreeMap<_, _>>(),
-        ..ProcessSpec::default()
+    let env = args.env.iter().cloned().collect::<BTreeMap<_, _>>();
+    let program = |command: &[String]| ProcessSpec { command: command.into(), env, ..ProcessSpec::default() };
+    let runtime = match args.words.split_first() {
+        None if args.process => bail!("--process: give a program of the hosts after it, as `-- PROGRAM [ARGUMENT]...`"),
+        None => bail!("give an image, such as nginx:1.27, or --process and a program of the hosts"),
+        Some(_) if args.process => Runtime::Process(program(&args.words)),
+        Some((image, arguments)) => {
+            let image = image.parse::<ImageName>()?;
+            Runtime::Image(Box::new(ImageSpec { image, entrypoint: None, program: program(arguments) }))
+        }
     };
     let mut restart = RestartPolicy::default();
     if args.mode.is_job() {
@@ -98,7 +106,7 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
         annotations: Annotations { name: args.name.clone(), labels: args.label.iter().cloned().collect() },
         mode: args.mode.clone(),
         task: TaskSpec {
-            runtime: Runtime::Process(process),
+            runtime,
             restart,
             placement: Placement {
                 constraints: args.constraint.clone(),

@@ -24,6 +24,7 @@ use create::{CreateArgs, spec, warning};
 use futures::StreamExt;
 use heddle_model::{
     endpoint::PortConfig,
+    image::ImageName,
     node::Node,
     service::{Mode, Runtime, Service},
     task::{Task, TaskState},
@@ -142,7 +143,13 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
     let mut control = client.control()?;
     match command {
         ServiceCommand::Create(args) => {
-            let request = v1::CreateServiceRequest { spec: Some(spec(&args)?.into()) };
+            let mut spec = spec(&args)?;
+            if let Runtime::Image(image) = &mut spec.task.runtime
+                && !args.no_resolve_image
+            {
+                pin(client, &mut image.image).await?;
+            }
+            let request = v1::CreateServiceRequest { spec: Some(spec.into()) };
             if let Some(warning) = warning(&args) {
                 eprintln!("WARNING: {warning}");
             }
@@ -189,7 +196,8 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
                 println!("{name} scaled to {replicas}");
             }
         }
-        ServiceCommand::Update(args) => {
+        ServiceCommand::Update(mut args) => {
+            args.changes.pin(client).await?;
             let name = &args.changes.service;
             let service = update::update(client, &mut control, &args.changes).await?;
             if !args.end.detach {
@@ -207,7 +215,10 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
                 println!("{name}");
             }
         }
-        ServiceCommand::Plan { changes, format } => plan::plan(client, &mut control, &changes, format).await?,
+        ServiceCommand::Plan { mut changes, format } => {
+            changes.pin(client).await?;
+            plan::plan(client, &mut control, &changes, format).await?;
+        }
         ServiceCommand::Explain { service, format } => explain::explain(&mut control, service, format).await?,
         ServiceCommand::Rollback { service: name, end } => {
             let request = v1::RefRequest { r#ref: name.clone() };
@@ -228,6 +239,21 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
             }
         }
         ServiceCommand::Logs { service, lines, raw } => print_logs(&mut control, service, &lines, raw).await?,
+    }
+    Ok(())
+}
+
+/// Has every node run the image that has the name now. Where no registry tells, a node takes what it is given.
+async fn pin(client: &Client, image: &mut ImageName) -> Result<()> {
+    if image.is_pinned() {
+        return Ok(());
+    }
+    let request = v1::ResolveImageRequest { image: image.to_string() };
+    match client.host()?.resolve_image(request).await {
+        Ok(answer) => *image = image.pinned(&answer.into_inner().digest)?,
+        Err(status) => {
+            eprintln!("WARNING: {}; without its digest, nodes may run different ones", said(status));
+        }
     }
     Ok(())
 }
@@ -284,13 +310,12 @@ async fn list(control: &mut Control, format: Format, quiet: bool) -> Result<()> 
             true => format!("{running}/{most} ({completed}/{desired} completed)"),
             false => format!("{running}/{desired}"),
         };
-        let Runtime::Process(process) = &service.spec.task.runtime;
         vec![
             service.id.short().to_owned(),
             service.spec.annotations.name.clone(),
             service.spec.mode.as_str().to_owned(),
             replicas,
-            process.command.join(" "),
+            service.spec.task.runtime.shown(),
             ports(service),
         ]
     };

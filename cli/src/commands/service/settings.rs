@@ -31,6 +31,9 @@ pub struct Settings {
     /// Host name the task sees
     #[arg(long)]
     hostname: Option<String>,
+    /// What the image runs instead of its own entry point, in words as a shell takes them; empty: its own
+    #[arg(long, value_name = "COMMAND")]
+    entrypoint: Option<String>,
     /// 0 is no limit [0 at first]
     #[arg(long)]
     replicas_max_per_node: Option<u32>,
@@ -150,7 +153,18 @@ impl Settings {
         }
         set(&mut spec.endpoint.mode, &self.endpoint_mode);
         let task = &mut spec.task;
-        let Runtime::Process(process) = &mut task.runtime;
+        if let Some(words) = &self.entrypoint {
+            let Runtime::Image(image) = &mut task.runtime else {
+                bail!(
+                    "--entrypoint {words:?}: only a service of an image has one, and this runs a program of the hosts"
+                );
+            };
+            let Some(words) = shlex::split(words) else {
+                bail!("--entrypoint {words:?}: a quote is not closed");
+            };
+            image.entrypoint = (!words.is_empty()).then_some(words);
+        }
+        let process = task.runtime.program_mut();
         set_text(&mut process.dir, &self.workdir);
         set_text(&mut process.hostname, &self.hostname);
         set(&mut task.placement.max_replicas_per_node, &self.replicas_max_per_node);

@@ -14,6 +14,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use heddle_model::{
     endpoint::PortConfig,
+    image::ImageName,
     net::{Port, Protocol},
     network::Network,
     payload::{PayloadFile, PayloadKind},
@@ -39,6 +40,12 @@ pub struct UpdateArgs {
 pub struct Changes {
     /// Id, name, or beginning of an id
     pub service: String,
+    /// Run another image
+    #[arg(long)]
+    image: Option<ImageName>,
+    /// Do not ask the registry which digest the image has now
+    #[arg(long)]
+    no_resolve_image: bool,
     /// Publish another port: [PUBLISHED:]TARGET[/tcp|/udp], or as `service create --publish` takes it
     #[arg(long, value_parser = port, value_name = "PORT")]
     publish_add: Vec<PortConfig>,
@@ -118,6 +125,15 @@ pub struct Wish {
     pub before: ServiceSpec,
     pub after: ServiceSpec,
     pub request: v1::UpdateServiceRequest,
+}
+
+impl Changes {
+    pub async fn pin(&mut self, client: &Client) -> Result<()> {
+        match &mut self.image {
+            Some(image) if !self.no_resolve_image => super::pin(client, image).await,
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Reads the service and changes what is asked.
@@ -227,7 +243,13 @@ fn edit(mut spec: ServiceSpec, args: &Changes, names: &BTreeMap<String, String>)
     }
     task.resources.reserved.generic.extend(args.generic_resource_add.iter().cloned());
     args.container.apply(&mut task.container)?;
-    let Runtime::Process(process) = &mut task.runtime;
+    if let Some(wanted) = &args.image {
+        let Runtime::Image(image) = &mut task.runtime else {
+            bail!("--image {wanted}: the service runs a program of the hosts, and no image");
+        };
+        image.image = wanted.clone();
+    }
+    let process = task.runtime.program_mut();
     for key in &args.env_rm {
         take_key(&mut process.env, "--env-rm", key)?;
     }
@@ -275,7 +297,7 @@ mod tests {
     fn what_is_not_named_stays() {
         assert_eq!(changed(&[]).unwrap(), created());
         let spec = changed(&["--replicas", "3", "--rollback-delay", "5s", "--update-deadline", "0s"]).unwrap();
-        let Runtime::Process(process) = &spec.task.runtime;
+        let process = spec.task.runtime.program();
         assert_eq!(spec.mode, heddle_model::service::Mode::Replicated { replicas: 3 });
         assert_eq!((process.command.as_slice(), process.env["A"].as_str()), (&["true".to_owned()][..], "1"));
         assert_eq!(spec.update.order, heddle_model::update::Order::StartFirst);
@@ -288,7 +310,7 @@ mod tests {
         let gone = ["--env-rm", "A", "--label-rm", "x", "--publish-rm", "80", "--network-rm", "called"];
         let more = ["--constraint-rm", "node.id == a", "--env-add", "B=2", "--publish-add", "9090:90"];
         let spec = changed(&[&gone[..], &more, &["--network-add", "back", "--", "false", "x"]].concat()).unwrap();
-        let Runtime::Process(process) = &spec.task.runtime;
+        let process = spec.task.runtime.program();
         assert_eq!(process.env, BTreeMap::from([("B".to_owned(), "2".to_owned())]));
         assert_eq!(process.command, ["false", "x"]);
         assert_eq!(spec.endpoint.ports.iter().map(|p| p.target.get()).collect::<Vec<_>>(), [90]);

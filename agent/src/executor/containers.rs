@@ -1,0 +1,436 @@
+//! Runs tasks of images, by containerd.
+//!
+//! ```text
+//! daemon ── asks ─> containerd ─> its shim (outlives both) ── parent of ─> the program (in its container)
+//!    │                              └── task-log (outlives both) writes what the program prints
+//!    └── follows each container; leaves the same files in the task's directory as a shim of our own does
+//! ```
+
+use super::{
+    Exit, MemoryFile, TaskProcess, group,
+    log::now_ms,
+    record::{self, EXIT, Running, SPEC, ShimSpec, TASK},
+};
+use bytesize::ByteSize;
+use heddle_engine::{
+    Engine, EngineError, Reference, RegistryAuth,
+    container::{End, State},
+    image::Image,
+    pull::Progress,
+    spec::Run,
+};
+use heddle_model::{
+    TaskId,
+    container::{StopSignal, User},
+    image::ImageName,
+};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+};
+
+/// Written before anything is asked of containerd.
+const CONTAINER: &str = "container.json";
+/// While containerd is away.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How often the same signal is sent.
+const SIGNAL_EVERY: Duration = Duration::from_secs(1);
+/// Containers that are nobody's are looked for so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How often it is asked whether containerd is there.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+
+/// What is to run of an image.
+#[derive(Debug, Clone)]
+pub struct ContainerTask {
+    pub image: ImageName,
+    pub run: Run,
+    /// As a process of the host would have it: for commands that are run beside the program.
+    pub beside: ShimSpec,
+    /// Path in the container to content.
+    pub files: BTreeMap<String, String>,
+}
+
+/// What a daemon after this one should know of a container.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    /// What the image's program is asked to end by.
+    stop_signal: Option<StopSignal>,
+}
+
+enum Phase {
+    /// What is done before it runs.
+    Preparing(String),
+    Running(u32),
+    /// Not known, and why.
+    Unknown(String),
+}
+
+struct Held {
+    phase: Phase,
+    /// Whoever follows it.
+    follower: Option<AbortHandle>,
+    signalled: Option<(Signal, Instant)>,
+}
+
+struct Shared {
+    engine: Engine,
+    /// Holds a directory per task.
+    dir: PathBuf,
+    /// The program that has `task-log` as a verb.
+    shim: PathBuf,
+    held: Mutex<BTreeMap<TaskId, Held>>,
+    bell: Arc<Notify>,
+    /// Which containerd it is; None: there is none.
+    version: watch::Sender<Option<String>>,
+    swept: Mutex<Option<Instant>>,
+}
+
+#[derive(Clone)]
+pub struct Containers(Arc<Shared>);
+
+impl Containers {
+    /// `bell` rings when something has become of a container.
+    pub fn new(engine: Engine, dir: PathBuf, shim: PathBuf, bell: Arc<Notify>) -> Self {
+        let (version, _) = watch::channel(None);
+        let (held, swept) = (Mutex::default(), Mutex::default());
+        let containers = Self(Arc::new(Shared { engine, dir, shim, held, bell, version, swept }));
+        let shared = Arc::downgrade(&containers.0);
+        tokio::spawn(async move {
+            while let Some(shared) = shared.upgrade() {
+                let version = shared.engine.version().await.ok();
+                shared.version.send_if_modified(|known| std::mem::replace(known, version.clone()) != version);
+                drop(shared);
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        });
+        containers
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// Which containerd there is, as it was when it was last asked.
+    pub fn version(&self) -> watch::Receiver<Option<String>> {
+        self.0.version.subscribe()
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<TaskId, Held>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn task_dir(&self, task: &TaskId) -> PathBuf {
+        self.0.dir.join(task.as_str())
+    }
+
+    /// Whether it runs, or may.
+    pub fn holds(&self, task: &TaskId) -> bool {
+        let dir = self.task_dir(task);
+        self.held().contains_key(task) || (dir.join(CONTAINER).exists() && !dir.join(EXIT).exists())
+    }
+
+    /// # Errors
+    /// It is not known, because containerd does not answer.
+    pub fn state(&self, task: &TaskId) -> io::Result<TaskProcess> {
+        let dir = self.task_dir(task);
+        if let Some(exit) = record::read::<Exit>(&dir.join(EXIT))? {
+            return Ok(TaskProcess::Ended(exit));
+        }
+        match self.held().get(task).map(|held| &held.phase) {
+            Some(Phase::Preparing(said)) => return Ok(TaskProcess::Preparing(said.clone())),
+            Some(Phase::Running(pid)) => return Ok(TaskProcess::Running { pid: *pid }),
+            Some(Phase::Unknown(why)) => return Err(io::Error::other(why.clone())),
+            None if !dir.join(CONTAINER).exists() => return Ok(TaskProcess::Absent),
+            None => {}
+        }
+        // A daemon before this one has begun with it.
+        self.hold(task, Phase::Unknown("containerd is asked for it".into()), |this, task| async move {
+            this.adopt(&task).await;
+        });
+        self.state(task)
+    }
+
+    fn hold<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        task: &TaskId,
+        phase: Phase,
+        follow: impl FnOnce(Self, TaskId) -> F,
+    ) {
+        let held = Held { phase, follower: None, signalled: None };
+        self.held().insert(task.clone(), held);
+        let follower = tokio::spawn(follow(self.clone(), task.clone())).abort_handle();
+        if let Some(held) = self.held().get_mut(task) {
+            held.follower = Some(follower);
+        }
+    }
+
+    fn reach(&self, task: &TaskId, phase: Phase) {
+        if let Some(held) = self.held().get_mut(task) {
+            held.phase = phase;
+        }
+        self.0.bell.notify_one();
+    }
+
+    /// Begins: what becomes of it is seen in its state.
+    ///
+    /// # Errors
+    /// Its directory cannot be written to.
+    pub fn start(&self, task: &TaskId, what: ContainerTask, secret: Vec<MemoryFile>) -> io::Result<()> {
+        if !secret.is_empty() {
+            return Err(io::Error::other("secrets and configs are not given to images yet"));
+        }
+        let dir = self.task_dir(task);
+        fs::create_dir_all(&dir)?;
+        for stale in [EXIT, TASK] {
+            let _ = fs::remove_file(dir.join(stale));
+        }
+        record::write(&dir.join(SPEC), &what.beside)?;
+        record::write(&dir.join(CONTAINER), &Kept::default())?;
+        self.hold(task, Phase::Preparing("preparing its image".into()), |this, task| async move {
+            match this.begin(&task, what).await {
+                Ok(pid) => {
+                    this.note(&task, pid);
+                    this.reach(&task, Phase::Running(pid));
+                    this.follow(&task).await;
+                }
+                Err(error) => {
+                    let exit = Exit { code: 127, error: Some(error.to_string()), at_ms: now_ms() };
+                    this.finish(&task, exit).await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn begin(&self, task: &TaskId, what: ContainerTask) -> Result<u32, EngineError> {
+        let image = self.pull(task, &what.image).await?;
+        self.reach(task, Phase::Preparing("starting its container".into()));
+        let dir = self.task_dir(task);
+        let mut run = what.run;
+        let files = dir.join("files");
+        fs::create_dir_all(&files)?;
+        for (number, (target, content)) in what.files.iter().enumerate() {
+            let path = files.join(number.to_string());
+            fs::write(&path, content)?;
+            run.files.push((path, target.clone()));
+        }
+        let program = &image.config.config;
+        let signal = program.stop_signal.as_deref().filter(|_| run.container.stop_signal.is_none());
+        let kept = Kept { stop_signal: signal.and_then(|s| s.parse::<StopSignal>().ok()) };
+        record::write(&dir.join(CONTAINER), &kept)?;
+        let (pid, begins) = self.0.engine.start(task.as_str(), &image, &run, &self.output(&dir)).await?;
+        // Whatever is run beside it is who the program is.
+        let mut beside = what.beside;
+        beside.env = begins.env;
+        beside.dir = run.dir.clone().or_else(|| Some(program.working_dir.clone()).filter(|dir| !dir.is_empty()));
+        let user = User { name: begins.ids.uid.to_string(), group: Some(begins.ids.gid.to_string()) };
+        beside.container.user = Some(user);
+        beside.container.groups = begins.ids.groups.iter().map(ToString::to_string).collect();
+        beside.container.cap_drop = run.denied();
+        record::write(&dir.join(SPEC), &beside)?;
+        Ok(pid)
+    }
+
+    /// containerd's shim starts it, and gives it what it is called as the name of an argument.
+    fn output(&self, dir: &Path) -> String {
+        format!("binary://{}?task-log={}", self.0.shim.display(), dir.display())
+    }
+
+    async fn pull(&self, task: &TaskId, name: &ImageName) -> Result<Image, EngineError> {
+        let reference: Reference = name.reference();
+        let (progress, mut seen) = watch::channel(Progress::default());
+        let pull = self.0.engine.pull(&reference, RegistryAuth::Anonymous, &progress);
+        tokio::pin!(pull);
+        let pulled = loop {
+            tokio::select! {
+                pulled = &mut pull => break pulled,
+                changed = seen.changed() => {
+                    if changed.is_ok() {
+                        let progress = *seen.borrow_and_update();
+                        self.reach(task, Phase::Preparing(told(name, progress)));
+                    }
+                    // Nobody reads more often.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        };
+        match pulled {
+            Err(EngineError::Image { why, .. }) => match self.0.engine.image(&reference).await? {
+                // As docker: what is here is better than nothing.
+                Some(image) => {
+                    tracing::warn!(image = %name, why, "an image is used as it is here: its registry does not give it");
+                    Ok(image)
+                }
+                None => Err(EngineError::Image { reference: name.to_string(), why }),
+            },
+            other => other,
+        }
+    }
+
+    /// Leaves what tells others which process it is.
+    fn note(&self, task: &TaskId, pid: u32) {
+        let shim = record::parent(pid).unwrap_or_default();
+        let start = |pid| record::start_time(pid).unwrap_or_default();
+        let running = Running { shim, shim_start: start(shim), init: pid, init_start: start(pid) };
+        if let Err(error) = record::write(&self.task_dir(task).join(TASK), &running) {
+            tracing::warn!(%task, %error, "cannot write down which process a container has");
+        }
+    }
+
+    /// Finds out what became of one that a daemon before this one began with.
+    async fn adopt(&self, task: &TaskId) {
+        let known = self.task_dir(task).join(TASK).exists();
+        loop {
+            match self.0.engine.state(task.as_str()).await {
+                Ok(State::Running { pid }) => {
+                    self.note(task, pid);
+                    self.reach(task, Phase::Running(pid));
+                    return self.follow(task).await;
+                }
+                Ok(State::Ended(end)) => return self.finish(task, ended(end)).await,
+                Ok(State::Absent | State::Created) if known => return self.finish(task, Exit::lost()).await,
+                Ok(State::Absent | State::Created) => {
+                    // It had not begun: it may as if nobody had tried.
+                    self.discard(task).await;
+                    let _ = fs::remove_file(self.task_dir(task).join(CONTAINER));
+                    self.held().remove(task);
+                    return self.0.bell.notify_one();
+                }
+                Err(error) => self.reach(task, Phase::Unknown(error.to_string())),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Until it has ended. It goes on while containerd is away.
+    async fn follow(&self, task: &TaskId) {
+        loop {
+            match self.0.engine.wait(task.as_str()).await {
+                Ok(end) => return self.finish(task, ended(end)).await,
+                Err(error) => tracing::debug!(%task, %error, "a container is not waited for"),
+            }
+            tokio::time::sleep(AGAIN).await;
+            match self.0.engine.state(task.as_str()).await {
+                Ok(State::Ended(end)) => return self.finish(task, ended(end)).await,
+                Ok(State::Absent | State::Created) => return self.finish(task, Exit::lost()).await,
+                Ok(State::Running { .. }) | Err(_) => {}
+            }
+        }
+    }
+
+    /// How it ended is on disk before anybody hears of it; then nothing of it is left but what it printed.
+    async fn finish(&self, task: &TaskId, exit: Exit) {
+        while let Err(error) = record::write(&self.task_dir(task).join(EXIT), &exit) {
+            tracing::warn!(%task, %error, "cannot write down how a container ended");
+            tokio::time::sleep(AGAIN).await;
+        }
+        self.0.bell.notify_one();
+        self.discard(task).await;
+        self.held().remove(task);
+    }
+
+    /// Takes it away from containerd, as soon as that answers.
+    async fn discard(&self, task: &TaskId) {
+        while let Err(error) = self.0.engine.remove(task.as_str()).await {
+            if !error.is_silent() {
+                return tracing::warn!(%task, %error, "a container cannot be taken away");
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        group::remove(task.as_str());
+    }
+
+    /// Signals its program. One that has not begun never will.
+    pub fn signal(&self, task: &TaskId, signal: Signal) {
+        let mut all = self.held();
+        let Some(held) = all.get_mut(task) else { return };
+        if held.signalled.is_some_and(|(last, at)| last == signal && at.elapsed() < SIGNAL_EVERY) {
+            return;
+        }
+        held.signalled = Some((signal, Instant::now()));
+        let begun = matches!(held.phase, Phase::Running(_));
+        let own = record::read::<Kept>(&self.task_dir(task).join(CONTAINER)).ok().flatten().and_then(|k| k.stop_signal);
+        let signal = match own.and_then(|own| own.as_str().parse().ok()) {
+            Some(own) if signal == Signal::SIGTERM => own,
+            _ => signal,
+        };
+        let follower = held.follower.clone();
+        drop(all);
+        let (this, task) = (self.clone(), task.clone());
+        tokio::spawn(async move {
+            if begun {
+                if let Err(error) = this.0.engine.signal(task.as_str(), signal as i32, false).await {
+                    tracing::warn!(%task, %error, "a container cannot be signalled");
+                }
+                return;
+            }
+            follower.iter().for_each(AbortHandle::abort);
+            let exit = Exit { code: 128 + signal as i32, error: None, at_ms: now_ms() };
+            this.finish(&task, exit).await;
+        });
+    }
+
+    /// Takes those away that are nobody's, now and then.
+    pub fn sweep(&self, wanted: impl Fn(&TaskId) -> bool) {
+        let mut swept = self.0.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.version.borrow().is_none() || swept.is_some_and(|at| at.elapsed() < SWEEP_EVERY) {
+            return;
+        }
+        *swept = Some(Instant::now());
+        let names =
+            fs::read_dir(&self.0.dir).into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
+        let known = names.filter_map(|name| name.parse::<TaskId>().ok());
+        let keep: Vec<TaskId> = known.filter(|id| wanted(id) || self.held().contains_key(id)).collect();
+        let this = self.clone();
+        tokio::spawn(async move {
+            let all = this.0.engine.list().await.unwrap_or_default();
+            for id in all.iter().filter_map(|id| id.parse::<TaskId>().ok()) {
+                if !keep.contains(&id) && !this.held().contains_key(&id) {
+                    tracing::info!(task = %id, "a container that is nobody's is taken away");
+                    this.discard(&id).await;
+                }
+            }
+        });
+    }
+
+    /// Ends all of them. Nothing of them is left when this returns, if containerd answers.
+    pub async fn clear(&self) {
+        let ids: Vec<TaskId> = self.held().keys().cloned().collect();
+        for held in std::mem::take(&mut *self.held()).into_values() {
+            held.follower.iter().for_each(AbortHandle::abort);
+        }
+        let listed = self.0.engine.list().await.unwrap_or_default();
+        let listed = listed.iter().filter_map(|id| id.parse::<TaskId>().ok());
+        for id in ids.into_iter().chain(listed) {
+            if let Err(error) = self.0.engine.remove(id.as_str()).await {
+                tracing::warn!(task = %id, %error, "a container is left");
+            }
+            group::remove(id.as_str());
+        }
+    }
+}
+
+fn ended(end: End) -> Exit {
+    let at_ms = if end.at.is_zero() { now_ms() } else { end.at.as_millis() as u64 };
+    Exit { code: end.code as i32, error: None, at_ms }
+}
+
+fn told(image: &ImageName, progress: Progress) -> String {
+    // In steps: each is written down by the managers.
+    let of_ten = progress.done.saturating_mul(10).checked_div(progress.of).unwrap_or(0);
+    match progress {
+        Progress { unpacking: true, .. } => format!("unpacking {image}"),
+        Progress { of: 0, .. } => format!("asking for {image}"),
+        _ => format!("pulling {image}: {} % of {}", of_ten * 10, ByteSize::b(progress.of)),
+    }
+}

@@ -15,6 +15,7 @@ pub mod discovery;
 pub mod encryption;
 pub mod failure;
 pub mod footprint;
+pub mod images;
 mod kept;
 pub mod load;
 pub mod matrix;

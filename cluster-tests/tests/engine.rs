@@ -1,0 +1,196 @@
+//! Images and containers with a containerd and a registry of this test's own, without the rest of the program.
+#![allow(clippy::unwrap_used)]
+
+use heddle_cluster_tests::images::{self, Root, Server, socket};
+use heddle_engine::{
+    Engine, EngineError, Reference, RegistryAuth, Settings, container::State, image::Image, pull::Progress, spec::Run,
+};
+use serde_json::json;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use tokio::sync::watch;
+
+struct Stage {
+    containerd: Server,
+    _registry: Server,
+    addr: SocketAddr,
+    engine: Engine,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (containerd, registry) = (images::containerd(), images::registry(free));
+        let hosts = containerd.dir.path().join("certs.d");
+        images::plain(&hosts, &free.to_string());
+        let settings = Settings { socket: socket(containerd.dir.path()), hosts, ..Settings::default() };
+        Self { engine: Engine::new(settings).unwrap(), containerd, _registry: registry, addr: free }
+    }
+
+    fn name(&self, rest: &str) -> Reference {
+        format!("{}/{rest}", self.addr).parse().unwrap()
+    }
+
+    async fn pull(&self, rest: &str) -> Result<Image, EngineError> {
+        let (progress, _) = watch::channel(Progress::default());
+        self.engine.pull(&self.name(rest), RegistryAuth::Anonymous, &progress).await
+    }
+
+    fn output(&self, id: &str) -> PathBuf {
+        self.containerd.dir.path().join(format!("{id}.log"))
+    }
+
+    /// Runs a program to its end: its exit code, and what it printed.
+    async fn run(&self, id: &str, image: &Image, run: &Run) -> Result<(u32, String), EngineError> {
+        let path = self.output(id);
+        let run = Run { cgroup: format!("/heddle-test/{id}"), ..run.clone() };
+        self.engine.start(id, image, &run, &format!("file://{}", path.display())).await?;
+        let end = tokio::time::timeout(Duration::from_secs(30), self.engine.wait(id)).await.unwrap()?;
+        self.engine.remove(id).await?;
+        Ok((end.code, std::fs::read_to_string(path).unwrap_or_default()))
+    }
+}
+
+fn sh(script: &str) -> Vec<String> {
+    ["sh", "-c", script].map(str::to_owned).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_pulled_and_runs_as_it_says() {
+    let stage = Stage::new();
+    let config = json!({"Cmd": ["sh", "-c", "id; pwd; echo $COLOUR"], "Env": ["COLOUR=red"], "User": "www", "WorkingDir": "/srv"});
+    let name = format!("{}/busybox:1", stage.addr);
+    let digest = Root::busybox().push(&name, config).await;
+    assert_eq!(stage.engine.resolve(&stage.name("busybox:1"), RegistryAuth::Anonymous).await.unwrap().digest, digest);
+    assert!(!stage.engine.version().await.unwrap().is_empty());
+    assert!(stage.engine.image(&stage.name("busybox:1")).await.unwrap().is_none());
+    let image = stage.pull("busybox:1").await.unwrap();
+    assert_eq!(image.digest, digest);
+    assert_eq!(stage.engine.image(&stage.name("busybox:1")).await.unwrap(), Some(image.clone()));
+    let (code, said) = stage.run("as-it-says", &image, &Run::default()).await.unwrap();
+    assert_eq!((code, said.as_str()), (0, "uid=33(www) gid=33(www) groups=4(adm)\n/srv\nred\n"));
+    let args = sh("hostname; exit 7");
+    let run = Run { args, hostname: "seven".into(), ..Run::default() };
+    assert_eq!(stage.run("otherwise", &image, &run).await.unwrap(), (7, "seven\n".into()));
+    // What cannot be run says so, and nothing of it is left.
+    let run = Run { args: vec!["no-such-program".into()], ..Run::default() };
+    let said = stage.run("nothing", &image, &run).await.unwrap_err().to_string();
+    assert!(said.contains("no-such-program"), "{said}");
+    assert_eq!(stage.engine.state("nothing").await.unwrap(), State::Absent);
+    assert_eq!(stage.engine.list().await.unwrap(), Vec::<String>::new());
+    stage.engine.remove_image(&image.name).await.unwrap();
+    assert!(stage.engine.image(&stage.name("busybox:1")).await.unwrap().is_none());
+}
+
+/// What a registry does to one who pulls a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It ends in the middle, so often.
+    Breaks(u32),
+    Lies,
+    Refuses,
+    Silent,
+}
+
+/// A registry in front of another, which does something to every layer.
+fn faulty(behind: SocketAddr, fault: Fault) -> SocketAddr {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let left = std::sync::atomic::AtomicU32::new(if let Fault::Breaks(times) = fault { times } else { u32::MAX });
+    let serve = move |mut client: std::net::TcpStream| -> std::io::Result<()> {
+        let mut request = vec![0; 16 << 10];
+        let read = client.read(&mut request)?;
+        let text = String::from_utf8_lossy(&request[..read]).replace("Connection: ", "X-Connection: ");
+        let (first, rest) = text.split_once("\r\n").unwrap_or_default();
+        let mut server = std::net::TcpStream::connect(behind)?;
+        server.write_all(format!("{first}\r\nConnection: close\r\n{rest}").as_bytes())?;
+        let mut answer = Vec::new();
+        server.read_to_end(&mut answer)?;
+        // Only layers are large.
+        let large = answer.len() > 1 << 20;
+        let more = large
+            && left
+                .fetch_update(std::sync::atomic::Ordering::Relaxed, std::sync::atomic::Ordering::Relaxed, |n| {
+                    n.checked_sub(1)
+                })
+                .is_ok();
+        match fault {
+            Fault::Breaks(_) if more => answer.truncate(300_000),
+            Fault::Lies if large => *answer.last_mut().unwrap() ^= 1,
+            Fault::Refuses => answer = b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            Fault::Silent if large => {
+                client.write_all(&answer[..answer.len() / 2])?;
+                std::thread::sleep(Duration::from_secs(3));
+                return client.write_all(&answer[answer.len() / 2..]);
+            }
+            _ => {}
+        }
+        client.write_all(&answer)?;
+        // Who closes with something unread takes back what was not read there either.
+        client.shutdown(std::net::Shutdown::Write)?;
+        client.set_read_timeout(Some(Duration::from_secs(1)))?;
+        std::io::copy(&mut client, &mut std::io::sink()).map(drop)
+    };
+    std::thread::spawn(move || {
+        // So many are asked for by no test.
+        for client in listener.incoming().take(200) {
+            let _ = serve(client.unwrap());
+        }
+    });
+    addr
+}
+
+/// What is left in containerd beside images: leases, half of a blob, file systems that are being made.
+fn scraps(stage: &Stage) -> String {
+    let ctr = |args: &[&str]| {
+        let address = socket(stage.containerd.dir.path()).display().to_string();
+        let output =
+            std::process::Command::new("ctr").args(["-a", &address, "-n", "heddle"]).args(args).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let active = ctr(&["snapshots", "ls"]).lines().filter(|line| line.contains("Active")).count();
+    format!(
+        "{}{}{active}",
+        ctr(&["leases", "ls", "-q"]),
+        ctr(&["content", "active"]).lines().skip(1).collect::<String>()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_fails_is_gone_on_with_or_told_of_and_leaves_nothing() {
+    let stage = Stage::new();
+    let root = Root::busybox();
+    root.write("srv/data", &"0123456789abcdef".repeat(1 << 17));
+    root.push(&format!("{}/large:1", stage.addr), json!({"Cmd": ["sh"]})).await;
+    for (fault, want) in [
+        (Fault::Lies, "the registry gives something else"),
+        (Fault::Refuses, "the registry answers with status 503"),
+        (Fault::Breaks(u32::MAX), "the registry broke off"),
+        (Fault::Breaks(2), "ok"),
+        (Fault::Silent, "ok"),
+    ] {
+        let addr = faulty(stage.addr, fault);
+        images::plain(&stage.containerd.dir.path().join("certs.d"), &addr.to_string());
+        let (progress, _) = watch::channel(Progress::default());
+        let name: Reference = format!("{addr}/large:1").parse().unwrap();
+        let pulled = stage.engine.pull(&name, RegistryAuth::Anonymous, &progress).await;
+        println!("{fault:?}: {:?}", pulled.as_ref().map(|i| &i.digest).map_err(ToString::to_string));
+        match (&pulled, want) {
+            (Ok(image), "ok") => stage.engine.remove_image(&image.name).await.unwrap(),
+            (Err(error), want) if want != "ok" => {
+                let said = error.to_string();
+                assert!(said.contains(want) && said.starts_with("image "), "{fault:?}: {said}");
+            }
+            (other, _) => panic!("{fault:?}: {other:?}"),
+        }
+        assert!(stage.engine.image(&name).await.unwrap().is_none());
+        assert_eq!(scraps(&stage), "0", "{fault:?}");
+    }
+    // No host: who has none of that name, and one that does not listen.
+    let said = stage.pull("no-such:1").await.unwrap_err().to_string();
+    assert!(said.ends_with("no-such:1\": the registry has no such image"), "{said}");
+    let nobody: Reference = "127.0.0.1:1/x:1".parse().unwrap();
+    images::plain(&stage.containerd.dir.path().join("certs.d"), "127.0.0.1:1");
+    let said = stage.engine.resolve(&nobody, RegistryAuth::Anonymous).await.unwrap_err().to_string();
+    assert!(said.contains("onnection refused"), "{said}");
+}

@@ -8,6 +8,7 @@ use crate::{
 };
 use anyhow::{Result, bail};
 use heddle_agent::kernel::linux::{ipvs::probe::probe, wireguard::Available};
+use heddle_engine::{Engine, Settings};
 use heddle_proto::v1;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -48,6 +49,7 @@ pub async fn run(client: &Client, format: Format) -> Result<()> {
     checks.push(check("load balancer in use", Need::Optional, balancer(client, ipvs.is_ok()).await));
     checks.push(check("IPVS", Need::Optional, ipvs.map(|()| "works".into()).map_err(|e| e.to_string())));
     checks.push(check("WireGuard", Need::Optional, wireguard().await));
+    checks.push(check("containerd, for images", Need::Optional, containerd().await));
     checks.extend(firewall::checks());
     checks.extend(data_path(client).await);
     let word = |c: &Check| match (&c.result, c.need) {
@@ -132,6 +134,13 @@ fn checks() -> Vec<Check> {
             fs::metadata("/proc/net/if_inet6").map(|_| "is on".into()).map_err(|_| "is switched off".into()),
         ),
     ]
+}
+
+/// Where a daemon looks for it that was not told otherwise.
+async fn containerd() -> Result<String, String> {
+    let engine = Engine::new(Settings::default()).map_err(|e| e.to_string())?;
+    let version = engine.version().await.map_err(|e| e.to_string())?;
+    Ok(format!("version {version}"))
 }
 
 /// Runs on a thread of its own in a new network namespace.

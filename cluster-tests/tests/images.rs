@@ -121,6 +121,10 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
         let answers = spread(3, |count| lab.ask("client", &format!("{}:8080", addr(host)), count, false));
         assert_eq!(answers.clients.iter().collect::<Vec<_>>(), ["10.77.0.250"], "{answers:?}");
     }
+    let one = tasks(&lab, "who").into_iter().find(|t| t["state"] == "running").unwrap();
+    let (host, id) = (one["hostname"].as_str().unwrap(), one["id"].as_str().unwrap());
+    let said = lab.heddle(host, &["exec", id, "sh", "-c", "id; cat /etc/hostname 2>/dev/null; ls /bin/heddle"]);
+    assert_eq!(said, "uid=33(www) gid=33(www) groups=4(adm)\n/bin/heddle\n", "exec is who the program is, in its image");
     for order in ["stop-first", "start-first"] {
         let update = ["service", "update", "--force", "--update-order", order, "--update-parallelism", "1", "who"];
         let answers = lab.meanwhile(&format!("{}:8080", addr("node2")), || drop(lab.heddle("node1", &update)));

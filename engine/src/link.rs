@@ -110,18 +110,22 @@ impl Engine {
         }
     }
 
-    /// Which containerd it is. Our namespace is there when this returns.
+    /// Which containerd it is.
     ///
     /// # Errors
     /// [`EngineError::Silent`] if there is none.
     pub async fn version(&self) -> Result<String, EngineError> {
         let answer = version::version_client::VersionClient::new(self.link()).version(()).await;
-        let version = answer.map_err(self.failed("say its version"))?.into_inner().version;
+        Ok(answer.map_err(self.failed("say its version"))?.into_inner().version)
+    }
+
+    /// Our namespace is there when this returns.
+    pub(crate) async fn ready(&self) -> Result<(), EngineError> {
         let namespace = namespaces::Namespace { name: self.settings.namespace.clone() };
         let create = namespaces::CreateNamespaceRequest { namespace: Some(namespace) };
         match namespaces::namespaces_client::NamespacesClient::new(self.link()).create(create).await {
             Err(status) if status.code() != Code::AlreadyExists => Err(self.failed("make a namespace")(status)),
-            _ => Ok(version),
+            _ => Ok(()),
         }
     }
 }

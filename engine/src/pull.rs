@@ -104,7 +104,7 @@ impl Engine {
         {
             return Ok(found);
         }
-        self.version().await?;
+        self.ready().await?;
         let lease = Lease::take(self).await?;
         let registry = Registry::of(image, &self.settings.hosts, auth)?;
         let pull = Pull { engine: self, image, registry, lease: lease.id.clone(), progress };

@@ -4,7 +4,7 @@ use super::*;
 use heddle_model::{
     Meta, NodeId, ServiceId, Version,
     health::{HealthCheck, Probe},
-    service::TaskSpec,
+    service::{ImageSpec, ProcessSpec, Runtime, TaskSpec},
     task::Task,
 };
 use std::time::Duration;
@@ -75,6 +75,31 @@ fn a_task_starts_when_its_sandbox_stands() {
     assert_eq!(host.step(3), (vec![], Some(TaskState::Running)));
     host.process = ended(0);
     assert_eq!(host.step(4), (vec![], Some(TaskState::Complete)));
+}
+
+#[test]
+fn a_container_begins_when_its_image_is_there_however_long_that_takes() {
+    let id = TaskId::from_random([1; 16]);
+    let image = ImageSpec { image: "nginx".parse().unwrap(), entrypoint: None, program: ProcessSpec::default() };
+    let mut task = task(TaskState::Assigned, TaskState::Running);
+    task.spec = TaskSpec { runtime: Runtime::Image(Box::new(image)), ..TaskSpec::default() }.into();
+    let mut host = Host::new(TaskState::Assigned, TaskProcess::Absent);
+    host.want(Some(task.clone()), 0);
+    host.sandbox = true;
+    assert_eq!(host.step(1), (vec![Todo::Start(id.clone())], Some(TaskState::Preparing)));
+    host.process = TaskProcess::Preparing("pulling nginx".into());
+    assert_eq!(host.step(20_000), (vec![], Some(TaskState::Preparing)));
+    assert_eq!(host.worker.tasks[&id].status.message, "pulling nginx");
+    host.answers = false;
+    host.process = TaskProcess::Running { pid: 7 };
+    assert_eq!(host.step(20_001).1, Some(TaskState::Starting));
+    assert_eq!(host.worker.tasks[&id].status.since, Timestamp(20_001), "it has from now on to answer");
+    // Who is to go while the image comes is asked to, as any other.
+    host.process = TaskProcess::Preparing("pulling nginx".into());
+    host.want(Some(Task { stop: true, desired: TaskState::Shutdown, ..task }), 20_002);
+    assert_eq!(host.step(20_302).0, [Todo::Term(id)]);
+    host.process = TaskProcess::Ended(Exit { code: 143, error: None, at_ms: 20_303 });
+    assert_eq!(host.step(20_900).1, Some(TaskState::Shutdown));
 }
 
 #[test]

@@ -139,13 +139,41 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
 mod tests {
     use super::*;
 
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        create: CreateArgs,
+    }
+
+    fn made(more: &[&str]) -> Result<ServiceSpec> {
+        let line = ["create", "--name", "x"].iter().chain(more);
+        spec(&<Line as clap::Parser>::try_parse_from(line)?.create)
+    }
+
+    #[test]
+    fn what_runs_is_an_image_or_a_program_of_the_hosts() {
+        let of_image = made(&["-e", "A=1", "--entrypoint", "sh -c 'a b'", "nginx:1", "-g", "--", "x"]).unwrap();
+        let image = of_image.task.runtime.image().unwrap();
+        assert_eq!((image.image.as_str(), image.program.env["A"].as_str()), ("nginx:1", "1"));
+        assert_eq!(image.entrypoint.as_deref().unwrap(), ["sh", "-c", "a b"]);
+        assert_eq!(image.program.command, ["-g", "--", "x"]);
+        let process = made(&["--process", "--", "sleep", "-v"]).unwrap();
+        assert_eq!(process.task.runtime.program().command, ["sleep", "-v"]);
+        assert!(process.task.runtime.image().is_none());
+        for (line, want) in [
+            (&["NGINX"][..], "image \"NGINX\": "),
+            (&[], "give an image, such as nginx:1.27, or --process"),
+            (&["--process"], "--process: give a program of the hosts"),
+            (&["--process", "--entrypoint", "a", "--", "b"], "--entrypoint \"a\": only a service of an image has one"),
+            (&["--entrypoint", "a 'b", "nginx"], "--entrypoint \"a 'b\": a quote is not closed"),
+        ] {
+            let said = made(line).unwrap_err().to_string();
+            assert!(said.starts_with(want), "{line:?}: {said}");
+        }
+    }
+
     #[test]
     fn ports_are_dropped_with_a_warning_on_the_hosts_network() {
-        #[derive(Debug, clap::Parser)]
-        struct Line {
-            #[command(flatten)]
-            create: CreateArgs,
-        }
         for (network, ports, warned) in [("host", 0, true), ("front", 1, false)] {
             let line = ["create", "--process", "--name", "x", "--network", network, "-p", "80:80", "--", "true"];
             let args = <Line as clap::Parser>::try_parse_from(line).unwrap().create;

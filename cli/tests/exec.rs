@@ -83,6 +83,7 @@ impl Host {
                     pid: workload.pid,
                     env: [("TASK".to_owned(), "web".to_owned())].into(),
                     dir: "/tmp".into(),
+                    image: false,
                 });
             })
         };

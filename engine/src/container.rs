@@ -5,7 +5,7 @@ use crate::{
     api::{containers, process, snapshots, tasks},
     image::Image,
     link::LARGEST,
-    pull::SNAPSHOTTER,
+    pull::{Lease, SNAPSHOTTER},
     rootfs,
     spec::{Ids, Run, spec},
 };
@@ -14,6 +14,7 @@ use prost_types::Any;
 use snapshots::snapshots_client::SnapshotsClient;
 use std::{
     collections::BTreeMap,
+    io,
     time::{Duration, SystemTime},
 };
 use tasks::tasks_client::TasksClient;
@@ -21,10 +22,13 @@ use tonic::Code;
 
 /// containerd's shim for runc, and for what is called like it.
 const RUNTIME: &str = "io.containerd.runc.v2";
+/// Label of a container: whose it is.
+const OWNER: &str = "heddle.owner";
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 /// Tries to take away what is on its way out.
-const TRIES: u32 = 50;
-const BETWEEN: Duration = Duration::from_millis(20);
+const TRIES: u32 = 300;
+const BETWEEN: Duration = Duration::from_millis(50);
 
 /// How a program is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,14 +73,27 @@ impl Engine {
         ContainersClient::new(self.link()).max_decoding_message_size(LARGEST)
     }
 
-    /// Makes a container and starts its program: its pid, as the host sees it, and as what it began. What it prints goes to a URI as containerd's shim has them: `file://` or
-    /// `binary://`. What an earlier try left under the same id is taken away before.
+    /// Makes a container and starts its program: its pid, as the host sees it. What it prints goes to a URI as containerd's shim has
+    /// them: `file://` or `binary://`. What an earlier try left under the same id is taken away before. `begins` hears as what the
+    /// program begins, before it does.
     ///
     /// # Errors
     /// Whatever is wrong with it; nothing of it is left then.
-    pub async fn start(&self, id: &str, image: &Image, run: &Run, output: &str) -> Result<(u32, Begins), EngineError> {
+    pub async fn start(
+        &self,
+        id: &str,
+        image: &Image,
+        run: &Run,
+        output: &str,
+        begins: impl FnOnce(&Begins) -> io::Result<()>,
+    ) -> Result<u32, EngineError> {
+        // Before anything is made.
+        run.command(&image.config.config)?;
         self.remove(id).await?;
-        let started = self.try_start(id, image, run, output).await;
+        // It holds the file system until its container does.
+        let lease = Lease::take(self).await?;
+        let started = self.try_start(id, image, run, (output, &lease), begins).await;
+        lease.give_back(false).await;
         if started.is_err()
             && let Err(error) = self.remove(id).await
         {
@@ -85,33 +102,37 @@ impl Engine {
         started
     }
 
-    async fn try_start(&self, id: &str, image: &Image, run: &Run, output: &str) -> Result<(u32, Begins), EngineError> {
-        // Before anything is made.
-        run.command(&image.config.config)?;
-        let labels = run.container.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        let runtime = containers::container::Runtime { name: RUNTIME.into(), options: None };
-        let container = |spec| containers::Container {
-            id: id.into(),
-            labels,
-            image: image.name.clone(),
-            runtime: Some(runtime),
-            spec: Some(Any { type_url: SPEC.into(), value: spec }),
-            snapshotter: SNAPSHOTTER.into(),
-            snapshot_key: id.into(),
-        };
-        // Nobody collects it before the container holds it: that looks for what is held by nothing for some seconds.
+    async fn try_start(
+        &self,
+        id: &str,
+        image: &Image,
+        run: &Run,
+        (output, lease): (&str, &Lease),
+        begins: impl FnOnce(&Begins) -> io::Result<()>,
+    ) -> Result<u32, EngineError> {
         let prepare = snapshots::PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.into(),
             key: id.into(),
             parent: image.top.clone(),
-            labels: [("containerd.io/gc.root".to_owned(), "heddle".to_owned())].into(),
+            ..snapshots::PrepareSnapshotRequest::default()
         };
-        let prepared = SnapshotsClient::new(self.link()).prepare(prepare).await;
+        let prepared = SnapshotsClient::new(self.under(lease.id.parse().ok())).prepare(prepare).await;
         let rootfs = prepared.map_err(self.failed("prepare a container's file system"))?.into_inner().mounts;
-        let ids = rootfs::ids(rootfs.clone(), run.user(&image.config.config), run.container.groups.clone()).await?;
-        let begins = Begins { env: run.variables(&image.config.config, &ids), ids: ids.clone() };
-        let spec = serde_json::to_vec(&spec(run, &image.config, &ids)?).map_err(std::io::Error::other)?;
-        let create = containers::CreateContainerRequest { container: Some(container(spec)) };
+        let program = &image.config.config;
+        let ids = rootfs::ids(rootfs.clone(), run.user(program), run.container.groups.clone()).await?;
+        begins(&Begins { env: run.variables(program, &ids), ids: ids.clone() })?;
+        let spec = serde_json::to_vec(&spec(run, &image.config, &ids)?).map_err(io::Error::other)?;
+        let own = run.container.labels.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let container = containers::Container {
+            id: id.into(),
+            labels: own.chain([(OWNER.to_owned(), self.settings.owner.clone())]).collect(),
+            image: image.name.clone(),
+            runtime: Some(containers::container::Runtime { name: RUNTIME.into(), options: None }),
+            spec: Some(Any { type_url: SPEC.into(), value: spec }),
+            snapshotter: SNAPSHOTTER.into(),
+            snapshot_key: id.into(),
+        };
+        let create = containers::CreateContainerRequest { container: Some(container) };
         self.containers().create(create).await.map_err(self.failed("make a container"))?;
         let create = tasks::CreateTaskRequest {
             container_id: id.into(),
@@ -123,7 +144,7 @@ impl Engine {
         let created = self.tasks().create(create).await.map_err(self.failed("set a container up"))?;
         let start = tasks::StartRequest { container_id: id.into(), ..tasks::StartRequest::default() };
         self.tasks().start(start).await.map_err(self.failed("start a container"))?;
-        Ok((created.into_inner().pid, begins))
+        Ok(created.into_inner().pid)
     }
 
     /// # Errors
@@ -201,13 +222,80 @@ impl Engine {
         }
     }
 
-    /// The ids of all containers of ours.
+    /// The ids of all containers of this owner's.
     ///
     /// # Errors
     /// What containerd says.
     pub async fn list(&self) -> Result<Vec<String>, EngineError> {
         let answer = self.containers().list(containers::ListContainersRequest {}).await;
         let all = answer.map_err(self.failed("list containers"))?.into_inner().containers;
-        Ok(all.into_iter().map(|container| container.id).collect())
+        let own = |container: &containers::Container| container.labels.get(OWNER) == Some(&self.settings.owner);
+        Ok(all.into_iter().filter(own).map(|container| container.id).collect())
+    }
+
+    /// Runs a program beside the first one, as that one is, until it has ended or its time is over: its exit code; None: it was killed.
+    /// Nothing of it is left when this returns, and little when it is not waited for any longer.
+    ///
+    /// # Errors
+    /// It cannot be run there.
+    pub async fn exec(
+        &self,
+        id: &str,
+        exec: &str,
+        args: &[String],
+        output: &str,
+        limit: Duration,
+    ) -> Result<Option<u32>, EngineError> {
+        let get = containers::GetContainerRequest { id: id.into() };
+        let found = self.containers().get(get).await.map_err(self.failed("look at a container"))?.into_inner();
+        let spec = found.container.and_then(|c| c.spec).map(|spec| spec.value).unwrap_or_default();
+        let mut spec: serde_json::Value = serde_json::from_slice(&spec).map_err(io::Error::other)?;
+        let mut process = spec["process"].take();
+        process["args"] = args.into();
+        let begin = tasks::ExecProcessRequest {
+            container_id: id.into(),
+            exec_id: exec.into(),
+            stdout: output.into(),
+            stderr: output.into(),
+            spec: Some(Any {
+                type_url: PROCESS.into(),
+                value: serde_json::to_vec(&process).map_err(io::Error::other)?,
+            }),
+            ..tasks::ExecProcessRequest::default()
+        };
+        self.tasks().exec(begin).await.map_err(self.failed("run a program in a container"))?;
+        let (container_id, exec_id) = (id.to_owned(), exec.to_owned());
+        let ended = tokio::time::timeout(limit, async {
+            let start = tasks::StartRequest { container_id: container_id.clone(), exec_id: exec_id.clone() };
+            self.tasks().start(start).await?;
+            self.tasks().wait(tasks::WaitRequest { container_id, exec_id }).await
+        });
+        let ended = ended.await;
+        self.end_exec(id, exec).await;
+        match ended {
+            Err(_) => Ok(None),
+            Ok(done) => Ok(Some(done.map_err(self.failed("run a program in a container"))?.into_inner().exit_status)),
+        }
+    }
+
+    async fn end_exec(&self, id: &str, exec: &str) {
+        let (container_id, exec_id) = (id.to_owned(), exec.to_owned());
+        for _ in 0..TRIES {
+            let delete = tasks::DeleteProcessRequest { container_id: container_id.clone(), exec_id: exec_id.clone() };
+            match self.tasks().delete_process(delete).await {
+                Err(status) if status.code() == Code::FailedPrecondition => {
+                    let kill = tasks::KillRequest {
+                        container_id: container_id.clone(),
+                        exec_id: exec_id.clone(),
+                        signal: nix::libc::SIGKILL.unsigned_abs(),
+                        all: false,
+                    };
+                    // It may have ended meanwhile.
+                    let _ = self.tasks().kill(kill).await;
+                    tokio::time::sleep(BETWEEN).await;
+                }
+                _ => return,
+            }
+        }
     }
 }

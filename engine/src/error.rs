@@ -1,6 +1,5 @@
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use std::path::PathBuf;
-use tonic::Code;
 
 /// Why something could not be done with a container or an image. One sentence each, for whoever asked for it.
 #[derive(Debug, thiserror::Error)]
@@ -8,7 +7,7 @@ pub enum EngineError {
     #[error("containerd does not answer at {}: {why}", .socket.display())]
     Silent { socket: PathBuf, why: String },
     #[error("containerd cannot {what}: {why}")]
-    Refused { what: &'static str, why: String, code: Code },
+    Refused { what: &'static str, why: String },
     #[error("image {reference:?}: {why}")]
     Image { reference: String, why: String },
     #[error("{}: {why}", .path.display())]

@@ -82,7 +82,9 @@ enum Files {
 /// # Errors
 /// A file that cannot be read, or says something that is not understood: it is not guessed at where images come from.
 pub fn hosts(dir: &Path, registry: &str) -> Result<Vec<Host>, EngineError> {
-    for name in [registry, DEFAULT] {
+    // containerd has both, since some file systems have no colons in names.
+    let plain = registry.rsplit_once(':').map(|(host, port)| format!("{host}_{port}_"));
+    for name in [Some(registry), plain.as_deref(), Some(DEFAULT)].into_iter().flatten() {
         let path = dir.join(name).join(FILE);
         match fs::read_to_string(&path) {
             Ok(text) => return parse(&text, &dir.join(name)).map_err(|why| EngineError::Hosts { path, why }),

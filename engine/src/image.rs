@@ -4,24 +4,24 @@ use crate::{Engine, EngineError, Reference, api::images, pull};
 use oci_client::manifest::ImageIndexEntry;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, time::Duration};
 
-/// The configuration of an image (config.md of the OCI's image format, and docker's health check).
+/// The configuration of an image, as far as it is used (config.md of the OCI's image format).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Config {
     #[serde(default)]
     pub architecture: String,
     #[serde(default)]
     pub os: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub config: Program,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub rootfs: Layers,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Program {
+    #[serde(deserialize_with = "or_default")]
     pub user: String,
     #[serde(deserialize_with = "or_default")]
     pub env: Vec<String>,
@@ -29,24 +29,9 @@ pub struct Program {
     pub entrypoint: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub cmd: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
     pub working_dir: String,
     pub stop_signal: Option<String>,
-    #[serde(deserialize_with = "or_default")]
-    pub volumes: BTreeMap<String, serde_json::Value>,
-    #[serde(deserialize_with = "or_default")]
-    pub labels: BTreeMap<String, String>,
-    pub healthcheck: Option<Healthcheck>,
-}
-
-/// docker's. Durations are in nanoseconds; zero: the default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct Healthcheck {
-    pub test: Vec<String>,
-    pub interval: u64,
-    pub timeout: u64,
-    pub start_period: u64,
-    pub retries: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -73,15 +58,6 @@ pub struct Image {
     pub top: String,
 }
 
-/// One of those that are here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    pub name: String,
-    pub digest: String,
-    /// Since the epoch.
-    pub created: Duration,
-}
-
 /// The name of the snapshot in which all of these layers are, one above the other (image-spec, "Layer ChainID").
 pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
     let mut chain: Vec<String> = Vec::with_capacity(diff_ids.len());
@@ -106,7 +82,9 @@ pub fn architecture() -> &'static str {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         "x86" => "386",
-        "powerpc64" => "ppc64le",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "powerpc64" => "ppc64",
+        "loongarch64" => "loong64",
         other => other,
     }
 }
@@ -134,20 +112,6 @@ impl Engine {
     /// What containerd says.
     pub async fn image(&self, image: &Reference) -> Result<Option<Image>, EngineError> {
         pull::here(self, image).await
-    }
-
-    /// # Errors
-    /// What containerd says.
-    pub async fn images(&self) -> Result<Vec<Listed>, EngineError> {
-        let list = images::ListImagesRequest {};
-        let answer = images::images_client::ImagesClient::new(self.link()).list(list).await;
-        let listed = |image: images::Image| Listed {
-            digest: image.target.map(|t| t.digest).unwrap_or_default(),
-            created: image.created_at.map_or(Duration::ZERO, |t| Duration::from_secs(t.seconds.unsigned_abs())),
-            name: image.name,
-        };
-        let all = answer.map_err(self.failed("list images"))?.into_inner().images;
-        Ok(all.into_iter().map(listed).collect())
     }
 
     /// Forgets an image. Its layers are gone when nothing else is made of them.
@@ -179,11 +143,10 @@ mod tests {
     #[test]
     fn a_config_may_leave_out_nearly_everything() {
         let text = r#"{"config":{"Env":null,"Cmd":["nginx"],"Entrypoint":null,"StopSignal":"SIGQUIT",
-            "Healthcheck":{"Test":["CMD","true"],"Interval":3000000000}},"rootfs":{"type":"layers","diff_ids":["sha256:a"]}}"#;
+            "User":null,"Healthcheck":{"Test":["CMD","true"]}},"rootfs":{"type":"layers","diff_ids":["sha256:a"]}}"#;
         let config: Config = serde_json::from_str(text).unwrap();
         assert_eq!((config.config.cmd.as_slice(), config.config.env.len()), (["nginx".to_owned()].as_slice(), 0));
         assert_eq!(config.config.stop_signal.as_deref(), Some("SIGQUIT"));
-        assert_eq!(config.config.healthcheck.unwrap().interval, 3_000_000_000);
         assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
     }
 

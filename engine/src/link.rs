@@ -27,6 +27,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Ours in containerd.
     pub namespace: String,
+    /// Whose containers are ours there: others may use the same namespace.
+    pub owner: String,
     /// Holds a directory with `hosts.toml` for each registry.
     pub hosts: PathBuf,
 }
@@ -36,6 +38,7 @@ impl Default for Settings {
         Self {
             socket: "/run/containerd/containerd.sock".into(),
             namespace: "heddle".into(),
+            owner: String::new(),
             hosts: "/etc/containerd/certs.d".into(),
         }
     }
@@ -100,12 +103,10 @@ impl Engine {
     /// What a failed call means.
     pub(crate) fn failed(&self, what: &'static str) -> impl Fn(Status) -> EngineError + '_ {
         move |status| {
-            let transport = std::error::Error::source(&status).is_some();
-            match status.code() {
-                Code::Unavailable | Code::Unknown | Code::Cancelled if transport => {
-                    EngineError::Silent { socket: self.settings.socket.clone(), why: cause(&status) }
-                }
-                code => EngineError::Refused { what, why: status.message().to_owned(), code },
+            // What containerd says itself has no source.
+            match std::error::Error::source(&status) {
+                Some(_) => EngineError::Silent { socket: self.settings.socket.clone(), why: cause(&status) },
+                None => EngineError::Refused { what, why: status.message().to_owned() },
             }
         }
     }

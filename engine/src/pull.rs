@@ -109,24 +109,24 @@ impl Engine {
         let registry = Registry::of(image, &self.settings.hosts, auth)?;
         let pull = Pull { engine: self, image, registry, lease: lease.id.clone(), progress };
         let pulled = pull.run().await;
-        lease.give_back().await;
+        lease.give_back(pulled.is_err()).await;
         pulled
     }
 }
 
 /// Given back when it is dropped, too: by somebody who stopped waiting.
-struct Lease {
+pub(crate) struct Lease {
     engine: Engine,
-    id: String,
+    pub(crate) id: String,
     held: bool,
 }
 
 impl Lease {
-    async fn take(engine: &Engine) -> Result<Self, EngineError> {
+    pub(crate) async fn take(engine: &Engine) -> Result<Self, EngineError> {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let id = format!("heddle-pull-{}-{}-{number}", std::process::id(), now.as_nanos());
+        let id = format!("heddle-{}-{}-{number}", std::process::id(), now.as_nanos());
         // A time as containerd reads it (RFC 3339).
         let until = prost_types::Timestamp::from(SystemTime::now() + LEASE).to_string();
         let labels = [("containerd.io/gc.expire".to_owned(), until)].into();
@@ -136,9 +136,10 @@ impl Lease {
         Ok(Self { engine: engine.clone(), id, held: true })
     }
 
-    async fn give_back(mut self) {
+    /// With `now`, what nothing else holds is gone when this returns.
+    pub(crate) async fn give_back(mut self, now: bool) {
         self.held = false;
-        delete(&self.engine, self.id.clone()).await;
+        delete(&self.engine, self.id.clone(), now).await;
     }
 }
 
@@ -148,13 +149,13 @@ impl Drop for Lease {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let (engine, id) = (self.engine.clone(), self.id.clone());
-            runtime.spawn(async move { delete(&engine, id).await });
+            runtime.spawn(async move { delete(&engine, id, true).await });
         }
     }
 }
 
-async fn delete(engine: &Engine, id: String) {
-    let delete = leases::DeleteRequest { id, sync: false };
+async fn delete(engine: &Engine, id: String, sync: bool) {
+    let delete = leases::DeleteRequest { id, sync };
     if let Err(error) = leases::leases_client::LeasesClient::new(engine.link()).delete(delete).await {
         tracing::debug!(%error, "a lease waits until it expires");
     }
@@ -173,7 +174,9 @@ impl Pull<'_> {
     async fn run(&self) -> Result<Image, EngineError> {
         let found = self.find().await?;
         let manifest = &found.manifest;
-        let of = manifest.layers.iter().map(|layer| layer.size.unsigned_abs()).sum();
+        // The same layer may be there several times.
+        let unique: BTreeMap<&str, &OciDescriptor> = manifest.layers.iter().map(|l| (l.digest.as_str(), l)).collect();
+        let of = unique.values().map(|layer| layer.size.unsigned_abs()).sum();
         self.progress.send_replace(Progress { of, ..Progress::default() });
         let (text, config) = self.config(&manifest.config).await?;
         let chain = chain_ids(&config.rootfs.diff_ids);
@@ -187,7 +190,7 @@ impl Pull<'_> {
         let top = chain.last().cloned().unwrap_or_default();
         let holds = [(format!("containerd.io/gc.ref.snapshot.{SNAPSHOTTER}"), top.clone())].into();
         self.store(&manifest.config, text.into(), holds).await?;
-        let fetches: Vec<_> = manifest.layers.iter().map(|layer| self.fetch(layer).boxed()).collect();
+        let fetches: Vec<_> = unique.into_values().map(|layer| self.fetch(layer).boxed()).collect();
         stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         for (at, (descriptor, bytes)) in found.manifests.iter().enumerate().rev() {
             let below = found.manifests.get(at + 1).map(|(below, _)| below);
@@ -229,7 +232,7 @@ impl Pull<'_> {
         if descriptor.size > SMALL {
             return Err(self.wrong("its configuration is too large to be one"));
         }
-        let mut part = self.registry.blob(self.image, descriptor, 0).await?;
+        let mut part = self.registry.blob(self.image, descriptor, 0, 0).await?;
         let mut text = Vec::new();
         while let Some(bytes) = part.bytes.next().await {
             text.extend_from_slice(&bytes.map_err(|(Fault::BrokeOff(why) | Fault::Other(why))| self.wrong(why))?);
@@ -256,7 +259,15 @@ impl Pull<'_> {
         labels: BTreeMap<String, String>,
     ) -> Result<(), EngineError> {
         let size = bytes.len() as i64;
-        let Some((mut ingest, _)) = Ingest::open(self, descriptor, size).await? else { return Ok(()) };
+        let Some((mut ingest, _)) = Ingest::open(self, descriptor, size).await? else {
+            // Somebody may have brought it without these.
+            let paths = labels.keys().map(|name| format!("labels.{name}")).collect();
+            let info = content::Info { digest: descriptor.digest.clone(), labels: labels.into_iter().collect(), size };
+            let update_mask = Some(prost_types::FieldMask { paths });
+            let update = content::UpdateRequest { info: Some(info), update_mask };
+            let updated = content::content_client::ContentClient::new(self.link()).update(update).await;
+            return updated.map(drop).map_err(self.engine.failed("label content"));
+        };
         ingest.write(0, bytes).await?;
         ingest.commit(size, labels).await
     }
@@ -270,7 +281,7 @@ impl Pull<'_> {
                 self.progress.send_modify(|p| p.done += layer.size.unsigned_abs() - counted);
                 return Ok(());
             };
-            match self.fill(ingest, layer, offset, &mut counted).await {
+            match self.fill(ingest, layer, (offset, tries), &mut counted).await {
                 Err(Broken::Off(why)) if tries < TRIES => {
                     tries += 1;
                     tracing::debug!(image = %self.image, layer = layer.digest, why, "a layer is gone on with");
@@ -287,13 +298,13 @@ impl Pull<'_> {
         &self,
         mut ingest: Ingest,
         layer: &OciDescriptor,
-        offset: i64,
+        (offset, tries): (i64, u32),
         counted: &mut u64,
     ) -> Result<(), Broken> {
         if offset == layer.size {
             return Ok(ingest.commit(layer.size, BTreeMap::new()).await?);
         }
-        let mut part = self.registry.blob(self.image, layer, offset.unsigned_abs()).await?;
+        let mut part = self.registry.blob(self.image, layer, offset.unsigned_abs(), tries).await?;
         let mut at = part.from as i64;
         let mut gathered = BytesMut::with_capacity(CHUNK);
         loop {
@@ -345,10 +356,8 @@ impl Pull<'_> {
             parent: parent.into(),
             ..snapshots::PrepareSnapshotRequest::default()
         };
-        let mounts = match client.prepare(prepare).await {
-            Err(status) if status.code() == Code::AlreadyExists => return Ok(()),
-            other => other.map_err(self.engine.failed("prepare a snapshot"))?.into_inner().mounts,
-        };
+        let prepared = client.prepare(prepare).await.map_err(self.engine.failed("prepare a snapshot"))?;
+        let mounts = prepared.into_inner().mounts;
         let apply = diff::ApplyRequest { diff: Some(of(layer)), mounts };
         let applied = diff::diff_client::DiffClient::new(self.link()).apply(apply).await;
         let applied = match applied.map_err(self.engine.failed("unpack a layer")) {

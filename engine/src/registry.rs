@@ -102,15 +102,18 @@ impl Registry {
         Ok(Self { sources, auth })
     }
 
-    /// Each is asked until one answers; what the last one said counts.
+    /// Each is asked until one answers, beginning with the one after so many; what the last one said counts.
     async fn ask<T>(
         &self,
         image: &Reference,
         resolves: bool,
+        after: u32,
         call: impl for<'a> Fn(&'a Client, &'a Reference) -> BoxFuture<'a, Result<T, OciDistributionError>>,
     ) -> Result<T, EngineError> {
         let mut why = "no host of its registry is asked for it".to_owned();
-        for source in self.sources.iter().filter(|s| s.host.resolves || !resolves) {
+        let count = self.sources.len();
+        let sources = self.sources.iter().cycle().skip(after as usize % count.max(1)).take(count);
+        for source in sources.filter(|s| s.host.resolves || !resolves) {
             let there = source.named(image);
             // Credentials are the registry's, and no mirror's.
             let auth = if source.is_own(image) { &self.auth } else { &RegistryAuth::Anonymous };
@@ -137,12 +140,20 @@ impl Registry {
         ) -> BoxFuture<'a, Result<(Bytes, String), OciDistributionError>> {
             client.pull_manifest_raw(image, &RegistryAuth::Anonymous, &MANIFESTS).boxed()
         }
-        self.ask(image, image.digest().is_none(), call).await
+        self.ask(image, image.digest().is_none(), 0, call).await
     }
 
-    /// From a byte on, or from the first if the registry cannot do that.
-    pub async fn blob(&self, image: &Reference, blob: &OciDescriptor, from: u64) -> Result<Part, EngineError> {
-        self.ask(image, false, move |client, image| part(client, image, blob.clone(), from).boxed()).await
+    /// From a byte on, or from the first if the registry cannot do that. Another try begins with another host.
+    pub async fn blob(
+        &self,
+        image: &Reference,
+        blob: &OciDescriptor,
+        from: u64,
+        tries: u32,
+    ) -> Result<Part, EngineError> {
+        // An image does not say where else a host asks for its layers.
+        let blob = OciDescriptor { urls: None, ..blob.clone() };
+        self.ask(image, false, tries, move |client, image| part(client, image, blob.clone(), from).boxed()).await
     }
 }
 

@@ -17,13 +17,10 @@ const LARGEST: u64 = 4 << 20;
 
 /// Whom a user (`NAME[:GROUP]`, or numbers) and further groups are there.
 pub(crate) async fn ids(mounts: Vec<Mount>, user: Option<String>, groups: Vec<String>) -> Result<Ids, EngineError> {
-    if user.is_none() && groups.is_empty() {
-        return Ok(Ids::default());
-    }
     // The mount is seen by that thread alone, and gone with it, however it ends.
     let look = std::thread::spawn(move || {
         let [passwd, group] = read(&mounts)?;
-        lookup(&passwd, &group, user.as_deref(), &groups)
+        lookup(&passwd, &group, user.as_deref().unwrap_or("0"), &groups)
     });
     let joined = tokio::task::spawn_blocking(move || look.join()).await.map_err(io::Error::other)?;
     joined.map_err(|_| io::Error::other("looking into it failed"))?
@@ -37,18 +34,25 @@ fn read(mounts: &[Mount]) -> io::Result<[String; 2]> {
     let place = Path::new("/proc");
     for one in mounts {
         let (flags, data) = options(&one.options);
+        let flags = flags | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         mount(Some(one.source.as_str()), place, Some(one.r#type.as_str()), flags, Some(data.as_str()))?;
     }
     let root = File::open(place)?;
     let file = |path: &str| -> io::Result<String> {
         // A link of the image leads nowhere outside it.
-        let opened = openat2(&root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
         match opened {
             Err(rustix::io::Errno::NOENT) => Ok(String::new()),
             Err(e) => Err(e.into()),
             Ok(file) => {
+                let file = File::from(file);
+                // Whatever else an image has there must not be waited for.
+                if !file.metadata()?.is_file() {
+                    return Err(io::Error::other(format!("/{path} is no file")));
+                }
                 let mut text = Vec::new();
-                File::from(file).take(LARGEST).read_to_end(&mut text)?;
+                file.take(LARGEST).read_to_end(&mut text)?;
                 Ok(String::from_utf8_lossy(&text).into_owned())
             }
         }
@@ -76,42 +80,37 @@ fn lines(text: &str, least: usize) -> impl Iterator<Item = Vec<&str>> {
     text.lines().map(|line| line.trim().split(':').collect::<Vec<_>>()).filter(move |fields| fields.len() >= least)
 }
 
-fn lookup(passwd: &str, group: &str, user: Option<&str>, groups: &[String]) -> Result<Ids, EngineError> {
+fn lookup(passwd: &str, group: &str, user: &str, groups: &[String]) -> Result<Ids, EngineError> {
     let gid = |name: &str| -> Result<u32, EngineError> {
         if let Ok(number) = name.parse() {
             return Ok(number);
         }
         let found = lines(group, 3).find(|fields| fields[0] == name).and_then(|fields| fields[2].parse().ok());
-        found.ok_or_else(|| EngineError::User { user: user.unwrap_or(name).into(), missing: format!("group {name:?}") })
+        found.ok_or_else(|| EngineError::User { user: user.into(), missing: format!("group {name:?}") })
     };
-    let mut ids = Ids::default();
-    if let Some(user) = user {
-        let (name, own) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
-        let number: Option<u32> = name.parse().ok();
-        let known = lines(passwd, 6).find(|fields| match number {
-            Some(number) => fields[2].parse() == Ok(number),
-            None => fields[0] == name,
-        });
-        let known = known.and_then(|fields| {
-            let (uid, gid) = (fields[2].parse().ok()?, fields[3].parse().ok()?);
-            Some((fields[0].to_owned(), Ids { uid, gid, groups: vec![], home: fields[5].to_owned() }))
-        });
-        match (known, number) {
-            (Some((name, known)), _) => {
-                ids = known;
-                if own.is_none() {
-                    let in_it = |fields: &Vec<&str>| fields[3].split(',').any(|member| member == name);
-                    ids.groups = lines(group, 4).filter(in_it).filter_map(|fields| fields[2].parse().ok()).collect();
-                }
-            }
-            (None, Some(uid)) => ids = Ids { uid, gid: 0, groups: vec![], home: "/".into() },
-            (None, None) => {
-                return Err(EngineError::User { user: user.into(), missing: format!("user {name:?}") });
-            }
+    let (name, own) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
+    // As docker: nothing after the colon is as no colon.
+    let own = own.filter(|group| !group.is_empty());
+    let number: Option<u32> = name.parse().ok();
+    let known = lines(passwd, 6).find(|fields| match number {
+        Some(number) => fields[2].parse() == Ok(number),
+        None => fields[0] == name,
+    });
+    let known = known.and_then(|fields| {
+        let (uid, gid) = (fields[2].parse().ok()?, fields[3].parse().ok()?);
+        Some((fields[0].to_owned(), Ids { uid, gid, groups: vec![], home: fields[5].to_owned() }))
+    });
+    let mut ids = match (known, number) {
+        (Some((name, known)), _) => {
+            let in_it = |fields: &Vec<&str>| fields[3].split(',').any(|member| member == name);
+            let more = lines(group, 4).filter(|fields| own.is_none() && in_it(fields));
+            Ids { groups: more.filter_map(|fields| fields[2].parse().ok()).collect(), ..known }
         }
-        if let Some(own) = own {
-            ids.gid = gid(own)?;
-        }
+        (None, Some(uid)) => Ids { uid, gid: 0, groups: vec![], home: "/".into() },
+        (None, None) => return Err(EngineError::User { user: user.into(), missing: format!("user {name:?}") }),
+    };
+    if let Some(own) = own {
+        ids.gid = gid(own)?;
     }
     for name in groups {
         ids.groups.push(gid(name)?);
@@ -126,7 +125,7 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/var/www:/bin/false\nbroken\n";
     const GROUP: &str = "root:x:0:\nwww:x:33:\nadm:x:4:www,other\nvideo:x:44:\n";
 
-    fn found(user: Option<&str>, groups: &[&str]) -> Result<(u32, u32, Vec<u32>, String), String> {
+    fn found(user: &str, groups: &[&str]) -> Result<(u32, u32, Vec<u32>, String), String> {
         let groups: Vec<_> = groups.iter().map(|g| (*g).to_owned()).collect();
         let ids = lookup(PASSWD, GROUP, user, &groups).map_err(|e| e.to_string())?;
         Ok((ids.uid, ids.gid, ids.groups, ids.home))
@@ -134,12 +133,13 @@ mod tests {
 
     #[test]
     fn users_are_those_of_the_image() {
-        assert_eq!(found(None, &["video", "9"]).unwrap(), (0, 0, vec![44, 9], "/root".into()));
-        assert_eq!(found(Some("www"), &[]).unwrap(), (33, 33, vec![4], "/var/www".into()));
-        assert_eq!(found(Some("33"), &[]).unwrap(), (33, 33, vec![4], "/var/www".into()));
-        assert_eq!(found(Some("www:video"), &[]).unwrap(), (33, 44, vec![], "/var/www".into()));
-        assert_eq!(found(Some("4242"), &[]).unwrap(), (4242, 0, vec![], "/".into()));
-        assert_eq!(found(Some("nobody"), &[]).unwrap_err(), "user \"nobody\": the image has no user \"nobody\"");
-        assert_eq!(found(Some("www:x"), &[]).unwrap_err(), "user \"www:x\": the image has no group \"x\"");
+        assert_eq!(found("0", &["video", "9"]).unwrap(), (0, 0, vec![44, 9], "/root".into()));
+        assert_eq!(found("www", &[]).unwrap(), (33, 33, vec![4], "/var/www".into()));
+        assert_eq!(found("33", &[]).unwrap(), (33, 33, vec![4], "/var/www".into()));
+        assert_eq!(found("www:video", &[]).unwrap(), (33, 44, vec![], "/var/www".into()));
+        assert_eq!(found("www:", &[]).unwrap().2, [4]);
+        assert_eq!(found("4242", &[]).unwrap(), (4242, 0, vec![], "/".into()));
+        assert_eq!(found("nobody", &[]).unwrap_err(), "user \"nobody\": the image has no user \"nobody\"");
+        assert_eq!(found("www:x", &[]).unwrap_err(), "user \"www:x\": the image has no group \"x\"");
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         step::Step,
     },
     dns::{Resolver, Upstream, Zone},
-    executor::{ContainerTask, Containers, Ends, HOST_NETNS, ProcessExecutor, ShimSpec, TaskProcess},
+    executor::{ContainerTask, Containers, Ends, HOST_NETNS, ProcessExecutor, ShimSpec, TaskProcess, group_facts},
     health::{Checks, Trial},
     host,
     kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
@@ -299,7 +299,8 @@ impl Actor {
         for id in self.worker.tasks.iter().filter(|(_, l)| l.needs_sandbox()).map(|(id, _)| id) {
             match self.state(id) {
                 Ok(state) => drop(processes.insert(id.clone(), state)),
-                // It waits; the others go on.
+                // It waits; the others go on. Of what containerd does not tell is said once.
+                Err(_) if self.is_image(id) => {}
                 Err(error) => tracing::warn!(task = %id, %error, "cannot look at a task"),
             }
         }
@@ -427,26 +428,26 @@ impl Actor {
             container: spec.container.clone(),
             resources: spec.resources.clone(),
             cgroup: format!("/heddle/{id}"),
+            groups: group_facts(),
         };
         let files = spec.files.clone();
         self.containers.start(id, ContainerTask { image: image.image.clone(), run, beside: spec, files }, secret)
     }
 
     fn state(&self, id: &TaskId) -> io::Result<TaskProcess> {
-        match self.worker.tasks.get(id).and_then(|local| local.job.image()) {
-            Some(_) => self.containers.state(id),
-            None => self.executor.state(id),
-        }
+        if self.is_image(id) { self.containers.state(id) } else { self.executor.state(id) }
+    }
+
+    fn is_image(&self, id: &TaskId) -> bool {
+        self.worker.tasks.get(id).is_some_and(|local| local.job.image().is_some())
     }
 
     fn signal(&self, id: &TaskId, signal: Signal) -> io::Result<()> {
-        match self.worker.tasks.get(id).and_then(|local| local.job.image()) {
-            Some(_) => {
-                self.containers.signal(id, signal);
-                Ok(())
-            }
-            None => self.executor.signal(id, signal),
+        if self.is_image(id) {
+            self.containers.signal(id, signal);
+            return Ok(());
         }
+        self.executor.signal(id, signal)
     }
 
     /// Tries a task's health check, once.
@@ -454,6 +455,9 @@ impl Actor {
         let Some(local) = self.worker.tasks.get(id) else { return };
         let Some(check) = local.job.health() else { return };
         let trial = match &check.probe {
+            Probe::Command(command) if local.job.image().is_some() => {
+                Trial::Container(self.containers.check(id, command))
+            }
             Probe::Command(command) => Trial::Command(self.executor.check(id, command)),
             Probe::Http { .. } | Probe::Tcp(_) => Trial::Request {
                 probe: check.probe.clone(),

@@ -152,7 +152,9 @@ impl Agent {
         let tasks = config.dir.join("tasks");
         let executor = Arc::new(ProcessExecutor::new(tasks.clone(), config.shim.clone())?);
         let ends = Ends::default();
-        let engine = heddle_engine::Engine::new(config.images).map_err(io::Error::other)?;
+        let tasks = std::path::absolute(tasks)?;
+        let images = heddle_engine::Settings { owner: tasks.display().to_string(), ..config.images };
+        let engine = heddle_engine::Engine::new(images).map_err(io::Error::other)?;
         let containers = Containers::new(engine, tasks, config.shim, ends.bell());
         let (status_send, status) = watch::channel(Status::default());
         let (picture_send, picture) = watch::channel(Picture::default());

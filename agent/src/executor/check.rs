@@ -89,7 +89,7 @@ impl CheckCommand {
 }
 
 /// Reads all, so that the writer never waits for us.
-async fn keep_end(output: &mut Receiver, said: &mut Vec<u8>) -> io::Result<()> {
+pub(super) async fn keep_end(output: &mut Receiver, said: &mut Vec<u8>) -> io::Result<()> {
     let mut buffer = [0; 1024];
     loop {
         let count = output.read(&mut buffer).await?;
@@ -102,7 +102,7 @@ async fn keep_end(output: &mut Receiver, said: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-fn judge(code: u8, said: &[u8]) -> Result<(), String> {
+pub(super) fn judge(code: u8, said: &[u8]) -> Result<(), String> {
     match code {
         0 => Ok(()),
         code => Err(format!("exit code {code}{}", because(said))),
@@ -110,7 +110,7 @@ fn judge(code: u8, said: &[u8]) -> Result<(), String> {
 }
 
 /// The last line that says something.
-fn because(said: &[u8]) -> String {
+pub(super) fn because(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty());
     line.map_or_else(String::new, |line| format!(": {}", line.replace(char::is_control, " ")))

@@ -7,14 +7,16 @@
 //! ```
 
 use super::{
-    Exit, MemoryFile, TaskProcess, group,
+    Exit, MemoryFile, TaskProcess,
+    check::{because, judge, keep_end},
+    group,
     log::now_ms,
     record::{self, EXIT, Running, SPEC, ShimSpec, TASK},
 };
 use bytesize::ByteSize;
 use heddle_engine::{
     Engine, EngineError, Reference, RegistryAuth,
-    container::{End, State},
+    container::{Begins, End, State},
     image::Image,
     pull::Progress,
     spec::Run,
@@ -24,7 +26,10 @@ use heddle_model::{
     container::{StopSignal, User},
     image::ImageName,
 };
-use nix::sys::signal::Signal;
+use nix::{
+    sys::{signal::Signal, stat::Mode},
+    unistd::mkfifo,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -34,14 +39,17 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
+    net::unix::pipe,
     sync::{Notify, watch},
-    task::AbortHandle,
 };
 
 /// Written before anything is asked of containerd.
 const CONTAINER: &str = "container.json";
 /// While containerd is away.
 const AGAIN: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// For all that is on its way out when a host leaves.
+const CLEAR_LIMIT: Duration = Duration::from_secs(10);
 /// How often the same signal is sent.
 const SIGNAL_EVERY: Duration = Duration::from_secs(1);
 /// Containers that are nobody's are looked for so often.
@@ -77,8 +85,8 @@ enum Phase {
 
 struct Held {
     phase: Phase,
-    /// Whoever follows it.
-    follower: Option<AbortHandle>,
+    /// Ends what is done before it runs. Whoever follows it hears it, and is the only one who says how it ended.
+    cancel: watch::Sender<Option<Signal>>,
     signalled: Option<(Signal, Instant)>,
 }
 
@@ -154,7 +162,7 @@ impl Containers {
             None => {}
         }
         // A daemon before this one has begun with it.
-        self.hold(task, Phase::Unknown("containerd is asked for it".into()), |this, task| async move {
+        self.hold(task, Phase::Unknown("containerd is asked for it".into()), |this, task, _| async move {
             this.adopt(&task).await;
         });
         self.state(task)
@@ -164,14 +172,11 @@ impl Containers {
         &self,
         task: &TaskId,
         phase: Phase,
-        follow: impl FnOnce(Self, TaskId) -> F,
+        follow: impl FnOnce(Self, TaskId, watch::Receiver<Option<Signal>>) -> F,
     ) {
-        let held = Held { phase, follower: None, signalled: None };
-        self.held().insert(task.clone(), held);
-        let follower = tokio::spawn(follow(self.clone(), task.clone())).abort_handle();
-        if let Some(held) = self.held().get_mut(task) {
-            held.follower = Some(follower);
-        }
+        let (cancel, cancelled) = watch::channel(None);
+        self.held().insert(task.clone(), Held { phase, cancel, signalled: None });
+        tokio::spawn(follow(self.clone(), task.clone(), cancelled));
     }
 
     fn reach(&self, task: &TaskId, phase: Phase) {
@@ -196,12 +201,16 @@ impl Containers {
         }
         record::write(&dir.join(SPEC), &what.beside)?;
         record::write(&dir.join(CONTAINER), &Kept::default())?;
-        self.hold(task, Phase::Preparing("preparing its image".into()), |this, task| async move {
-            match this.begin(&task, what).await {
-                Ok(pid) => {
+        self.hold(task, Phase::Preparing("preparing its image".into()), |this, task, cancelled| async move {
+            match this.begin(&task, what, cancelled).await {
+                Ok(Ok(pid)) => {
                     this.note(&task, pid);
                     this.reach(&task, Phase::Running(pid));
                     this.follow(&task).await;
+                }
+                Ok(Err(signal)) => {
+                    let exit = Exit { code: 128 + signal as i32, error: None, at_ms: now_ms() };
+                    this.finish(&task, exit).await;
                 }
                 Err(error) => {
                     let exit = Exit { code: 127, error: Some(error.to_string()), at_ms: now_ms() };
@@ -212,8 +221,18 @@ impl Containers {
         Ok(())
     }
 
-    async fn begin(&self, task: &TaskId, what: ContainerTask) -> Result<u32, EngineError> {
-        let image = self.pull(task, &what.image).await?;
+    /// Its pid; or the signal that came before there was one.
+    async fn begin(
+        &self,
+        task: &TaskId,
+        what: ContainerTask,
+        mut cancelled: watch::Receiver<Option<Signal>>,
+    ) -> Result<Result<u32, Signal>, EngineError> {
+        // Whoever has begun to make a container makes all of it: what is half made nobody could take away.
+        let image = tokio::select! {
+            image = self.pull(task, &what.image) => image?,
+            signal = cancelled.wait_for(Option::is_some) => return Ok(Err(signal.ok().and_then(|s| *s).unwrap_or(Signal::SIGKILL))),
+        };
         self.reach(task, Phase::Preparing("starting its container".into()));
         let dir = self.task_dir(task);
         let mut run = what.run;
@@ -228,17 +247,21 @@ impl Containers {
         let signal = program.stop_signal.as_deref().filter(|_| run.container.stop_signal.is_none());
         let kept = Kept { stop_signal: signal.and_then(|s| s.parse::<StopSignal>().ok()) };
         record::write(&dir.join(CONTAINER), &kept)?;
-        let (pid, begins) = self.0.engine.start(task.as_str(), &image, &run, &self.output(&dir)).await?;
+        group::prepare(&run.resources)?;
         // Whatever is run beside it is who the program is.
-        let mut beside = what.beside;
-        beside.env = begins.env;
-        beside.dir = run.dir.clone().or_else(|| Some(program.working_dir.clone()).filter(|dir| !dir.is_empty()));
-        let user = User { name: begins.ids.uid.to_string(), group: Some(begins.ids.gid.to_string()) };
-        beside.container.user = Some(user);
-        beside.container.groups = begins.ids.groups.iter().map(ToString::to_string).collect();
-        beside.container.cap_drop = run.denied();
-        record::write(&dir.join(SPEC), &beside)?;
-        Ok(pid)
+        let note = |begins: &Begins| {
+            let mut beside = what.beside;
+            beside.env.clone_from(&begins.env);
+            beside.dir = run.dir.clone().or_else(|| Some(program.working_dir.clone()).filter(|dir| !dir.is_empty()));
+            let user = User { name: begins.ids.uid.to_string(), group: Some(begins.ids.gid.to_string()) };
+            beside.container.user = Some(user);
+            beside.container.groups = begins.ids.groups.iter().map(ToString::to_string).collect();
+            beside.container.cap_drop = run.denied();
+            record::write(&dir.join(SPEC), &beside)
+        };
+        let pid = self.0.engine.start(task.as_str(), &image, &run, &self.output(&dir), note).await?;
+        let signal = *cancelled.borrow();
+        Ok(signal.map_or(Ok(pid), Err))
     }
 
     /// containerd's shim starts it, and gives it what it is called as the name of an argument.
@@ -249,20 +272,18 @@ impl Containers {
     async fn pull(&self, task: &TaskId, name: &ImageName) -> Result<Image, EngineError> {
         let reference: Reference = name.reference();
         let (progress, mut seen) = watch::channel(Progress::default());
-        let pull = self.0.engine.pull(&reference, RegistryAuth::Anonymous, &progress);
-        tokio::pin!(pull);
-        let pulled = loop {
-            tokio::select! {
-                pulled = &mut pull => break pulled,
-                changed = seen.changed() => {
-                    if changed.is_ok() {
-                        let progress = *seen.borrow_and_update();
-                        self.reach(task, Phase::Preparing(told(name, progress)));
-                    }
-                    // Nobody reads more often.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+        let tell = async {
+            while seen.changed().await.is_ok() {
+                let progress = *seen.borrow_and_update();
+                self.reach(task, Phase::Preparing(told(name, progress)));
+                // Nobody reads more often.
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
+            std::future::pending::<()>().await;
+        };
+        let pulled = tokio::select! {
+            pulled = self.0.engine.pull(&reference, RegistryAuth::Anonymous, &progress) => pulled,
+            () = tell => return Err(EngineError::Image { reference: name.to_string(), why: "it is not pulled".into() }),
         };
         match pulled {
             Err(EngineError::Image { why, .. }) => match self.0.engine.image(&reference).await? {
@@ -306,7 +327,15 @@ impl Containers {
                     self.held().remove(task);
                     return self.0.bell.notify_one();
                 }
-                Err(error) => self.reach(task, Phase::Unknown(error.to_string())),
+                Err(error) => {
+                    let why = error.to_string();
+                    let known =
+                        matches!(self.held().get(task), Some(Held { phase: Phase::Unknown(w), .. }) if *w == why);
+                    if !known {
+                        tracing::warn!(%task, why, "it is not known how a container is");
+                    }
+                    self.reach(task, Phase::Unknown(why));
+                }
             }
             tokio::time::sleep(AGAIN).await;
         }
@@ -330,7 +359,11 @@ impl Containers {
 
     /// How it ended is on disk before anybody hears of it; then nothing of it is left but what it printed.
     async fn finish(&self, task: &TaskId, exit: Exit) {
-        while let Err(error) = record::write(&self.task_dir(task).join(EXIT), &exit) {
+        let dir = self.task_dir(task);
+        // Whoever took the directory away wants to know nothing more.
+        while let Err(error) = record::write(&dir.join(EXIT), &exit)
+            && dir.exists()
+        {
             tracing::warn!(%task, %error, "cannot write down how a container ended");
             tokio::time::sleep(AGAIN).await;
         }
@@ -339,15 +372,15 @@ impl Containers {
         self.held().remove(task);
     }
 
-    /// Takes it away from containerd, as soon as that answers.
+    /// Takes it away from containerd, as soon as that lets it go. Nobody waits for that.
     async fn discard(&self, task: &TaskId) {
+        let mut wait = AGAIN;
         while let Err(error) = self.0.engine.remove(task.as_str()).await {
-            if !error.is_silent() {
-                return tracing::warn!(%task, %error, "a container cannot be taken away");
-            }
-            tokio::time::sleep(AGAIN).await;
+            tracing::debug!(%task, %error, "a container is not taken away yet");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
-        group::remove(task.as_str());
+        remove_groups(task).await;
     }
 
     /// Signals its program. One that has not begun never will.
@@ -358,25 +391,25 @@ impl Containers {
             return;
         }
         held.signalled = Some((signal, Instant::now()));
-        let begun = matches!(held.phase, Phase::Running(_));
+        if let Phase::Preparing(_) = held.phase {
+            held.cancel.send_replace(Some(signal));
+            return;
+        }
+        drop(all);
         let own = record::read::<Kept>(&self.task_dir(task).join(CONTAINER)).ok().flatten().and_then(|k| k.stop_signal);
         let signal = match own.and_then(|own| own.as_str().parse().ok()) {
             Some(own) if signal == Signal::SIGTERM => own,
             _ => signal,
         };
-        let follower = held.follower.clone();
-        drop(all);
         let (this, task) = (self.clone(), task.clone());
         tokio::spawn(async move {
-            if begun {
-                if let Err(error) = this.0.engine.signal(task.as_str(), signal as i32, false).await {
-                    tracing::warn!(%task, %error, "a container cannot be signalled");
+            // A containerd that is being replaced is waited for, while there is somebody to signal.
+            while let Err(error) = this.0.engine.signal(task.as_str(), signal as i32, false).await {
+                if !error.is_silent() || !this.held().contains_key(&task) {
+                    return tracing::warn!(%task, %error, "a container cannot be signalled");
                 }
-                return;
+                tokio::time::sleep(AGAIN).await;
             }
-            follower.iter().for_each(AbortHandle::abort);
-            let exit = Exit { code: 128 + signal as i32, error: None, at_ms: now_ms() };
-            this.finish(&task, exit).await;
         });
     }
 
@@ -389,8 +422,13 @@ impl Containers {
         *swept = Some(Instant::now());
         let names =
             fs::read_dir(&self.0.dir).into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
-        let known = names.filter_map(|name| name.parse::<TaskId>().ok());
-        let keep: Vec<TaskId> = known.filter(|id| wanted(id) || self.held().contains_key(id)).collect();
+        let (keep, nobodys): (Vec<TaskId>, Vec<TaskId>) = names.filter_map(|name| name.parse().ok()).partition(&wanted);
+        // What a daemon before this one began with, and nobody asks for any more.
+        for id in nobodys.iter().filter(|id| self.holds(id) && !self.held().contains_key(id)) {
+            self.hold(id, Phase::Unknown("it is nobody's".into()), |this, task, _| async move {
+                this.finish(&task, Exit::lost()).await;
+            });
+        }
         let this = self.clone();
         tokio::spawn(async move {
             let all = this.0.engine.list().await.unwrap_or_default();
@@ -403,20 +441,78 @@ impl Containers {
         });
     }
 
-    /// Ends all of them. Nothing of them is left when this returns, if containerd answers.
+    /// Ends all of them. Nothing of them is left when this returns, if containerd answers in time.
     pub async fn clear(&self) {
-        let ids: Vec<TaskId> = self.held().keys().cloned().collect();
-        for held in std::mem::take(&mut *self.held()).into_values() {
-            held.follower.iter().for_each(AbortHandle::abort);
+        let held: Vec<TaskId> = self.held().keys().cloned().collect();
+        for held in self.held().values() {
+            held.cancel.send_replace(Some(Signal::SIGKILL));
         }
         let listed = self.0.engine.list().await.unwrap_or_default();
         let listed = listed.iter().filter_map(|id| id.parse::<TaskId>().ok());
-        for id in ids.into_iter().chain(listed) {
+        for id in held.into_iter().chain(listed) {
+            // Whoever follows it sees that it has ended.
             if let Err(error) = self.0.engine.remove(id.as_str()).await {
                 tracing::warn!(task = %id, %error, "a container is left");
             }
-            group::remove(id.as_str());
+            remove_groups(&id).await;
         }
+        let end = Instant::now() + CLEAR_LIMIT;
+        while !self.held().is_empty() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A command of a health check, run as the container's program is.
+    pub fn check(&self, task: &TaskId, command: &str) -> ContainerCheck {
+        ContainerCheck {
+            engine: self.0.engine.clone(),
+            task: task.clone(),
+            dir: self.task_dir(task),
+            command: command.to_owned(),
+        }
+    }
+}
+
+/// Waits for processes that are on their way out.
+async fn remove_groups(task: &TaskId) {
+    let task = task.clone();
+    let _ = tokio::task::spawn_blocking(move || group::remove(task.as_str())).await;
+}
+
+/// A command that may be run in a container.
+pub struct ContainerCheck {
+    engine: Engine,
+    task: TaskId,
+    dir: PathBuf,
+    command: String,
+}
+
+impl ContainerCheck {
+    /// What was wrong, if anything was.
+    pub async fn run(&self, limit: Duration) -> io::Result<Result<(), String>> {
+        let path = self.dir.join("check");
+        match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
+            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Held open at both ends: between two writers it does not end.
+        let mut output = pipe::OpenOptions::new().read_write(true).open_receiver(&path)?;
+        let mut said = Vec::new();
+        let id = format!("check-{}", now_ms());
+        let args = ["/bin/sh", "-c", &self.command].map(str::to_owned);
+        let to = path.display().to_string();
+        let ended = tokio::select! {
+            ended = self.engine.exec(self.task.as_str(), &id, &args, &to, limit) => ended,
+            read = keep_end(&mut output, &mut said) => return Err(read.err().unwrap_or_else(|| io::Error::other("it ended"))),
+        };
+        let mut rest = [0; 4 << 10];
+        while let Ok(count) = output.try_read(&mut rest) {
+            said.extend_from_slice(&rest[..count]);
+        }
+        Ok(match ended.map_err(io::Error::other)? {
+            Some(code) => judge(u8::try_from(code).unwrap_or(u8::MAX), &said),
+            None => Err(format!("not done after {limit:?}{}", because(&said))),
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A task for which nothing is reserved and nothing limited stays in its daemon's groups.
 
+use heddle_engine::spec::Groups;
 use heddle_model::placement::{NanoCpus, Resources};
 use nix::{
     errno::Errno,
@@ -222,6 +223,31 @@ impl Group {
             let _ = unlinkat(root, PARENT, UnlinkatFlags::RemoveDir);
         }
     }
+}
+
+/// Makes the parent of groups as it has to be where others make the groups themselves, so that what they reserve counts.
+pub fn prepare(resources: &Resources) -> io::Result<()> {
+    let mounts = fs::read_to_string(MOUNTS)?;
+    for Setting { controller, .. } in settings(resources) {
+        let Some((version, root)) = hierarchy(&mounts, controller) else { continue };
+        make_dir(&root.join(PARENT))?;
+        if version == Version::Two {
+            write(&root.join("cgroup.subtree_control"), &format!("+{controller}"))?;
+        }
+        if let Some((file, value)) = above(controller, version) {
+            write(&root.join(PARENT).join(file), &value)?;
+        }
+    }
+    Ok(())
+}
+
+/// What this host's groups can do.
+pub fn facts() -> Groups {
+    let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
+    let found = hierarchy(&mounts, "memory");
+    let unified = !mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup"));
+    let swap = found.is_some_and(|(version, root)| version == Version::Two || root.join(IF_THERE[0]).exists());
+    Groups { unified, swap }
 }
 
 /// The parent may be taken away meanwhile, by whoever removes its last group.

@@ -23,10 +23,10 @@ mod shim;
 mod view;
 
 pub use check::{CheckCommand, check_in_task, run_check};
-pub use containers::{ContainerTask, Containers};
+pub use containers::{ContainerCheck, ContainerTask, Containers};
 pub use ends::Ends;
 pub use enter::Namespaces;
-pub use group::{join as join_groups, remove as remove_groups};
+pub use group::{facts as group_facts, join as join_groups, remove as remove_groups};
 pub use identity::Identity;
 pub use log::{Line, Reader as LogReader, Stream};
 pub use memory::MemoryFile;

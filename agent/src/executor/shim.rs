@@ -161,8 +161,11 @@ pub fn keep_log(dir: &Path) -> io::Result<()> {
     let spec: Option<ShimSpec> = record::read(&dir.join(SPEC))?;
     let limits = spec.map(|spec| spec.container.log).unwrap_or_default();
     let mut log = Writer::open(dir, limits)?;
-    // What ends the task's container must not end it before all is written.
+    // containerd's shim asks it to end before all is written.
     setsid()?;
+    let mut term: SigSet = [Signal::SIGTERM].into_iter().collect();
+    term.add(Signal::SIGINT);
+    term.thread_block()?;
     drop(ready);
     copy([(out, Stream::Stdout), (err, Stream::Stderr)], &mut log);
     Ok(())

@@ -10,7 +10,11 @@
 
 mod request;
 
-use crate::{dataplane::state::Space, executor::CheckCommand, worker::Outcome};
+use crate::{
+    dataplane::state::Space,
+    executor::{CheckCommand, ContainerCheck},
+    worker::Outcome,
+};
 use heddle_model::{TaskId, health::Probe};
 use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 use tokio::{
@@ -22,6 +26,7 @@ use tokio::{
 /// What is to be tried, and where.
 pub enum Trial {
     Command(CheckCommand),
+    Container(ContainerCheck),
     /// At the first of these addresses that accepts a connection.
     Request {
         probe: Probe,
@@ -36,6 +41,7 @@ impl Trial {
         let cannot = |error: io::Error| Err(error.to_string());
         match self {
             Trial::Command(command) => command.run(limit).await.unwrap_or_else(cannot),
+            Trial::Container(check) => check.run(limit).await.unwrap_or_else(cannot),
             Trial::Request { probe, space, addrs } => {
                 timeout(limit, request::run(&probe, &space, addrs)).await.unwrap_or_else(late)
             }

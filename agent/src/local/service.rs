@@ -300,6 +300,7 @@ impl host_server::Host for HostService {
             env: env.into_iter().collect(),
             dir,
             container: Some(container.into()),
+            image: seen.job.image().is_some(),
         }))
     }
 }

@@ -72,21 +72,25 @@ pub struct Run {
     pub resources: Resources,
     /// Below the root of each hierarchy.
     pub cgroup: String,
+    /// What the host's control groups can do.
+    pub groups: Groups,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Groups {
+    /// All of them are of version 2: as with docker, a container sees its own alone.
+    pub unified: bool,
+    /// They limit swap.
+    pub swap: bool,
 }
 
 /// Whom a user is in the image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ids {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
     pub home: String,
-}
-
-impl Default for Ids {
-    fn default() -> Self {
-        Self { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() }
-    }
 }
 
 impl Run {
@@ -210,8 +214,9 @@ impl Run {
         }
         let mut memory = Map::new();
         if limit.memory > 0 {
+            memory.insert("limit".into(), json!(limit.memory));
             // Else it would go on in swap, as slow as a disk.
-            memory.extend([("limit".into(), json!(limit.memory)), ("swap".into(), json!(limit.memory))]);
+            memory.extend(self.groups.swap.then(|| ("swap".to_owned(), json!(limit.memory))));
         }
         if reserved.memory > 0 {
             memory.insert("reservation".into(), json!(reserved.memory));
@@ -251,6 +256,7 @@ pub fn spec(run: &Run, image: &Config, ids: &Ids) -> Result<Value, EngineError> 
     let args = run.command(&image.config)?;
     let spaces = ["pid", "ipc", "uts", "mount"].map(|kind| json!({"type": kind}));
     let mut spaces = Vec::from(spaces);
+    spaces.extend(run.groups.unified.then(|| json!({"type": "cgroup"})));
     spaces.extend(run.netns.as_ref().map(|path| json!({"type": "network", "path": path})));
     Ok(json!({
         "ociVersion": "1.0.2",

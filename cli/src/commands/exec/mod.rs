@@ -9,6 +9,7 @@
 
 mod enter;
 mod plain;
+mod sealed;
 mod terminal;
 
 pub use terminal::take_over;
@@ -55,6 +56,9 @@ pub fn run(socket: &Path, args: ExecArgs) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let target = runtime.block_on(target(&Client::new(socket), &args.workload))?;
     drop(runtime);
+    if target.image {
+        sealed::go_on()?;
+    }
     // As whom is looked up on the host, not in what the workload has mounted.
     let container = Container::try_from(target.container.clone().unwrap_or_default())?;
     let identity = Identity::of(&container)?;

@@ -92,6 +92,11 @@ pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
     let runtime = match args.words.split_first() {
         None if args.process => bail!("--process: give a program of the hosts after it, as `-- PROGRAM [ARGUMENT]...`"),
         None => bail!("give an image, such as nginx:1.27, or --process and a program of the hosts"),
+        Some((word, _)) if word.starts_with('-') => {
+            bail!(
+                "{word}: no flag of this command, and neither an image nor a program; put flags before the image, or see --help"
+            )
+        }
         Some(_) if args.process => Runtime::Process(program(&args.words)),
         Some((image, arguments)) => {
             let image = image.parse::<ImageName>()?;
@@ -163,6 +168,7 @@ mod tests {
         for (line, want) in [
             (&["NGINX"][..], "image \"NGINX\": "),
             (&[], "give an image, such as nginx:1.27, or --process"),
+            (&["--replcas", "3", "nginx"], "--replcas: no flag of this command"),
             (&["--process"], "--process: give a program of the hosts"),
             (&["--process", "--entrypoint", "a", "--", "b"], "--entrypoint \"a\": only a service of an image has one"),
             (&["--entrypoint", "a 'b", "nginx"], "--entrypoint \"a 'b\": a quote is not closed"),

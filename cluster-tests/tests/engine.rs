@@ -42,7 +42,7 @@ impl Stage {
     /// Runs a program to its end: its exit code, and what it printed.
     async fn run(&self, id: &str, image: &Image, run: &Run) -> Result<(u32, String), EngineError> {
         let path = self.output(id);
-        let run = Run { cgroup: format!("/heddle-test/{id}"), ..run.clone() };
+        let run = Run { cgroup: format!("/heddle-test-{id}"), ..run.clone() };
         self.engine.start(id, image, &run, &format!("file://{}", path.display()), |_| Ok(())).await?;
         let end = tokio::time::timeout(Duration::from_secs(30), self.engine.wait(id)).await.unwrap()?;
         self.engine.remove(id).await?;

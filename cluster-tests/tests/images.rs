@@ -4,7 +4,7 @@
 use heddle_cluster_tests::{
     HOSTS, Lab, addr,
     images::{Root, containerd_on, equip, push},
-    skipped, spread, wait,
+    program, skipped, spread, wait,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -100,6 +100,24 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     lab.heddle("node1", &["service", "create", "--detach", "--name", "nobody", "--user", "nobody-here", &whoami]);
     assert_eq!(refused(&lab, "nobody"), "user \"nobody-here\": the image has no user \"nobody-here\"");
     lab.heddle("node1", &["service", "rm", "missing", "broken", "nobody"]);
+
+    // Secrets and configs are files in memory, wherever they are to be.
+    lab.sh("node1", &format!("echo -n word | {} secret create key -", program().display()));
+    lab.sh("node1", &format!("echo -n text | {} config create conf -", program().display()));
+    let given = ["--secret", "source=key,uid=33,mode=0400", "--config", "source=conf,target=/srv/deep/app.conf"];
+    let script = "cat /run/secrets/key /srv/deep/app.conf; echo; ls -l /run/secrets/key; touch /run/secrets/key || echo closed; sleep 1000";
+    let create = ["service", "create", "--name", "given", "--user", "www", "--entrypoint", "sh -c"];
+    lab.heddle("node1", &[&create[..], &given, &[&whoami, script]].concat());
+    let said = wait("it has printed all", || {
+        let said = lab.try_heddle("node1", &["service", "logs", "--raw", "given"])?;
+        if said.contains("closed") { Ok(said) } else { Err(said) }
+    });
+    assert!(said.contains("wordtext\n-r-------- "), "{said}");
+    for host in HOSTS {
+        let mounts = lab.sh(host, "grep -c 'tasks/.*/memory' /proc/self/mounts || true");
+        assert_eq!(mounts.trim(), "0", "{host} has nothing mounted for it any more");
+    }
+    lab.heddle("node1", &["service", "rm", "given"]);
 
     // Updates of an image are asked all the time.
     let create = [

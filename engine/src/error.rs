@@ -14,6 +14,8 @@ pub enum EngineError {
     Hosts { path: PathBuf, why: String },
     #[error("user {user:?}: the image has no {missing}")]
     User { user: String, missing: String },
+    #[error("containerd has lost how a program in a container ended")]
+    Lost,
     #[error("the image names no program: give a command or an entry point")]
     NoProgram,
     #[error("the file system of the image: {0}")]

@@ -431,7 +431,7 @@ impl Actor {
             groups: group_facts(),
         };
         let files = spec.files.clone();
-        self.containers.start(id, ContainerTask { image: image.image.clone(), run, beside: spec, files }, secret)
+        self.containers.start(id, ContainerTask { image: image.image.clone(), run, beside: spec, files, secret })
     }
 
     fn state(&self, id: &TaskId) -> io::Result<TaskProcess> {

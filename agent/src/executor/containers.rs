@@ -11,6 +11,7 @@ use super::{
     check::{because, judge, keep_end},
     group,
     log::now_ms,
+    memory::{self, Drafts},
     record::{self, EXIT, Running, SPEC, ShimSpec, TASK},
 };
 use bytesize::ByteSize;
@@ -45,6 +46,8 @@ use tokio::{
 
 /// Written before anything is asked of containerd.
 const CONTAINER: &str = "container.json";
+/// Where its secrets and configs are until it has them.
+const MEMORY: &str = "memory";
 /// While containerd is away.
 const AGAIN: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -66,6 +69,8 @@ pub struct ContainerTask {
     pub beside: ShimSpec,
     /// Path in the container to content.
     pub files: BTreeMap<String, String>,
+    /// Its secrets and configs.
+    pub secret: Vec<MemoryFile>,
 }
 
 /// What a daemon after this one should know of a container.
@@ -190,10 +195,7 @@ impl Containers {
     ///
     /// # Errors
     /// Its directory cannot be written to.
-    pub fn start(&self, task: &TaskId, what: ContainerTask, secret: Vec<MemoryFile>) -> io::Result<()> {
-        if !secret.is_empty() {
-            return Err(io::Error::other("secrets and configs are not given to images yet"));
-        }
+    pub fn start(&self, task: &TaskId, what: ContainerTask) -> io::Result<()> {
         let dir = self.task_dir(task);
         fs::create_dir_all(&dir)?;
         for stale in [EXIT, TASK] {
@@ -248,6 +250,15 @@ impl Containers {
         let kept = Kept { stop_signal: signal.and_then(|s| s.parse::<StopSignal>().ok()) };
         record::write(&dir.join(CONTAINER), &kept)?;
         group::prepare(&run.resources)?;
+        // Until the container has them.
+        let (_drafts, secret) = match what.secret.as_slice() {
+            [] => (None, Vec::new()),
+            files => {
+                let (drafts, made) = Drafts::make(dir.join(MEMORY), files)?;
+                (Some(drafts), made)
+            }
+        };
+        run.files.extend(secret);
         // Whatever is run beside it is who the program is.
         let note = |begins: &Begins| {
             let mut beside = what.beside;
@@ -374,6 +385,7 @@ impl Containers {
 
     /// Takes it away from containerd, as soon as that lets it go. Nobody waits for that.
     async fn discard(&self, task: &TaskId) {
+        memory::clear(&self.task_dir(task).join(MEMORY));
         let mut wait = AGAIN;
         while let Err(error) = self.0.engine.remove(task.as_str()).await {
             tracing::debug!(%task, %error, "a container is not taken away yet");
@@ -498,12 +510,23 @@ impl ContainerCheck {
         // Held open at both ends: between two writers it does not end.
         let mut output = pipe::OpenOptions::new().read_write(true).open_receiver(&path)?;
         let mut said = Vec::new();
-        let id = format!("check-{}", now_ms());
         let args = ["/bin/sh", "-c", &self.command].map(str::to_owned);
         let to = path.display().to_string();
-        let ended = tokio::select! {
-            ended = self.engine.exec(self.task.as_str(), &id, &args, &to, limit) => ended,
-            read = keep_end(&mut output, &mut said) => return Err(read.err().unwrap_or_else(|| io::Error::other("it ended"))),
+        let begun = Instant::now();
+        let ended = loop {
+            let id = format!("check-{}", now_ms());
+            let left = limit.saturating_sub(begun.elapsed());
+            let ended = tokio::select! {
+                ended = self.engine.exec(self.task.as_str(), &id, &args, &to, left) => ended,
+                read = keep_end(&mut output, &mut said) => {
+                    return Err(read.err().unwrap_or_else(|| io::Error::other("it ended")));
+                }
+            };
+            match ended {
+                // Neither well nor ill.
+                Err(EngineError::Lost) if !left.is_zero() => said.clear(),
+                ended => break ended,
+            }
         };
         let mut rest = [0; 4 << 10];
         while let Ok(count) = output.try_read(&mut rest) {

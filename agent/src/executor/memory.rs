@@ -3,6 +3,8 @@
 //!
 //! Those in `/run/secrets` and `/run/configs` lie in a file system of their own there. Any other lies over a file of the host, for
 //! as long as nobody puts another file in its place there.
+//!
+//! A container is given each as a mount of its own, wherever it is to lie ([`Drafts`]).
 
 use heddle_model::payload::{Content, FilePath, PayloadKind};
 use nix::{
@@ -63,9 +65,43 @@ pub fn show(files: &[MemoryFile]) -> io::Result<()> {
     shown
 }
 
+/// The files of a container, in a file system in memory on the host. It is gone with this value, and each file with what it lies over.
+pub struct Drafts {
+    at: PathBuf,
+}
+
+impl Drafts {
+    /// Each with where it is to lie in the container. What an earlier daemon left there is gone.
+    pub fn make(at: PathBuf, files: &[MemoryFile]) -> io::Result<(Self, Vec<(PathBuf, String)>)> {
+        clear(&at);
+        fs::create_dir_all(&at)?;
+        let drafts = Self { at };
+        mount_memory(&drafts.at, MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC)?;
+        let mut made = Vec::with_capacity(files.len());
+        for (number, file) in files.iter().enumerate() {
+            let draft = drafts.at.join(number.to_string());
+            file.write(&draft)?;
+            made.push((draft, file.path.display().to_string()));
+        }
+        Ok((drafts, made))
+    }
+}
+
+impl Drop for Drafts {
+    fn drop(&mut self) {
+        clear(&self.at);
+    }
+}
+
+/// Takes such a file system away, if there is one.
+pub fn clear(at: &Path) {
+    let _ = umount2(at, MntFlags::MNT_DETACH);
+    let _ = fs::remove_dir(at);
+}
+
 /// An empty file system in memory.
-fn mount_memory(at: &str, flags: MsFlags) -> io::Result<()> {
-    let of = |options: &str| mount(Some("tmpfs"), at, Some("tmpfs"), flags, Some(options));
+fn mount_memory(at: impl AsRef<Path>, flags: MsFlags) -> io::Result<()> {
+    let of = |options: &str| mount(Some("tmpfs"), at.as_ref(), Some("tmpfs"), flags, Some(options));
     match of("mode=0755,noswap") {
         Err(nix::errno::Errno::EINVAL) => Ok(of("mode=0755")?),
         mounted => Ok(mounted?),

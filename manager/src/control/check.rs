@@ -173,8 +173,6 @@ pub enum SpecError {
     PathInside { path: FilePath, inside: FilePath },
     #[error("no command: give the program to run after `--`")]
     NoCommand,
-    #[error("secrets and configs: they are not given to images yet, use --process or environment variables")]
-    FilesOfImage,
     #[error("network {name} is used by service {by}: remove the service first")]
     InUse { name: String, by: String },
     #[error("network {name} carries the published ports of service {by}: it cannot be removed before that service")]
@@ -324,7 +322,6 @@ fn possible(state: &Snapshot, old: Option<&Service>, spec: &mut ServiceSpec) -> 
         Runtime::Process(_) if process.command.first().is_none_or(String::is_empty) => {
             return Err(SpecError::NoCommand);
         }
-        Runtime::Image(_) if !spec.task.files.is_empty() => return Err(SpecError::FilesOfImage),
         Runtime::Process(_) | Runtime::Image(_) => {}
     }
     for constraint in &spec.task.placement.constraints {

@@ -1,6 +1,5 @@
 //! What images are called.
 
-use oci_spec::distribution::Reference;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -9,11 +8,83 @@ use std::{fmt, str::FromStr};
 #[serde(try_from = "String", into = "String")]
 pub struct ImageName(String);
 
+/// What a name says, and what is meant where it says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts<'a> {
+    /// With its port, if it has one.
+    pub registry: &'a str,
+    /// Of docker.io, and without a slash: one of those that docker keeps below `library`.
+    pub library: bool,
+    pub path: &'a str,
+    pub tag: Option<&'a str>,
+    pub digest: Option<&'a str>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("image {name:?}: {why}; use [HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST], such as nginx:1.27")]
 pub struct BadImage {
     name: String,
-    why: String,
+    why: &'static str,
+}
+
+const DOCKER: &str = "docker.io";
+/// Bytes of a path, and of a tag.
+const LONGEST: (usize, usize) = (255, 128);
+
+/// By the grammar of docker's references (distribution/reference).
+fn parts(name: &str) -> Result<Parts<'_>, &'static str> {
+    let (rest, digest) = match name.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (name, None),
+    };
+    let is_hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if digest.is_some_and(|digest| !digest.strip_prefix("sha256:").is_some_and(is_hex)) {
+        return Err("its digest is no sha256: and 64 hexadecimal digits");
+    }
+    let is_host = |first: &str| first.contains(['.', ':']) || first == "localhost";
+    let (registry, rest) = match rest.split_once('/') {
+        Some((first, rest)) if is_host(first) => (first, rest),
+        _ => (DOCKER, rest),
+    };
+    let (host, port) = match registry.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (registry, None),
+    };
+    let bracketed = |host: &str| host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).map(str::to_owned);
+    let is_v6 = bracketed(host).is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok());
+    let is_label = |label: &str| {
+        let edges = !label.starts_with('-') && !label.ends_with('-');
+        !label.is_empty() && edges && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    if !(is_v6 || host.split('.').all(is_label)) || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err("that is no HOST or HOST:PORT");
+    }
+    let (path, tag) = match rest.rsplit_once(':') {
+        Some((path, tag)) => (path, Some(tag)),
+        None => (rest, None),
+    };
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let is_tag = |tag: &str| {
+        let first = tag.bytes().next().is_some_and(is_word);
+        first && tag.len() <= LONGEST.1 && tag.bytes().all(|b| is_word(b) || matches!(b, b'.' | b'-'))
+    };
+    if tag.is_some_and(|tag| !is_tag(tag)) {
+        return Err("its tag is none");
+    }
+    if path.len() > LONGEST.0 || !path.split('/').all(is_component) {
+        return Err("a name has lower-case letters, digits, and . _ - between them");
+    }
+    Ok(Parts { registry, library: registry == DOCKER && !path.contains('/'), path, tag, digest })
+}
+
+/// Letters and digits, with one `.`, one or two `_`, or some `-` between them.
+fn is_component(text: &str) -> bool {
+    let between = |separator: &str| {
+        separator.is_empty() || matches!(separator, "." | "_" | "__") || separator.bytes().all(|b| b == b'-')
+    };
+    let is_letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let edges = text.starts_with(is_letter) && text.ends_with(is_letter);
+    edges && text.split(is_letter).all(between)
 }
 
 impl ImageName {
@@ -21,15 +92,14 @@ impl ImageName {
         &self.0
     }
 
-    /// In full: with its registry, and the tag that is meant where none is said.
-    pub fn reference(&self) -> Reference {
+    pub fn parts(&self) -> Parts<'_> {
         // It was one when it was made.
-        self.0.parse().unwrap_or_else(|_| Reference::with_tag("invalid".into(), "invalid".into(), "invalid".into()))
+        parts(&self.0).unwrap_or(Parts { registry: DOCKER, library: true, path: &self.0, tag: None, digest: None })
     }
 
     /// Whether it is the same image for ever.
     pub fn is_pinned(&self) -> bool {
-        self.reference().digest().is_some()
+        self.parts().digest.is_some()
     }
 
     /// The same name, and for ever the image that has it now.
@@ -37,20 +107,17 @@ impl ImageName {
     /// # Errors
     /// That is no digest.
     pub fn pinned(&self, digest: &str) -> Result<Self, BadImage> {
-        let tagged = match self.reference().tag() {
-            Some(tag) if !self.0.ends_with(&format!(":{tag}")) => format!("{}:{tag}", self.0),
-            _ => self.0.clone(),
-        };
-        format!("{tagged}@{digest}").parse()
+        let tag = if self.parts().tag.is_some() { "" } else { ":latest" };
+        format!("{}{tag}@{digest}", self.0).parse()
     }
 }
 
 impl FromStr for ImageName {
     type Err = BadImage;
     fn from_str(name: &str) -> Result<Self, BadImage> {
-        match name.parse::<Reference>() {
+        match parts(name) {
             Ok(_) => Ok(Self(name.to_owned())),
-            Err(error) => Err(BadImage { name: name.to_owned(), why: error.to_string() }),
+            Err(why) => Err(BadImage { name: name.to_owned(), why }),
         }
     }
 }
@@ -87,12 +154,41 @@ mod tests {
         assert_eq!(pinned("host:5000/a/nginx").as_str(), format!("host:5000/a/nginx:latest@{DIGEST}"));
         assert_eq!(pinned("host:5000/nginx:1.27").as_str(), format!("host:5000/nginx:1.27@{DIGEST}"));
         assert!(pinned("nginx").is_pinned() && !"nginx:1".parse::<ImageName>().unwrap().is_pinned());
-        assert_eq!(pinned("nginx").reference().digest(), Some(DIGEST));
+        assert_eq!(pinned("nginx").parts().digest, Some(DIGEST));
+    }
+
+    #[test]
+    fn what_is_not_said_is_docker_hubs() {
+        let said = |name: &'static str| {
+            let p = parts(name).unwrap();
+            (p.registry, p.library, p.path, p.tag)
+        };
+        assert_eq!(said("nginx"), ("docker.io", true, "nginx", None));
+        assert_eq!(said("a/b:1.2-x"), ("docker.io", false, "a/b", Some("1.2-x")));
+        assert_eq!(said("localhost/x"), ("localhost", false, "x", None));
+        assert_eq!(said("host:5000/a__b/c--d:t"), ("host:5000", false, "a__b/c--d", Some("t")));
+        assert_eq!(said("[fd00::1]:5000/x"), ("[fd00::1]:5000", false, "x", None));
+        assert_eq!(said("registry.example/x"), ("registry.example", false, "x", None));
     }
 
     #[test]
     fn what_is_no_name_is_refused_with_what_is() {
-        for bad in ["", "Nginx", "nginx:", "a b", "nginx@sha256:12", "-x", "http://host/nginx"] {
+        for bad in [
+            "",
+            "Nginx",
+            "nginx:",
+            "a b",
+            "nginx@sha256:12",
+            "-x",
+            "http://host/nginx",
+            "a..b",
+            "a/",
+            "/a",
+            "a___b",
+            "host:x/a",
+            "-h.x/a",
+            "nginx@md5:1",
+        ] {
             let said = bad.parse::<ImageName>().unwrap_err().to_string();
             assert!(said.starts_with(&format!("image {bad:?}: ")) && said.ends_with("such as nginx:1.27"), "{said}");
         }

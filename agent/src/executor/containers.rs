@@ -16,9 +16,9 @@ use super::{
 };
 use bytesize::ByteSize;
 use heddle_engine::{
-    Engine, EngineError, Reference, RegistryAuth,
+    Engine, EngineError, RegistryAuth,
     container::{Begins, End, State},
-    image::Image,
+    image::{self, Image},
     pull::Progress,
     spec::Run,
 };
@@ -281,7 +281,7 @@ impl Containers {
     }
 
     async fn pull(&self, task: &TaskId, name: &ImageName) -> Result<Image, EngineError> {
-        let reference: Reference = name.reference();
+        let reference = image::reference(name);
         let (progress, mut seen) = watch::channel(Progress::default());
         let tell = async {
             while seen.changed().await.is_ok() {

@@ -279,7 +279,7 @@ impl host_server::Host for HostService {
             .parse()
             .map_err(|e: heddle_model::image::BadImage| Status::invalid_argument(e.to_string()))?;
         let engine = self.operations.containers.engine();
-        let resolved = engine.resolve(&image.reference(), RegistryAuth::Anonymous).await;
+        let resolved = engine.resolve(&heddle_engine::image::reference(&image), RegistryAuth::Anonymous).await;
         let digest = resolved.map_err(|e| Status::failed_precondition(e.to_string()))?.digest;
         Ok(Response::new(v1::ResolveImageResponse { digest }))
     }

@@ -366,6 +366,11 @@ mod tests {
             Value::Object(fields) => {
                 fields.iter().flat_map(|(name, value)| lost(value, &read[name], &format!("{at}.{name}"))).collect()
             }
+            // Sets have no order.
+            Value::Array(items) if items.iter().all(Value::is_string) && at.contains("capabilities") => {
+                let missing = items.iter().filter(|item| !read.as_array().is_some_and(|all| all.contains(item)));
+                missing.map(|item| format!("{at}: {item} is lost")).collect()
+            }
             Value::Array(items) => {
                 items.iter().enumerate().flat_map(|(n, value)| lost(value, &read[n], &format!("{at}.{n}"))).collect()
             }

@@ -14,6 +14,33 @@ fn tasks_find_each_other_by_name_and_reach_the_virtual_address() {
     }
 }
 
+/// By UDP and by TCP: an answer comes late, and no question fails.
+#[test]
+fn who_asks_for_a_name_while_no_daemon_runs_waits_for_the_next() {
+    if skipped() {
+        return;
+    }
+    let lab = Lab::up("t-silence", 1, 1);
+    lab.heddle("node1", &["network", "create", "-d", "overlay", "a"]);
+    lab.create_web("web", 1, &["--network", "a"]);
+    let task = lab.running("node1", "web").unwrap().remove(0);
+    let vip = lab.overlay("node1", "a").vips("web")[0].clone();
+    lab.do_lab(&["kill", "node1", "--daemon"]);
+    let ways = ["", "RES_OPTIONS=use-vc "];
+    std::thread::scope(|scope| {
+        let (lab, task) = (&lab, &task);
+        let asked = ways.map(|way| scope.spawn(move || lab.in_task(task, &format!("{way}getent ahostsv4 web"))));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        assert!(asked.iter().all(|asked| !asked.is_finished()), "a question was answered by nobody");
+        lab.do_lab(&["start", "node1"]);
+        for (asked, way) in asked.into_iter().zip(ways) {
+            let answer = asked.join().unwrap();
+            let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+            assert!(answer.status.success() && said.starts_with(&vip), "{way:?}: {answer:?}");
+        }
+    });
+}
+
 #[test]
 fn unknown_names_are_asked_of_the_hosts_resolver() {
     if skipped() {

@@ -197,7 +197,8 @@ mod emulated {
         assert!(ip("-d link show i0").contains("ipvlan  mode l3s"));
         let output = Command::new(program()).args(["doctor", "--format", "json"]).output().unwrap();
         let checks: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
-        let bad: Vec<_> = checks.iter().filter(|c| c["ok"] != true).collect();
+        // The machine has our program and no containerd.
+        let bad: Vec<_> = checks.iter().filter(|c| c["ok"] != true && c["check"] != "containerd, for images").collect();
         assert!(bad.is_empty() && checks.len() > 10, "{bad:?}");
     }
 

@@ -190,7 +190,9 @@ fn dns_flags_and_extra_hosts_are_seen_inside() {
         let hosts = lab.inside(NODE, &name, "cat /etc/hosts /etc/resolv.conf");
         let own = lab.address(NODE, &name, network, true);
         let own = format!("{own} h1");
-        for line in ["10.0.0.5 db", "fd00::5 six", own.as_str(), "search example", "options ndots:1"] {
+        for line in
+            ["10.0.0.5 db", "fd00::5 six", own.as_str(), "search example", "options ndots:1 timeout:3 attempts:3"]
+        {
             assert!(hosts.lines().any(|l| l == line), "{network}: {line}: {hosts}");
         }
     }

@@ -142,8 +142,12 @@ fn resolv_conf(dns: &DnsConfig) -> String {
     if !dns.search.is_empty() {
         text.push_str(&format!("search {}\n", dns.search.join(" ")));
     }
-    let options = if dns.options.is_empty() { "ndots:0".to_owned() } else { dns.options.join(" ") };
-    text.push_str(&format!("options {options}\n"));
+    let given = |option: &str| dns.options.iter().any(|o| o.split(':').next() == option.split(':').next());
+    let defaults = if dns.options.is_empty() { &["ndots:0"][..] } else { &[] };
+    // What was asked while the daemon was being restarted is asked again soon.
+    let again = ["timeout:3", "attempts:3"].into_iter().filter(|option| !given(option));
+    let options = defaults.iter().copied().chain(dns.options.iter().map(String::as_str)).chain(again);
+    text.push_str(&format!("options {}\n", options.collect::<Vec<_>>().join(" ")));
     text
 }
 
@@ -247,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_workload_has_files_of_its_own_and_the_host_keeps_its_own() {
-        let dns = DnsConfig { search: vec!["example.org".into()], options: vec!["ndots:2".into()], servers: vec![] };
+        let options = vec!["ndots:2".into(), "timeout:1".into()];
+        let dns = DnsConfig { search: vec!["example.org".into()], options, servers: vec![] };
         let job = workload(ProcessSpec { hostname: Some("h".into()), ..ProcessSpec::default() }, dns);
         let mut sandbox =
             Sandbox { id: job.id().clone(), name: job.name(), legs: vec![], gateway: None, ports: vec![] };
@@ -259,7 +264,7 @@ mod tests {
             heddle_model::net::DualAddr { v4: [172, 18, 0, 2].into(), v6: std::net::Ipv6Addr::LOCALHOST },
         ));
         let some = launch(&job, Some(&sandbox), &at);
-        let want = "nameserver 127.0.0.11\nsearch example.org\noptions ndots:2\n";
+        let want = "nameserver 127.0.0.11\nsearch example.org\noptions ndots:2 timeout:1 attempts:3\n";
         assert_eq!(some.files["/etc/resolv.conf"], want);
         assert!(some.files["/etc/hosts"].ends_with("192.0.2.9 outside\n"));
         let on_host = launch(&workload(ProcessSpec::default(), DnsConfig::default()), None, &at);

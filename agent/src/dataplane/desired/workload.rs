@@ -47,6 +47,7 @@ pub fn add(state: &mut KernelState, sandbox: &Sandbox, wanted: &Wanted<'_>) {
             let to = format!("{RESOLVER}:{}", names::DNS_PORT);
             output.push(format!("ip daddr {RESOLVER} {protocol} dport 53 dnat ip to {to}"));
         }
+        table.chain("silence", Some("type filter hook output priority filter; policy accept;"), silence());
     }
     if let Some(member) = wanted.member {
         output.extend(vip::add(&mut space, &mut table, sandbox, member.view, member.local.balancer));
@@ -56,6 +57,15 @@ pub fn add(state: &mut KernelState, sandbox: &Sandbox, wanted: &Wanted<'_>) {
         space.tables.insert(names::table(Family::Inet), Table::new(table));
     }
     state.spaces.insert(names::task_space(&sandbox.id), space);
+}
+
+/// While no daemon runs, nobody has the resolver's port. That the kernel says so would fail every question at once; not told,
+/// who asks does so again, and soon finds the next daemon. The first sequence number is that of an answer to a SYN.
+fn silence() -> Vec<String> {
+    vec![
+        format!("ip saddr {RESOLVER} icmp type destination-unreachable drop"),
+        format!("ip saddr {RESOLVER} tcp flags & (syn | ack | rst) == ack | rst tcp sequence 0 drop"),
+    ]
 }
 
 /// One address of each family, where there are both.

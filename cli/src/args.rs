@@ -82,6 +82,9 @@ pub enum Command {
     /// Configs: bytes that tasks have as files in memory
     #[command(subcommand)]
     Config(commands::payload::PayloadCommand),
+    /// Logins for registries of private images
+    #[command(subcommand)]
+    Registry(commands::registry::RegistryCommand),
     /// A whole cluster on this machine, for trying and testing
     #[command(subcommand)]
     Lab(lab::LabCommand),

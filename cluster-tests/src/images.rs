@@ -28,25 +28,35 @@ const COMMANDS: [&str; 16] = [
 /// Where the registry of a lab is.
 pub const REGISTRY: &str = "10.77.0.1:5000";
 
+/// The same registry with the same images, for whoever is `me` with the password `hunter2`.
+pub const PRIVATE: &str = "10.77.0.1:5001";
+/// The password as bcrypt keeps it.
+const HASHED: &str = "$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.";
+
 /// Gives hosts of a lab a containerd each, and node1 a registry. They end with the lab.
 pub fn equip(lab: &Lab, hosts: &[&str]) {
     for host in hosts {
         containerd_on(lab, host);
     }
-    let script = format!(
-        r#"mkdir -p /run/registry && cat > /run/registry/config.yml <<X
+    lab.sh("node1", &format!("mkdir -p /run/registry && echo 'me:{HASHED}' > /run/registry/users"));
+    let users = "auth: {htpasswd: {realm: a, path: /run/registry/users}}";
+    for (name, addr, auth) in [("open", REGISTRY, ""), ("private", PRIVATE, users)] {
+        let script = format!(
+            r#"cd /run/registry && cat > {name}.yml <<X
 version: 0.1
 log: {{level: warn}}
 storage: {{filesystem: {{rootdirectory: /run/registry/images}}}}
-http: {{addr: "{REGISTRY}"}}
+http: {{addr: "{addr}"}}
+{auth}
 X
-setsid docker-registry serve /run/registry/config.yml > /run/registry/log 2>&1 < /dev/null &"#
-    );
-    lab.sh("node1", &script);
-    lab.wait("the registry answers", || {
-        let asked = lab.exec("node1", &["nc", "-z", "10.77.0.1", "5000"]);
-        if asked.status.success() { Ok(()) } else { Err(format!("{asked:?}")) }
-    });
+setsid docker-registry serve {name}.yml > {name}.log 2>&1 < /dev/null &"#
+        );
+        lab.sh("node1", &script);
+        lab.wait("the registry answers", || {
+            let asked = lab.exec("node1", &["nc", "-z", "10.77.0.1", &addr[addr.len() - 4..]]);
+            if asked.status.success() { Ok(()) } else { Err(format!("{asked:?}")) }
+        });
+    }
 }
 
 /// Starts containerd where heddle looks for it, and says where images come from.
@@ -56,8 +66,10 @@ pub fn containerd_on(lab: &Lab, host: &str) {
 mkdir -p /run/ctd
 if ! [ -e /run/ctd/config.toml ]; then
 mount -t tmpfs tmpfs /etc/containerd
-mkdir -p /etc/containerd/certs.d/{REGISTRY}
-echo 'server = "http://{REGISTRY}"' > /etc/containerd/certs.d/{REGISTRY}/hosts.toml
+for registry in {REGISTRY} {PRIVATE}; do
+mkdir -p /etc/containerd/certs.d/$registry
+echo "server = \"http://$registry\"" > /etc/containerd/certs.d/$registry/hosts.toml
+done
 cat > /run/ctd/config.toml <<X
 version = 2
 root = "/run/ctd/root"

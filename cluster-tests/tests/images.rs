@@ -3,7 +3,7 @@
 
 use heddle_cluster_tests::{
     HOSTS, Lab, addr,
-    images::{Root, containerd_on, equip, push},
+    images::{PRIVATE, REGISTRY, Root, containerd_on, equip, push},
     program, skipped, spread, wait,
 };
 use serde_json::{Value, json};
@@ -37,6 +37,76 @@ fn left(lab: &Lab, host: &str) -> String {
         ctr("tasks ls")
     );
     String::from_utf8_lossy(&lab.exec(host, &["sh", "-c", &script]).stdout).trim().to_owned()
+}
+
+/// Nodes get it with the login of whoever made the service, and nobody is told that again.
+fn private_images(lab: &Lab, open: &str) {
+    let image = open.replace(REGISTRY, PRIVATE);
+    let create = ["service", "create", "--name", "private", "--mode", "global"];
+    lab.heddle("node1", &[&create[..], &["--detach", "--no-resolve-image", &image]].concat());
+    assert!(refused(lab, "private").ends_with("the registry does not give it without other credentials"));
+    lab.heddle("node1", &["service", "rm", "private"]);
+    let said = lab.refused("node1", &[&create[..], &["--with-registry-auth", &image]].concat());
+    assert!(
+        said.ends_with(&format!("registry {PRIVATE}: there is no login for it, see `heddle registry login`")),
+        "{said}"
+    );
+
+    let docker = "export DOCKER_CONFIG=/run/docker";
+    let heddle = program().display();
+    let login = format!("{docker}; echo hunter2 | {heddle} registry login -u me --password-stdin {PRIVATE}");
+    lab.sh("node1", &login);
+    let create = format!("{docker}; {heddle} {} --with-registry-auth {image}", create.join(" "));
+    lab.sh("node1", &create);
+    let all = tasks(lab, "private");
+    let runs = |host: &&str| all.iter().any(|t| t["hostname"] == **host && t["state"] == "running");
+    assert!(HOSTS.iter().all(|host| runs(&host)), "{all:?}");
+    let id = all[0]["id"].as_str().unwrap();
+    for told in ["service inspect private", "secret ls", "service ls --format json"] {
+        let said = lab.sh("node1", &format!("{heddle} {told} || true"));
+        assert!(!said.contains("hunter2"), "{told}: {said}");
+    }
+    assert!(!lab.heddle(all[0]["hostname"].as_str().unwrap(), &["inspect", id]).contains("hunter2"));
+    for host in HOSTS {
+        lab.sh(host, &format!("! grep -rqs hunter2 {}", lab.state_dir(host)));
+    }
+    lab.heddle("node1", &["service", "rm", "private"]);
+}
+
+/// An image that no registry has, and one whose program ends at once: nobody who serves is touched.
+fn bad_images_end_as_they_should(lab: &Lab, good: &str) {
+    let ids = || {
+        let all = tasks(lab, "who").into_iter().filter(|t| t["state"] == "running");
+        let mut ids: Vec<_> = all.map(|t| t["id"].to_string()).collect();
+        ids.sort();
+        ids
+    };
+    let before = ids();
+    assert_eq!(before.len(), 3);
+    let none = format!("{good}-not");
+    let causes = [
+        (&["--no-resolve-image", "--image", &none][..], "the registry has no such image"),
+        (&["--entrypoint", "false"], "exit code 1"),
+    ];
+    let actions = [
+        ("pause", "the update is paused: 1 of 3 replicas failed: who."),
+        ("continue", "it ended, but not well: 3 of 3 replicas failed: who."),
+        ("rollback", "the update was rolled back: 1 of 3 replicas failed: who."),
+    ];
+    for (change, why) in causes {
+        for (action, outcome) in actions {
+            let rules =
+                ["--update-parallelism", "1", "--update-order", "start-first", "--update-failure-action", action];
+            let deadline = ["--update-monitor", "1s", "--update-deadline", "10s"];
+            let said =
+                lab.refused("node1", &[&["service", "update"], &rules[..], &deadline, change, &["who"]].concat());
+            assert!(said.contains(outcome) && said.contains(why), "{action}: {said}");
+            assert_eq!(ids(), before, "{action}, {why}");
+            if action != "rollback" {
+                lab.heddle("node1", &["service", "rollback", "who"]);
+            }
+        }
+    }
 }
 
 #[test]
@@ -100,6 +170,7 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     lab.heddle("node1", &["service", "create", "--detach", "--name", "nobody", "--user", "nobody-here", &whoami]);
     assert_eq!(refused(&lab, "nobody"), "user \"nobody-here\": the image has no user \"nobody-here\"");
     lab.heddle("node1", &["service", "rm", "missing", "broken", "nobody"]);
+    private_images(&lab, &whoami);
 
     // Secrets and configs are files in memory, wherever they are to be.
     lab.sh("node1", &format!("echo -n word | {} secret create key -", program().display()));
@@ -144,6 +215,7 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     let said = lab.heddle(host, &["exec", id, "sh", "-c", "id; cat /etc/hostname 2>/dev/null; ls /bin/heddle"]);
     assert!(said.starts_with("uid=33(www) gid=33(www) groups=4(adm)"), "exec is who the program is: {said}");
     assert!(said.ends_with("\n/bin/heddle\n"), "and sees its image: {said}");
+    bad_images_end_as_they_should(&lab, &whoami);
     for order in ["stop-first", "start-first"] {
         let update = ["service", "update", "--force", "--update-order", order, "--update-parallelism", "1", "who"];
         let answers = lab.meanwhile(&format!("{}:8080", addr("node2")), || drop(lab.heddle("node1", &update)));

@@ -1,7 +1,7 @@
 //! What an image says of itself, and what is here of it.
 
-use crate::{Engine, EngineError, Reference, api::images, pull};
-use heddle_model::image::ImageName;
+use crate::{Engine, EngineError, Reference, RegistryAuth, api::images, pull};
+use heddle_model::{image::ImageName, login::Login};
 use oci_client::manifest::ImageIndexEntry;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -75,6 +75,12 @@ pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
 pub(crate) fn digest(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
+}
+
+/// How a registry is asked for an image.
+pub fn auth(login: Option<&Login>) -> RegistryAuth {
+    let basic = |login: &Login| RegistryAuth::Basic(login.username.clone(), login.password.0.clone());
+    login.map_or(RegistryAuth::Anonymous, basic)
 }
 
 /// The image of a name, and the tag that is meant where none is said.

@@ -207,7 +207,8 @@ mod tests {
         let service: &Service = &world.state.services[web];
         let mut spec = service.spec.clone();
         set(&mut spec);
-        let change = changes::update(&world.state, web.as_str(), spec, service.meta.version, NOW).unwrap();
+        let wish = changes::Wish { spec, seen: service.meta.version, logins: Default::default() };
+        let change = changes::update(&world.state, web.as_str(), wish, NOW).unwrap();
         rehearse(&world.state, change.mutations, web, NOW, || true).unwrap()
     }
 

@@ -12,11 +12,12 @@ use heddle_model::{
     cluster::{AddressPools, Cluster, ClusterSpec, JoinTokens, Role, RootCa, Secret},
     connection::Connection,
     endpoint::{Attachment, EndpointSpec, PortConfig, PublishMode},
+    login::{Login, Logins, Password},
     net::{Port, Protocol},
     network::{INGRESS, Network, NetworkSpec},
     node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStatus},
     payload::{Content, FileMode, FilePath, Payload, PayloadFile, PayloadKind},
-    service::{Mode, NetworkTarget, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
+    service::{ImageSpec, Mode, NetworkTarget, ProcessSpec, RestartPolicy, Runtime, Service, ServiceSpec, TaskSpec},
     task::{TaskState, TaskStatus},
     update::UpdateConfig,
     workload::NetworkWish,
@@ -99,7 +100,7 @@ impl World {
             role: Role::Worker,
             description: NodeDescription {
                 hostname: format!("h{n}"),
-                executors: vec!["process".into()],
+                executors: vec!["process".into(), "containerd".into()],
                 ..NodeDescription::default()
             },
             status: NodeStatus { state: NodeState::Ready, ..NodeStatus::default() },
@@ -116,10 +117,9 @@ impl World {
             published: None,
             mode: PublishMode::Ingress,
         };
-        Service {
-            id: ServiceId::from_random(self.random()),
-            meta: Meta::default(),
-            spec: ServiceSpec {
+        Service::new(
+            ServiceId::from_random(self.random()),
+            ServiceSpec {
                 annotations: Annotations { name: name.into(), ..Annotations::default() },
                 mode: Mode::Replicated { replicas },
                 task: TaskSpec {
@@ -136,13 +136,7 @@ impl World {
                 rollback: UpdateConfig::default(),
                 rebalance: Default::default(),
             },
-            spec_version: Version(0),
-            endpoint: None,
-            update: None,
-            previous: None,
-            moves: 0,
-            rebalanced: Default::default(),
-        }
+        )
     }
 
     pub fn payload(&mut self, kind: PayloadKind, name: &str, size: usize) -> Payload {
@@ -245,6 +239,16 @@ fn distinct<T: Ord + Debug>(what: &str, values: impl Iterator<Item = T>) {
     }
 }
 
+fn image() -> Runtime {
+    let image = "registry.example/web:1".parse().unwrap();
+    Runtime::Image(Box::new(ImageSpec { image, entrypoint: None, program: ProcessSpec::default() }))
+}
+
+fn logins(n: usize) -> Logins {
+    let login = Login { username: "me".into(), password: Password(n.to_string()) };
+    Logins([("registry.example".to_owned(), login)].into())
+}
+
 fn secret_file(secret: &Payload) -> PayloadFile {
     let path = FilePath::of(PayloadKind::Secret, &secret.annotations.name).unwrap();
     let (source, mode) = (secret.id.to_string(), FileMode::READABLE);
@@ -329,6 +333,10 @@ impl World {
                         service.spec.mode = Mode::Global;
                     }
                     // Two of three have one of a few secrets.
+                    if number % 3 == 2 {
+                        service.spec.task.runtime = image();
+                        service.log_in(logins(n));
+                    }
                     let secret = state.payloads_of(PayloadKind::Secret).nth(n % 3).cloned();
                     service.spec.task.files = secret.map(|s| secret_file(&s)).into_iter().collect();
                     let more = self.payload(PayloadKind::Secret, &format!("p{number}"), 3);
@@ -339,6 +347,7 @@ impl World {
             Event::Scale(n, replicas) => pick(state.services.values(), n).map(|s| {
                 let mut service = Service::clone(s);
                 service.spec.mode = service.spec.mode.scaled(replicas).unwrap_or(Mode::Global);
+                service.log_in(logins(n));
                 Mutation::Update(service.into())
             }),
             Event::RemoveService(n) => pick(state.services.values(), n).map(|s| Mutation::Remove {

@@ -5,6 +5,7 @@
 use crate::{
     ClusterId, NetworkId, NodeId, PayloadId, ServiceId, TaskId,
     endpoint::{EndpointMode, PortConfig, VirtualIp},
+    login::Logins,
     net::{DualAddr, DualSubnet, Mac, Mtu, Port, Vni},
     node::IngressLeg,
     payload::Content,
@@ -91,6 +92,8 @@ pub struct NodeView {
     pub endpoints: BTreeMap<(NetworkId, TaskId), EndpointView>,
     /// Secrets and configs of those tasks.
     pub payloads: BTreeMap<PayloadId, Content>,
+    /// Of the services whose images those tasks run.
+    pub logins: BTreeMap<ServiceId, Logins>,
 }
 
 /// One thing to add or replace.
@@ -102,6 +105,14 @@ pub enum Item {
     Service(ServiceView),
     Endpoint(EndpointView),
     Payload(PayloadId, Content),
+    Logins(ServiceId, Logins),
+}
+
+impl Item {
+    /// Whether no disk of a node may hold it.
+    pub fn is_secret(&self) -> bool {
+        matches!(self, Item::Payload(..) | Item::Logins(..))
+    }
 }
 
 /// One thing to forget.
@@ -113,6 +124,7 @@ pub enum Key {
     Service(ServiceId),
     Endpoint(NetworkId, TaskId),
     Payload(PayloadId),
+    Logins(ServiceId),
 }
 
 /// The difference between two views. Applying it twice does no harm.
@@ -132,11 +144,11 @@ impl Changes {
 fn diff_map<K: Ord + Clone, V: PartialEq + Clone>(
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
-    item: impl Fn(V) -> Item,
+    item: impl Fn(K, V) -> Item,
     key: impl Fn(K) -> Key,
     out: &mut Changes,
 ) {
-    out.update.extend(new.iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(_, v)| item(v.clone())));
+    out.update.extend(new.iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(k, v)| item(k.clone(), v.clone())));
     out.remove.extend(old.keys().filter(|k| !new.contains_key(k)).map(|k| key(k.clone())));
 }
 
@@ -150,6 +162,7 @@ impl NodeView {
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             payloads: BTreeMap::new(),
+            logins: BTreeMap::new(),
         }
     }
 
@@ -160,23 +173,23 @@ impl NodeView {
         let services = self.services.into_values().map(Item::Service);
         let endpoints = self.endpoints.into_values().map(Item::Endpoint);
         let payloads = self.payloads.into_iter().map(|(id, content)| Item::Payload(id, content));
+        let logins = self.logins.into_iter().map(|(service, logins)| Item::Logins(service, logins));
         let tasks = self.tasks.into_values().map(|task| Item::Task(Box::new(task)));
-        let update = networks.chain(peers).chain(services).chain(endpoints).chain(payloads).chain(tasks).collect();
+        let secret = payloads.chain(logins);
+        let update = networks.chain(peers).chain(services).chain(endpoints).chain(secret).chain(tasks).collect();
         Changes { cluster: self.cluster, update, remove: Vec::new() }
     }
 
     /// What turns `self` into `new`.
     pub fn diff(&self, new: &NodeView) -> Changes {
         let mut out = Changes { cluster: new.cluster.clone(), update: Vec::new(), remove: Vec::new() };
-        diff_map(&self.networks, &new.networks, Item::Network, Key::Network, &mut out);
-        diff_map(&self.peers, &new.peers, Item::Peer, Key::Peer, &mut out);
-        diff_map(&self.services, &new.services, Item::Service, Key::Service, &mut out);
-        diff_map(&self.endpoints, &new.endpoints, Item::Endpoint, |(n, t)| Key::Endpoint(n, t), &mut out);
-        let payloads = new.payloads.iter().filter(|(id, content)| self.payloads.get(id) != Some(content));
-        out.update.extend(payloads.map(|(id, content)| Item::Payload(id.clone(), content.clone())));
-        let gone = self.payloads.keys().filter(|id| !new.payloads.contains_key(id));
-        out.remove.extend(gone.cloned().map(Key::Payload));
-        diff_map(&self.tasks, &new.tasks, |t| Item::Task(Box::new(t)), Key::Task, &mut out);
+        diff_map(&self.networks, &new.networks, |_, n| Item::Network(n), Key::Network, &mut out);
+        diff_map(&self.peers, &new.peers, |_, p| Item::Peer(p), Key::Peer, &mut out);
+        diff_map(&self.services, &new.services, |_, s| Item::Service(s), Key::Service, &mut out);
+        diff_map(&self.endpoints, &new.endpoints, |_, e| Item::Endpoint(e), |(n, t)| Key::Endpoint(n, t), &mut out);
+        diff_map(&self.payloads, &new.payloads, Item::Payload, Key::Payload, &mut out);
+        diff_map(&self.logins, &new.logins, Item::Logins, Key::Logins, &mut out);
+        diff_map(&self.tasks, &new.tasks, |_, t| Item::Task(Box::new(t)), Key::Task, &mut out);
         out
     }
 
@@ -191,6 +204,7 @@ impl NodeView {
                 Item::Service(s) => drop(self.services.insert(s.id.clone(), s)),
                 Item::Endpoint(e) => drop(self.endpoints.insert((e.network.clone(), e.task.clone()), e)),
                 Item::Payload(id, content) => drop(self.payloads.insert(id, content)),
+                Item::Logins(service, logins) => drop(self.logins.insert(service, logins)),
             }
         }
         for key in changes.remove {
@@ -201,6 +215,7 @@ impl NodeView {
                 Key::Service(s) => drop(self.services.remove(&s)),
                 Key::Endpoint(n, t) => drop(self.endpoints.remove(&(n, t))),
                 Key::Payload(id) => drop(self.payloads.remove(&id)),
+                Key::Logins(service) => drop(self.logins.remove(&service)),
             }
         }
     }

@@ -10,6 +10,7 @@
 //!              template                     texts that are another for each task
 //!                 └─ network ── endpoint    what it is reachable by
 //!                      └─ tunnel            keys of hosts, for networks that are encrypted
+//!              login                        what registries of its images are shown
 //!              payload                      secrets and configs, which tasks have as files
 //! limits                                    how large what is asked for may be
 //! shared                                    what many objects have in common, once
@@ -32,6 +33,7 @@ pub mod health;
 pub mod id;
 pub mod image;
 pub mod limits;
+pub mod login;
 pub mod meta;
 pub mod net;
 pub mod network;

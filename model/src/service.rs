@@ -6,6 +6,7 @@ use crate::{
     endpoint::{Endpoint, EndpointSpec, PortConfig, PublishMode},
     health::HealthCheck,
     image::ImageName,
+    login::Logins,
     payload::PayloadFile,
     placement::{Placement, Resources},
     shared::Shared,
@@ -313,14 +314,77 @@ pub struct Service {
     /// When its rule of moves last moved something, or became another.
     #[serde(default)]
     pub rebalanced: Timestamp,
+    /// Those of the registries that its images are from.
+    #[serde(default)]
+    pub logins: Logins,
 }
 
 impl Service {
+    /// As it is when it is made.
+    pub fn new(id: ServiceId, spec: ServiceSpec) -> Self {
+        Self {
+            id,
+            meta: Meta::default(),
+            spec,
+            spec_version: Version(0),
+            endpoint: None,
+            update: None,
+            previous: None,
+            moves: 0,
+            rebalanced: Timestamp::default(),
+            logins: Logins::default(),
+        }
+    }
+
+    /// Adds logins, and forgets those of registries that it has no image of, now and before.
+    pub fn log_in(&mut self, logins: Logins) {
+        self.logins.0.extend(logins.0);
+        let specs = [Some(&self.spec), self.previous.as_ref().map(|p| &p.spec)];
+        let images = specs.into_iter().flatten().filter_map(|spec| spec.task.runtime.image());
+        let registries: Vec<_> = images.map(|image| image.image.parts().registry).collect();
+        self.logins.0.retain(|registry, _| registries.contains(&registry.as_str()));
+    }
+
     /// Whether its tasks are given the secret or config with this id, or may be again: until an update is over, the spec
     /// before is the way back.
     pub fn uses(&self, payload: &str) -> bool {
         let names = |spec: &ServiceSpec| spec.task.files.iter().any(|f| f.source == payload);
         let open = self.update.as_ref().is_some_and(|u| u.state.in_progress() || u.state.is_paused());
         names(&self.spec) || open && self.previous.as_ref().is_some_and(|p| names(&p.spec))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::login::{Login, Password};
+
+    fn of(image: &str) -> ServiceSpec {
+        let image = ImageSpec { image: image.parse().unwrap(), entrypoint: None, program: ProcessSpec::default() };
+        ServiceSpec {
+            annotations: Annotations::default(),
+            mode: Mode::Global,
+            task: TaskSpec { runtime: Runtime::Image(Box::new(image)), ..TaskSpec::default() }.into(),
+            endpoint: EndpointSpec::default(),
+            update: UpdateConfig::default(),
+            rollback: UpdateConfig::default(),
+            rebalance: Rebalance::default(),
+        }
+    }
+
+    #[test]
+    fn logins_stay_as_long_as_an_image_may_need_them() {
+        let login = |registry: &str| {
+            let login = Login { username: "me".into(), password: Password("x".into()) };
+            Logins([(registry.to_owned(), login)].into())
+        };
+        let mut service = Service::new(ServiceId::from_random([1; 16]), of("a.example/x"));
+        service.log_in(login("a.example"));
+        for (image, known) in [("b.example/x", vec!["a.example", "b.example"]), ("b.example/y", vec!["b.example"])] {
+            service.update = None;
+            service.change(of(image), Timestamp(1));
+            service.log_in(login("b.example"));
+            assert_eq!(service.logins.0.keys().collect::<Vec<_>>(), known, "{image}");
+        }
     }
 }

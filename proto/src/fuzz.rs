@@ -32,7 +32,7 @@ fn words(message: &str, field: &str) -> &'static [&'static str] {
         ("KeysEntry", "value") => {
             &["AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="]
         }
-        (_, "id" | "node" | "service" | "task" | "peer" | "cluster" | "workload" | "payload") => {
+        (_, "id" | "node" | "service" | "task" | "peer" | "cluster" | "workload" | "payload" | "logins") => {
             &["0123456789abcdefghijklmno", "1123456789abcdefghijklmno"]
         }
         ("NetworkWish", "network") => &["net", "0123456789abcdefghijklmno"],

@@ -3,7 +3,7 @@
 use crate::net::At;
 use heddle_manager::{ambient, raft::raft_id, store::Mutation};
 use heddle_model::{
-    Annotations, ClusterId, Meta, NetworkId, NodeId, ServiceId, Version,
+    Annotations, ClusterId, Meta, NetworkId, NodeId, ServiceId,
     cluster::{AddressPools, Cluster, ClusterSpec, JoinTokens, Role, RootCa, Secret},
     endpoint::{EndpointSpec, PortConfig, PublishMode},
     net::{Port, Protocol},
@@ -151,10 +151,9 @@ impl World {
             linger: Duration::ZERO,
             ..TaskSpec::default()
         };
-        Service {
-            id: ServiceId::from_random(ambient::random()),
-            meta: Meta::default(),
-            spec: ServiceSpec {
+        Service::new(
+            ServiceId::from_random(ambient::random()),
+            ServiceSpec {
                 annotations: named(name),
                 mode,
                 task: task.into(),
@@ -168,13 +167,7 @@ impl World {
                 rollback: Default::default(),
                 rebalance: Default::default(),
             },
-            spec_version: Version(0),
-            endpoint: None,
-            update: Default::default(),
-            previous: None,
-            moves: 0,
-            rebalanced: Default::default(),
-        }
+        )
     }
 
     /// Cluster, hosts, networks and services.

@@ -431,7 +431,9 @@ impl Actor {
             groups: group_facts(),
         };
         let files = spec.files.clone();
-        self.containers.start(id, ContainerTask { image: image.image.clone(), run, beside: spec, files, secret })
+        let logins = local.job.task().and_then(|task| view?.logins.get(&task.service));
+        let login = logins.and_then(|logins| logins.of(&image.image)).cloned();
+        self.containers.start(id, ContainerTask { image: image.image.clone(), login, run, beside: spec, files, secret })
     }
 
     fn state(&self, id: &TaskId) -> io::Result<TaskProcess> {

@@ -16,7 +16,7 @@ use super::{
 };
 use bytesize::ByteSize;
 use heddle_engine::{
-    Engine, EngineError, RegistryAuth,
+    Engine, EngineError,
     container::{Begins, End, State},
     image::{self, Image},
     pull::Progress,
@@ -26,6 +26,7 @@ use heddle_model::{
     TaskId,
     container::{StopSignal, User},
     image::ImageName,
+    login::Login,
 };
 use nix::{
     sys::{signal::Signal, stat::Mode},
@@ -64,6 +65,8 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct ContainerTask {
     pub image: ImageName,
+    /// What its registry is shown.
+    pub login: Option<Login>,
     pub run: Run,
     /// As a process of the host would have it: for commands that are run beside the program.
     pub beside: ShimSpec,
@@ -232,7 +235,7 @@ impl Containers {
     ) -> Result<Result<u32, Signal>, EngineError> {
         // Whoever has begun to make a container makes all of it: what is half made nobody could take away.
         let image = tokio::select! {
-            image = self.pull(task, &what.image) => image?,
+            image = self.pull(task, &what.image, what.login.as_ref()) => image?,
             signal = cancelled.wait_for(Option::is_some) => return Ok(Err(signal.ok().and_then(|s| *s).unwrap_or(Signal::SIGKILL))),
         };
         self.reach(task, Phase::Preparing("starting its container".into()));
@@ -280,7 +283,7 @@ impl Containers {
         format!("binary://{}?task-log={}", self.0.shim.display(), dir.display())
     }
 
-    async fn pull(&self, task: &TaskId, name: &ImageName) -> Result<Image, EngineError> {
+    async fn pull(&self, task: &TaskId, name: &ImageName, login: Option<&Login>) -> Result<Image, EngineError> {
         let reference = image::reference(name);
         let (progress, mut seen) = watch::channel(Progress::default());
         let tell = async {
@@ -293,7 +296,7 @@ impl Containers {
             std::future::pending::<()>().await;
         };
         let pulled = tokio::select! {
-            pulled = self.0.engine.pull(&reference, RegistryAuth::Anonymous, &progress) => pulled,
+            pulled = self.0.engine.pull(&reference, image::auth(login), &progress) => pulled,
             () = tell => return Err(EngineError::Image { reference: name.to_string(), why: "it is not pulled".into() }),
         };
         match pulled {

@@ -13,7 +13,7 @@ use crate::{
     logs::{self, Source},
     worker::NOT_STARTED,
 };
-use heddle_engine::RegistryAuth;
+use heddle_engine::image;
 use heddle_model::{find::FindError, network, task::TaskStatus};
 use heddle_proto::v1::{self, host_server};
 use serde_json::Value;
@@ -273,13 +273,14 @@ impl host_server::Host for HostService {
     }
 
     async fn resolve_image(&self, request: Request<v1::ResolveImageRequest>) -> Answer<v1::ResolveImageResponse> {
+        let request = request.into_inner();
         let image: heddle_model::image::ImageName = request
-            .into_inner()
             .image
             .parse()
             .map_err(|e: heddle_model::image::BadImage| Status::invalid_argument(e.to_string()))?;
         let engine = self.operations.containers.engine();
-        let resolved = engine.resolve(&heddle_engine::image::reference(&image), RegistryAuth::Anonymous).await;
+        let login = request.login.map(heddle_model::login::Login::from);
+        let resolved = engine.resolve(&image::reference(&image), image::auth(login.as_ref())).await;
         let digest = resolved.map_err(|e| Status::failed_precondition(e.to_string()))?.digest;
         Ok(Response::new(v1::ResolveImageResponse { digest }))
     }

@@ -4,6 +4,7 @@
 //! run, ps, logs, exec, start, stop, wait, rm, inspect   workloads of this host
 //! network   service   node   cluster   user   tunnel    what the rest is about
 //! payload                                               secrets and configs
+//! registry                                              logins for private images
 //! status, events                                        how the cluster is and what becomes of it
 //! backup                                                the cluster as a file, and back
 //! autolock                                              managers that start locked
@@ -29,6 +30,7 @@ pub mod node;
 pub(crate) mod pair;
 pub mod payload;
 pub mod ps;
+pub mod registry;
 pub mod rm;
 pub mod run;
 pub mod service;

@@ -3,7 +3,7 @@
 use super::stage::{self, Stage};
 use heddle_manager::store::{Mutation, Snapshot};
 use heddle_model::{
-    Annotations, Meta, NetworkId, NodeId, ServiceId, Version,
+    Annotations, Meta, NetworkId, NodeId, ServiceId,
     cluster::{Cluster, Role},
     endpoint::{EndpointSpec, PortConfig, PublishMode},
     net::{Port, Protocol},
@@ -47,10 +47,9 @@ fn service(name: &str, replicas: u64, networks: Vec<NetworkTarget>, ports: Vec<P
         linger: Duration::ZERO,
         ..TaskSpec::default()
     };
-    Service {
-        id: ServiceId::from_random(rand::random()),
-        meta: Meta::default(),
-        spec: ServiceSpec {
+    Service::new(
+        ServiceId::from_random(rand::random()),
+        ServiceSpec {
             annotations: named(name),
             mode: Mode::Replicated { replicas },
             task: task.into(),
@@ -59,13 +58,7 @@ fn service(name: &str, replicas: u64, networks: Vec<NetworkTarget>, ports: Vec<P
             rollback: Default::default(),
             rebalance: Default::default(),
         },
-        spec_version: Version(0),
-        endpoint: None,
-        update: None,
-        previous: None,
-        moves: 0,
-        rebalanced: Default::default(),
-    }
+    )
 }
 
 /// On a network of its own, and published: one task on each of so many nodes.

@@ -4,6 +4,7 @@ use super::{ControlError, SpecError, check, find};
 use crate::store::{Conflict, Mutation, Snapshot, WriteError};
 use heddle_model::{
     Kind, ServiceId, Timestamp, Version,
+    login::Logins,
     service::{Mode, Service, ServiceSpec},
 };
 use std::sync::Arc;
@@ -18,14 +19,17 @@ fn written(service: Service) -> Changed {
     Changed { id: service.id.clone(), mutations: vec![Mutation::Update(service.into())] }
 }
 
-/// A new spec, made from the service as it was at this version.
-pub fn update(
-    state: &Snapshot,
-    reference: &str,
-    spec: ServiceSpec,
-    seen: Version,
-    now: Timestamp,
-) -> Result<Changed, ControlError> {
+/// What a service is to become.
+pub struct Wish {
+    pub spec: ServiceSpec,
+    /// The version of the service that the spec was made from.
+    pub seen: Version,
+    /// Those of registries that are not among them stay.
+    pub logins: Logins,
+}
+
+pub fn update(state: &Snapshot, reference: &str, wish: Wish, now: Timestamp) -> Result<Changed, ControlError> {
+    let Wish { spec, seen, logins } = wish;
     let service = find::service(state, reference)?;
     let stored = service.meta.version;
     if stored != seen {
@@ -33,8 +37,12 @@ pub fn update(
         return Err(WriteError::from(conflict).into());
     }
     let spec = check::change(state, &service, spec)?;
+    check::logins(&spec, &logins)?;
     let mut service = Arc::unwrap_or_clone(service);
-    match service.change(spec, now) {
+    let shown = service.logins.clone();
+    let changed = service.change(spec, now);
+    service.log_in(logins);
+    match changed || service.logins != shown {
         true => Ok(written(service)),
         false => Ok(Changed { id: service.id, mutations: Vec::new() }),
     }

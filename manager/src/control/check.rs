@@ -18,6 +18,7 @@ use heddle_model::{
     endpoint::PublishMode,
     health::BadHealthCheck,
     limits::{self, LimitError},
+    login::{BadLogin, Logins},
     meta::{BadName, check_name},
     net::{Mtu, Pool, PoolError, Port, Protocol},
     network::{self, Driver, ENCRYPTED, Network, NetworkSpec},
@@ -45,6 +46,10 @@ pub enum SpecError {
     Health(#[from] BadHealthCheck),
     #[error(transparent)]
     Autopilot(#[from] BadAutopilot),
+    #[error(transparent)]
+    Login(#[from] BadLogin),
+    #[error("login for registry {registry:?}: the service runs {found}, give one for the registry of its image")]
+    OtherRegistry { registry: String, found: String },
     #[error("{kind} {name:?} exists already: choose another name")]
     Exists { kind: &'static str, name: String },
     #[error(transparent)]
@@ -428,6 +433,21 @@ fn networks(state: &Snapshot, spec: &mut ServiceSpec) -> Result<(), SpecError> {
             check_name(alias)?;
         }
         target.target = network.id.to_string();
+    }
+    Ok(())
+}
+
+/// Whether each login is for the registry that the service's image is from.
+pub fn logins(spec: &ServiceSpec, logins: &Logins) -> Result<(), SpecError> {
+    let image = spec.task.runtime.image().map(|i| &i.image);
+    for (registry, login) in &logins.0 {
+        match image {
+            Some(image) if image.parts().registry == registry => login.check(registry)?,
+            image => {
+                let found = image.map_or_else(|| "a program of the hosts".to_owned(), |image| format!("image {image}"));
+                return Err(SpecError::OtherRegistry { registry: registry.clone(), found });
+            }
+        }
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! The gRPC service behind the CLI.
 
 use super::{
-    ControlError, autolock, changes, check, cluster, explain, find,
+    ControlError, autolock,
+    changes::{self, Wish},
+    check, cluster, explain, find,
     forward::{Forward, LARGEST},
     inspect, nodes, progress, removal, stale,
 };
@@ -15,8 +17,9 @@ use crate::{
 };
 use futures::{Stream, StreamExt};
 use heddle_model::{
-    Kind, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp, Version,
+    Kind, Meta, NetworkId, NodeId, ServiceId, TaskId, Version,
     cluster::{Cluster, Role},
+    login::Logins,
     network::{Network, NetworkSpec},
     node::{Node, NodeState},
     service::{Service, ServiceSpec},
@@ -261,21 +264,13 @@ impl control_server::Control for ControlService {
     async fn create_service(&self, request: Request<v1::CreateServiceRequest>) -> Answer<v1::Service> {
         let request = at_leader!(self, request, create_service);
         let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
+        let logins = Logins::from(request.logins.unwrap_or_default());
         let id = ServiceId::from_random(ambient::random());
         let state = self
             .write(|state| {
                 let spec = check::service(state, spec.clone())?;
-                let service = Service {
-                    id: id.clone(),
-                    meta: Meta::default(),
-                    spec,
-                    spec_version: Version(0),
-                    endpoint: None,
-                    update: None,
-                    previous: None,
-                    moves: 0,
-                    rebalanced: Timestamp::default(),
-                };
+                check::logins(&spec, &logins)?;
+                let service = Service { logins: logins.clone(), ..Service::new(id.clone(), spec) };
                 Ok(vec![Mutation::Create(service.into())])
             })
             .await?;
@@ -519,7 +514,11 @@ impl control_server::Control for ControlService {
         let request = at_leader!(self, request, update_service);
         let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
         let seen = Version(request.version);
-        self.changed(|state| changes::update(state, &request.r#ref, spec.clone(), seen, now())).await
+        let logins = Logins::from(request.logins.unwrap_or_default());
+        self.changed(|state| {
+            changes::update(state, &request.r#ref, Wish { spec: spec.clone(), seen, logins: logins.clone() }, now())
+        })
+        .await
     }
 
     async fn rebalance_service(&self, request: Request<v1::RebalanceServiceRequest>) -> Answer<v1::Service> {
@@ -537,7 +536,9 @@ impl control_server::Control for ControlService {
         let request = at_leader!(self, request, plan_service);
         let spec = ServiceSpec::try_from(some("spec", request.spec)?)?;
         let state = self.state().await?;
-        let change = changes::update(&state, &request.r#ref, spec, Version(request.version), now())?;
+        let wish =
+            Wish { spec, seen: Version(request.version), logins: Logins::from(request.logins.unwrap_or_default()) };
+        let change = changes::update(&state, &request.r#ref, wish, now())?;
         // One at a time, on a processor that the leader may need.
         let turn = REHEARSALS.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
         let until = std::time::Instant::now() + REHEARSAL_LIMIT;

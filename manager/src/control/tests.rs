@@ -425,7 +425,15 @@ fn what_a_service_cannot_become_is_refused_in_a_sentence() {
     let said = changes::roll_back(&world.state, "web", Timestamp(1)).err().unwrap().to_string();
     assert_eq!(said, "service \"web\" has no spec before the one it has: it was never updated");
     let spec = service.spec.clone();
-    let said = changes::update(&world.state, "web", spec, Version(1), Timestamp(1)).err().unwrap().to_string();
+    let said = changes::update(
+        &world.state,
+        "web",
+        changes::Wish { spec, seen: Version(1), logins: Default::default() },
+        Timestamp(1),
+    )
+    .err()
+    .unwrap()
+    .to_string();
     assert!(said.contains("was changed meanwhile"), "{said}");
 }
 

@@ -14,7 +14,7 @@ fn service(name: &str, env: HashMap<String, String>) -> v1::CreateServiceRequest
         task: Some(task),
         ..v1::ServiceSpec::default()
     };
-    v1::CreateServiceRequest { spec: Some(spec) }
+    v1::CreateServiceRequest { spec: Some(spec), logins: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use crate::stage::{Stage, hello};
 use futures::StreamExt;
 use heddle_manager::store::{Mutation, Snapshot, Store};
 use heddle_model::{
-    Annotations, Meta, NetworkId, NodeId, ServiceId, TaskId, Version,
+    Annotations, Meta, NetworkId, NodeId, ServiceId, TaskId,
     cluster::Role,
     endpoint::EndpointSpec,
     network::{Network, NetworkSpec},
@@ -52,18 +52,7 @@ fn service() -> Service {
         rollback: Default::default(),
         rebalance: Default::default(),
     };
-    let id = ServiceId::from_random([9; 16]);
-    Service {
-        id,
-        meta: Meta::default(),
-        spec,
-        spec_version: Version(0),
-        endpoint: None,
-        update: None,
-        previous: None,
-        moves: 0,
-        rebalanced: Default::default(),
-    }
+    Service::new(ServiceId::from_random([9; 16]), spec)
 }
 
 struct Talk {

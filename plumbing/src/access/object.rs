@@ -144,7 +144,7 @@ mod tests {
         }
         let annotations = || Some(v1::Annotations { name: "web".into(), ..v1::Annotations::default() });
         let spec = Some(v1::ServiceSpec { annotations: annotations(), ..v1::ServiceSpec::default() });
-        assert_eq!(of(v1::CreateServiceRequest { spec }), "web");
+        assert_eq!(of(v1::CreateServiceRequest { spec, logins: None }), "web");
         assert_eq!(of(v1::CreateServiceRequest::default()), "");
         let kind = v1::PayloadKind::Secret.into();
         let content = b"hidden".to_vec();

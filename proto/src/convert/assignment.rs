@@ -17,7 +17,7 @@ impl v1::Assignments {
     /// The same without what no disk may hold.
     pub fn without_secrets(revision: u64, view: NodeView) -> Self {
         let mut changes = view.into_changes();
-        changes.update.retain(|item| !matches!(item, Item::Payload(..)));
+        changes.update.retain(|item| !item.is_secret());
         Self::all(revision, changes)
     }
 
@@ -104,6 +104,9 @@ impl From<Item> for v1::Assigned {
             Item::Payload(id, content) => {
                 assigned::Item::Payload(v1::AssignedPayload { id: id.into(), content: content.0.to_vec() })
             }
+            Item::Logins(service, logins) => {
+                assigned::Item::Logins(v1::AssignedLogins { service: service.into(), logins: Some(logins.into()) })
+            }
         };
         Self { item: Some(item) }
     }
@@ -153,6 +156,9 @@ impl TryFrom<v1::Assigned> for Item {
                 in_service: e.in_service,
             }),
             assigned::Item::Payload(p) => Item::Payload(text("payload.id", &p.id)?, Content(p.content.into())),
+            assigned::Item::Logins(l) => {
+                Item::Logins(text("logins.service", &l.service)?, some("logins.logins", l.logins)?.into())
+            }
         })
     }
 }
@@ -166,6 +172,7 @@ impl From<Key> for v1::AssignedKey {
             Key::Service(s) => assigned_key::Key::Service(s.into()),
             Key::Endpoint(n, t) => assigned_key::Key::Endpoint(v1::EndpointKey { network: n.into(), task: t.into() }),
             Key::Payload(p) => assigned_key::Key::Payload(p.into()),
+            Key::Logins(s) => assigned_key::Key::Logins(s.into()),
         };
         Self { key: Some(key) }
     }
@@ -183,6 +190,7 @@ impl TryFrom<v1::AssignedKey> for Key {
                 Key::Endpoint(text("key.endpoint.network", &e.network)?, text("key.endpoint.task", &e.task)?)
             }
             assigned_key::Key::Payload(p) => Key::Payload(text("key.payload", &p)?),
+            assigned_key::Key::Logins(s) => Key::Logins(text("key.logins", &s)?),
         })
     }
 }
@@ -195,6 +203,7 @@ mod tests {
         container::{Container, LogLimits, Ulimit, host_line},
         endpoint::{Attachment, EndpointMode, PortConfig, PublishMode},
         health::{HealthCheck, Probe},
+        login::{Login, Logins, Password},
         net::{DualAddr, DualSubnet, Mac, Port, Protocol},
         node::IngressLeg,
         payload::{FileMode, FilePath, PayloadFile, PayloadKind},
@@ -247,6 +256,7 @@ mod tests {
             published: Some(port(5353)),
             mode: PublishMode::Host,
         }];
+        let login = Login { username: "me".into(), password: Password("hunter2".into()) };
         let items = [
             Item::Task(Box::new(Task {
                 id: task.clone(),
@@ -351,6 +361,7 @@ mod tests {
                 in_service: true,
             }),
             Item::Payload(PayloadId::from_random([8; 16]), Content(b"hunter2"[..].into())),
+            Item::Logins(ServiceId::from_random([2; 16]), Logins([("r.example:5000".to_owned(), login)].into())),
         ];
         view.apply(Changes { cluster: view.cluster.clone(), update: items.into(), remove: vec![] });
         view

@@ -6,6 +6,7 @@ use heddle_model::{
     Annotations, Meta, Timestamp, Version,
     cluster::Role,
     endpoint::{Endpoint, EndpointMode, EndpointSpec, PortConfig, PublishMode, VirtualIp},
+    login::Logins,
     net::{Pool, Protocol, Vni, parse_subnet},
     network::{Driver, Network, NetworkAllocation, NetworkSpec},
     node::{
@@ -444,6 +445,8 @@ impl TryFrom<v1::Service> for Service {
             previous: s.previous.map(|p| Previous::try_from(p).map(Box::new)).transpose()?,
             moves: s.moves,
             rebalanced: Timestamp(s.rebalanced_ms),
+            // Nobody is told them again.
+            logins: Logins::default(),
         })
     }
 }

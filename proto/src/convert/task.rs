@@ -6,6 +6,7 @@ use heddle_model::{
     Timestamp, Version,
     endpoint::Attachment,
     health::{HealthCheck, Probe},
+    login::{Login, Logins, Password},
     payload::{FileMode, FilePath, PayloadFile},
     placement::{Amounts, Limits, NanoCpus, Placement, Resources},
     service::{ImageSpec, NetworkTarget, ProcessSpec, RestartPolicy, Runtime, TaskSpec},
@@ -94,6 +95,29 @@ impl TryFrom<v1::ImageSpec> for ImageSpec {
             entrypoint: i.entrypoint.map(|e| e.words),
             program: i.program.unwrap_or_default().into(),
         })
+    }
+}
+
+impl From<Logins> for v1::RegistryLogins {
+    fn from(logins: Logins) -> Self {
+        let login = |(registry, login): (String, Login)| v1::RegistryLogin {
+            registry,
+            username: login.username,
+            password: login.password.0,
+        };
+        Self { logins: logins.0.into_iter().map(login).collect() }
+    }
+}
+
+impl From<v1::RegistryLogin> for Login {
+    fn from(login: v1::RegistryLogin) -> Self {
+        Self { username: login.username, password: Password(login.password) }
+    }
+}
+
+impl From<v1::RegistryLogins> for Logins {
+    fn from(logins: v1::RegistryLogins) -> Self {
+        Self(logins.logins.into_iter().map(|login| (login.registry.clone(), login.into())).collect())
     }
 }
 

@@ -70,6 +70,9 @@ pub struct CreateArgs {
     /// Do not ask the registry which digest the image has now: each node takes what it is given under the name
     #[arg(long)]
     pub no_resolve_image: bool,
+    /// Show this user's login to the image's registry, here and on each node that runs it: see `heddle registry login`
+    #[arg(long)]
+    pub with_registry_auth: bool,
     /// An image, such as nginx:1.27, and what its entry point is given; with --process, a program of the hosts and its arguments
     #[arg(value_name = "IMAGE|PROGRAM", trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,

@@ -15,6 +15,7 @@ use crate::{
     commands::{
         logs::{self, LineArgs},
         pair::key_value,
+        registry,
     },
     output::{self, Format},
 };
@@ -25,8 +26,9 @@ use futures::StreamExt;
 use heddle_model::{
     endpoint::PortConfig,
     image::ImageName,
+    login::Logins,
     node::Node,
-    service::{Mode, Runtime, Service},
+    service::{Mode, Runtime, Service, ServiceSpec},
     task::{Task, TaskState},
 };
 use heddle_proto::v1;
@@ -144,12 +146,13 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
     match command {
         ServiceCommand::Create(args) => {
             let mut spec = spec(&args)?;
+            let logins = logins(&spec, args.with_registry_auth)?;
             if let Runtime::Image(image) = &mut spec.task.runtime
                 && !args.no_resolve_image
             {
-                pin(client, &mut image.image).await?;
+                pin(client, &mut image.image, &logins).await?;
             }
-            let request = v1::CreateServiceRequest { spec: Some(spec.into()) };
+            let request = v1::CreateServiceRequest { spec: Some(spec.into()), logins: Some(logins.into()) };
             if let Some(warning) = warning(&args) {
                 eprintln!("WARNING: {warning}");
             }
@@ -243,12 +246,22 @@ pub async fn run(client: &Client, command: ServiceCommand) -> Result<()> {
     Ok(())
 }
 
+/// The login for the registry of a service's image, if it is to be shown.
+fn logins(spec: &ServiceSpec, shown: bool) -> Result<Logins> {
+    match &spec.task.runtime {
+        _ if !shown => Ok(Logins::default()),
+        Runtime::Image(image) => Ok(Logins([registry::login(&image.image)?].into())),
+        Runtime::Process(_) => bail!("--with-registry-auth: the service runs a program of the hosts, and no image"),
+    }
+}
+
 /// Has every node run the image that has the name now. Where no registry tells, a node takes what it is given.
-async fn pin(client: &Client, image: &mut ImageName) -> Result<()> {
+async fn pin(client: &Client, image: &mut ImageName, logins: &Logins) -> Result<()> {
     if image.is_pinned() {
         return Ok(());
     }
-    let request = v1::ResolveImageRequest { image: image.to_string() };
+    let login = v1::RegistryLogins::from(logins.clone()).logins.pop();
+    let request = v1::ResolveImageRequest { image: image.to_string(), login };
     match client.host()?.resolve_image(request).await {
         Ok(answer) => *image = image.pinned(&answer.into_inner().digest)?,
         Err(status) => {

@@ -8,13 +8,17 @@ use super::{
 };
 use crate::{
     client::{Client, Control, said},
-    commands::pair::{key_value, resource},
+    commands::{
+        pair::{key_value, resource},
+        registry,
+    },
 };
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use heddle_model::{
     endpoint::PortConfig,
     image::ImageName,
+    login::Logins,
     net::{Port, Protocol},
     network::Network,
     payload::{PayloadFile, PayloadKind},
@@ -46,6 +50,9 @@ pub struct Changes {
     /// Do not ask the registry which digest the image has now
     #[arg(long)]
     no_resolve_image: bool,
+    /// Show this user's login to the image's registry from now on
+    #[arg(long)]
+    with_registry_auth: bool,
     /// Publish another port: [PUBLISHED:]TARGET[/tcp|/udp], or as `service create --publish` takes it
     #[arg(long, value_parser = port, value_name = "PORT")]
     publish_add: Vec<PortConfig>,
@@ -130,7 +137,10 @@ pub struct Wish {
 impl Changes {
     pub async fn pin(&mut self, client: &Client) -> Result<()> {
         match &mut self.image {
-            Some(image) if !self.no_resolve_image => super::pin(client, image).await,
+            Some(image) if !self.no_resolve_image => {
+                let login = self.with_registry_auth.then(|| registry::login(image)).transpose()?;
+                super::pin(client, image, &Logins(login.into_iter().collect())).await
+            }
             _ => Ok(()),
         }
     }
@@ -167,6 +177,7 @@ async fn wish_with(control: &mut Control, args: &Changes, names: &BTreeMap<Strin
         r#ref: service.id.to_string(),
         version: service.meta.version.0,
         spec: Some(after.clone().into()),
+        logins: Some(super::logins(&after, args.with_registry_auth)?.into()),
     };
     Ok(Wish { before: service.spec, after, request })
 }

@@ -48,6 +48,13 @@ pub fn changes(old: &Snapshot, new: &Snapshot, node: &NodeId) -> Option<Changes>
     let other =
         |id: &&PayloadId| had.contains(*id) != has.contains(*id) || old.payloads.get(*id) != new.payloads.get(*id);
     compare(had.union(&has).filter(other), was, is, |(id, content)| Item::Payload(id, content), Key::Payload, &mut out);
+    let (had, has) = (item::services_with_logins(old, node), item::services_with_logins(new, node));
+    let told = |state: &Snapshot, of: &BTreeSet<ServiceId>, id: &ServiceId| {
+        let logins = of.contains(id).then(|| item::logins(state, id))?;
+        logins.map(|logins| (id.clone(), logins))
+    };
+    let (was, is) = (|id: &_| told(old, &had, id), |id: &_| told(new, &has, id));
+    compare(had.union(&has), was, is, |(id, logins)| Item::Logins(id, logins), Key::Logins, &mut out);
     let here = |state: &Snapshot, id: &TaskId| {
         let task = state.tasks.get(id).filter(|t| item::here(t) && t.node.as_ref() == Some(node));
         task.map(|t| Box::new(Task::clone(t)))

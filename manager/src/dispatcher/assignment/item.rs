@@ -6,6 +6,7 @@ use heddle_model::{
     assignment::{ClusterView, EndpointView, NetworkView, PeerView, ServiceView},
     connection::Connection,
     endpoint::{Attachment, PublishMode},
+    login::Logins,
     net::Mtu,
     network::Network,
     node::{Node, NodeState},
@@ -139,6 +140,16 @@ pub fn payloads(state: &Snapshot, node: &NodeId) -> BTreeSet<PayloadId> {
 
 pub fn payload(state: &Snapshot, id: &PayloadId) -> Option<Content> {
     state.payloads.get(id).map(|p| p.content.clone())
+}
+
+/// The services that show a login to the registries of a node's tasks.
+pub fn services_with_logins(state: &Snapshot, node: &NodeId) -> BTreeSet<ServiceId> {
+    let tasks = state.tasks_on_node(node).filter(|t| here(t) && t.spec.runtime.image().is_some());
+    tasks.filter(|t| logins(state, &t.service).is_some()).map(|t| t.service.clone()).collect()
+}
+
+pub fn logins(state: &Snapshot, service: &ServiceId) -> Option<Logins> {
+    state.services.get(service).map(|s| s.logins.clone()).filter(|logins| !logins.0.is_empty())
 }
 
 pub fn is_up(state: &Snapshot, node: &NodeId) -> bool {

@@ -40,6 +40,8 @@ pub fn view(state: &Snapshot, node: &NodeId) -> Option<NodeView> {
     }
     let payloads = item::payloads(state, node).into_iter();
     view.payloads = payloads.filter_map(|id| Some((id.clone(), item::payload(state, &id)?))).collect();
+    let services = item::services_with_logins(state, node).into_iter();
+    view.logins = services.filter_map(|id| Some((id.clone(), item::logins(state, &id)?))).collect();
     Some(view)
 }
 

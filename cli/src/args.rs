@@ -112,12 +112,6 @@ pub enum Command {
         #[arg(last = true)]
         command: String,
     },
-    /// What a program of `exec` is before it has its terminal
-    #[command(hide = true)]
-    ExecTty {
-        #[arg(last = true, required = true)]
-        command: Vec<String>,
-    },
     /// The first process of a lab's host
     #[command(hide = true)]
     LabHost { spec: PathBuf },

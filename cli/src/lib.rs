@@ -46,7 +46,6 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Lab(command) => lab::run(command).map(done),
         Command::Exec(_) if cli.user.is_some() => anyhow::bail!(client::ABOUT_THE_HOST),
         Command::Exec(args) => commands::exec::run(&cli.socket, args).map(ExitCode::from),
-        Command::ExecTty { command } => Ok(commands::exec::take_over(&command).into()),
         command => {
             let mut builder = match command {
                 Command::Daemon(_) => tokio::runtime::Builder::new_multi_thread(),
@@ -152,8 +151,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         | Command::VmInit
         | Command::VmAgent
         | Command::Lab(_)
-        | Command::Exec(_)
-        | Command::ExecTty { .. } => Ok(()),
+        | Command::Exec(_) => Ok(()),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,11 @@
 //! What signals do to us, and to what we run for somebody.
 #![allow(unsafe_code)]
 
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::{
+    sys::signal::{SigHandler, Signal, signal},
+    unistd::setsid,
+};
+use std::{os::unix::process::CommandExt, process::Command};
 
 /// What a shell says of a command that SIGPIPE ended.
 const BROKEN_PIPE: i32 = 128 + Signal::SIGPIPE as i32;
@@ -34,6 +38,19 @@ pub fn exit_code_if_unread(error: &anyhow::Error) -> Option<i32> {
 /// it runs in the background.
 pub fn as_after_a_login() {
     default(&[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTERM, Signal::SIGTSTP]);
+}
+
+/// Has a program begin a session on the terminal that is its input. Nothing of ours is run in its stead: it may see other files
+/// than the host.
+pub fn begin_session(command: &mut Command) {
+    let begin = || {
+        as_after_a_login();
+        setsid()?;
+        Ok(rustix::process::ioctl_tiocsctty(std::io::stdin())?)
+    };
+    // SAFETY: runs between fork and exec in a process whose parent has one thread, so nobody holds a lock that it could wait for;
+    // it makes system calls alone.
+    unsafe { command.pre_exec(begin) };
 }
 
 fn default(signals: &[Signal]) {

@@ -20,9 +20,9 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LIMIT: Duration = Duration::from_secs(30);
 /// Commands that are links to busybox in an image.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "sh", "sleep", "echo", "cat", "id", "ls", "env", "hostname", "httpd", "nc", "wget", "true", "false", "touch",
-    "kill", "pwd",
+    "kill", "pwd", "tty",
 ];
 
 /// Where the registry of a lab is.

@@ -53,7 +53,7 @@ fn private_images(lab: &Lab, open: &str) {
     );
 
     let docker = "export DOCKER_CONFIG=/run/docker";
-    let heddle = program().display();
+    let heddle = program().display().to_string();
     let login = format!("{docker}; echo hunter2 | {heddle} registry login -u me --password-stdin {PRIVATE}");
     lab.sh("node1", &login);
     let create = format!("{docker}; {heddle} {} --with-registry-auth {image}", create.join(" "));
@@ -189,6 +189,13 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
         assert_eq!(mounts.trim(), "0", "{host} has nothing mounted for it any more");
     }
     lab.heddle("node1", &["service", "rm", "given"]);
+    // Nothing of ours, and no library, has to be in an image for that.
+    let small = push(&lab, "small:1", &Root::busybox(), json!({"Cmd": ["sleep", "1000"], "Env": ["PATH=/bin"]}));
+    lab.heddle("node1", &["service", "create", "--name", "small", "--constraint", "node.hostname==node2", &small]);
+    let id = tasks(&lab, "small")[0]["id"].as_str().unwrap().to_owned();
+    let said = lab.heddle("node2", &["exec", "-t", &id, "sh", "-c", "tty; echo from a terminal > /dev/tty"]);
+    assert!(said.starts_with("/dev/pts/") && said.contains("from a terminal"), "{said:?}");
+    lab.heddle("node1", &["service", "rm", "small"]);
 
     // Updates of an image are asked all the time.
     let create = [

@@ -12,8 +12,6 @@ mod plain;
 mod sealed;
 mod terminal;
 
-pub use terminal::take_over;
-
 use super::pair::key_value;
 use crate::client::{Client, said};
 use anyhow::{Result, bail};

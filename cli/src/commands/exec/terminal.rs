@@ -1,6 +1,6 @@
 //! A program on a pseudo terminal of the workload's, with our own terminal passed through to it.
 
-use super::{ExecArgs, furnish, plain, program, refusal};
+use super::{ExecArgs, furnish, plain, program};
 use crate::signals;
 use heddle_agent::executor::Identity;
 use heddle_proto::v1;
@@ -14,16 +14,13 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
         termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
     },
-    unistd::{Pid, read, setsid, write},
+    unistd::{Pid, read, write},
 };
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
 use std::{
     io::{self, IsTerminal, Stdin, stdin, stdout},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::process::CommandExt,
-    },
-    process::{Child, Command, Stdio},
+    os::fd::{AsFd, OwnedFd},
+    process::{Child, Stdio},
 };
 
 /// Our terminal while it passes every key on; what it was before when this ends.
@@ -53,10 +50,11 @@ pub fn run(target: &v1::ExecTarget, args: &ExecArgs, identity: Identity) -> io::
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     }
     resize(&pty.master);
-    // A session of its own can only be begun by the new process itself, which is this binary's `exec-tty`.
-    let mut command = Command::new("/proc/self/exe");
-    command.arg("exec-tty").arg("--").args(&args.command);
+    let Some((name, rest)) = args.command.split_first() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let mut command = program(name);
+    command.args(rest);
     furnish(&mut command, target, args);
+    signals::begin_session(&mut command);
     identity.own(&[pty.slave.as_fd()])?;
     identity.give(&mut command);
     command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(Stdio::from(pty.slave));
@@ -66,19 +64,6 @@ pub fn run(target: &v1::ExecTarget, args: &ExecArgs, identity: Identity) -> io::
     let code = relay(&mut child, &pty.master, args.interactive);
     drop(raw);
     code
-}
-
-/// `heddle exec-tty`: begins a session on the terminal that is its input, and becomes the program. Returns if that fails.
-pub fn take_over(command: &[String]) -> u8 {
-    let name = command.first().map_or("", String::as_str);
-    signals::as_after_a_login();
-    let begun = setsid().map_err(io::Error::from).and_then(|_| Ok(rustix::process::ioctl_tiocsctty(stdin())?));
-    let error = match begun {
-        Ok(()) => program(name).args(command.get(1..).unwrap_or_default()).exec(),
-        Err(error) => error,
-    };
-    eprintln!("heddle: cannot run {name:?}: {error}");
-    refusal(&error)
 }
 
 /// Gives the pseudo terminal the size of ours, if we have one.

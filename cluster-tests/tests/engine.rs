@@ -241,6 +241,18 @@ async fn a_registry_that_fails_is_gone_on_with_or_told_of_and_leaves_nothing() {
         assert!(stage.engine.image(&name).await.unwrap().is_none());
         assert_eq!(scraps(&stage), "0", "{fault:?}");
     }
+    // Who stops waiting leaves nothing either.
+    let addr = faulty(stage.addr, Fault::Silent);
+    images::plain(&stage.containerd.dir.path().join("certs.d"), &addr.to_string());
+    let name: Reference = format!("{addr}/large:1").parse().unwrap();
+    let pull = stage.engine.pull_telling(&name, RegistryAuth::Anonymous, |_| ());
+    assert!(tokio::time::timeout(Duration::from_secs(1), pull).await.is_err());
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while scraps(&stage) != "0" {
+        assert!(std::time::Instant::now() < end, "{}", scraps(&stage));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(stage.ctr(&["content", "ls", "-q"]), "");
     // No host: who has none of that name, and one that does not listen.
     let said = stage.pull("no-such:1").await.unwrap_err().to_string();
     assert!(said.ends_with("no-such:1\": the registry has no such image"), "{said}");

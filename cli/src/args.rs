@@ -70,6 +70,9 @@ pub enum Command {
     /// Networks
     #[command(subcommand)]
     Network(commands::network::NetworkCommand),
+    /// Images that this host has for tasks
+    #[command(subcommand)]
+    Image(commands::image::ImageCommand),
     /// The encrypted tunnel between hosts
     #[command(subcommand)]
     Tunnel(commands::tunnel::TunnelCommand),

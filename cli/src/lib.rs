@@ -127,6 +127,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Rm(args) => commands::rm::run(client, args).await,
         Command::Inspect(args) => commands::inspect::run(client, args).await,
         Command::Network(command) => commands::network::run(client, command).await,
+        Command::Image(command) => commands::image::run(client, command).await,
         Command::Tunnel(command) => commands::tunnel::run(client, command).await,
         Command::Service(command) => commands::service::run(client, command).await,
         Command::Secret(command) => commands::payload::run(client, PayloadKind::Secret, command).await,

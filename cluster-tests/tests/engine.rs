@@ -35,6 +35,21 @@ impl Stage {
         self.engine.pull(&self.name(rest), RegistryAuth::Anonymous, &progress).await
     }
 
+    async fn remove(&self, image: &Image) {
+        self.engine.remove_image(self.engine.alone(&image.name).unwrap()).await.unwrap();
+    }
+
+    async fn names(&self) -> Vec<String> {
+        self.engine.images().await.unwrap().into_iter().map(|image| image.name).collect()
+    }
+
+    fn ctr(&self, args: &[&str]) -> String {
+        let address = socket(self.containerd.dir.path()).display().to_string();
+        let output =
+            std::process::Command::new("ctr").args(["-a", &address, "-n", "heddle"]).args(args).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     fn output(&self, id: &str) -> PathBuf {
         self.containerd.dir.path().join(format!("{id}.log"))
     }
@@ -77,8 +92,54 @@ async fn an_image_is_pulled_and_runs_as_it_says() {
     assert!(said.contains("no-such-program"), "{said}");
     assert_eq!(stage.engine.state("nothing").await.unwrap(), State::Absent);
     assert_eq!(stage.engine.list().await.unwrap(), Vec::<String>::new());
-    stage.engine.remove_image(&image.name).await.unwrap();
+    stage.remove(&image).await;
     assert!(stage.engine.image(&stage.name("busybox:1")).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_listed_and_nothing_is_left_of_those_that_are_removed() {
+    let stage = Stage::new();
+    assert_eq!(stage.names().await, Vec::<String>::new(), "before there is a namespace");
+    let config = json!({"Cmd": ["sh"], "Healthcheck": {"Test": ["CMD", "true"], "Retries": 2}});
+    let digest = Root::busybox().push(&format!("{}/busybox:1", stage.addr), config).await;
+    let image = stage.pull("busybox:1").await.unwrap();
+    assert_eq!(image.config.config.health_check().map(|check| check.retries), Some(2));
+    let bare = stage.pull(&format!("busybox@{digest}")).await.unwrap();
+    let all = stage.engine.images().await.unwrap();
+    assert_eq!(all.iter().map(|i| &i.name).collect::<Vec<_>>(), [&image.name, &bare.name]);
+    assert!(all.iter().all(|i| i.digest == digest && i.blobs == all[0].blobs && i.blobs.len() == 3));
+    assert!(all[0].size() > 1 << 20 && !all[0].created.is_zero(), "{:?}", all[0]);
+    assert_eq!(all[0].config["config"]["Cmd"], json!(["sh"]));
+
+    // Whoever removes is alone with it: who pulls waits, and brings it again.
+    let alone = stage.engine.alone(&bare.name).unwrap();
+    assert!(stage.engine.alone(&bare.name).is_none());
+    let mut pull =
+        Box::pin(stage.engine.pull_telling(&stage.name(&format!("busybox@{digest}")), RegistryAuth::Anonymous, |_| ()));
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut pull).await.is_err());
+    stage.engine.remove_image(alone).await.unwrap();
+    assert_eq!(pull.await.unwrap(), bare);
+    assert_eq!(stage.names().await.len(), 2);
+
+    // A container goes on without the names of its image.
+    let run = Run { args: sh("sleep 1000"), cgroup: "/heddle-test-goes-on".into(), ..Run::default() };
+    let log = format!("file://{}", stage.output("goes-on").display());
+    stage.engine.start("goes-on", &image, &run, &log, |_| Ok(())).await.unwrap();
+    assert_eq!(stage.engine.users().await.unwrap(), [("goes-on".to_owned(), image.name.clone())]);
+    stage.remove(&image).await;
+    stage.remove(&bare).await;
+    let args = sh("ls /bin/sh");
+    let sink = format!("file://{}", stage.output("exec").display());
+    let exec = stage.engine.exec("goes-on", "e1", &args, &sink, Duration::from_secs(20)).await;
+    assert_eq!(exec.unwrap(), Some(0));
+    stage.engine.remove("goes-on").await.unwrap();
+    assert_eq!(stage.names().await, Vec::<String>::new());
+    // What the container held goes with the next collection.
+    let other = stage.pull("busybox:1").await.unwrap();
+    stage.remove(&other).await;
+    assert_eq!(stage.ctr(&["content", "ls", "-q"]), "");
+    assert_eq!(stage.ctr(&["snapshots", "ls"]).lines().count(), 1, "only the headings");
+    assert_eq!(scraps(&stage), "0");
 }
 
 /// What a registry does to one who pulls a layer.
@@ -142,17 +203,11 @@ fn faulty(behind: SocketAddr, fault: Fault) -> SocketAddr {
 
 /// What is left in containerd beside images: leases, half of a blob, file systems that are being made.
 fn scraps(stage: &Stage) -> String {
-    let ctr = |args: &[&str]| {
-        let address = socket(stage.containerd.dir.path()).display().to_string();
-        let output =
-            std::process::Command::new("ctr").args(["-a", &address, "-n", "heddle"]).args(args).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    let active = ctr(&["snapshots", "ls"]).lines().filter(|line| line.contains("Active")).count();
+    let active = stage.ctr(&["snapshots", "ls"]).lines().filter(|line| line.contains("Active")).count();
     format!(
         "{}{}{active}",
-        ctr(&["leases", "ls", "-q"]),
-        ctr(&["content", "active"]).lines().skip(1).collect::<String>()
+        stage.ctr(&["leases", "ls", "-q"]),
+        stage.ctr(&["content", "active"]).lines().skip(1).collect::<String>()
     )
 }
 
@@ -176,7 +231,7 @@ async fn a_registry_that_fails_is_gone_on_with_or_told_of_and_leaves_nothing() {
         let pulled = stage.engine.pull(&name, RegistryAuth::Anonymous, &progress).await;
         println!("{fault:?}: {:?}", pulled.as_ref().map(|i| &i.digest).map_err(ToString::to_string));
         match (&pulled, want) {
-            (Ok(image), "ok") => stage.engine.remove_image(&image.name).await.unwrap(),
+            (Ok(image), "ok") => stage.remove(image).await,
             (Err(error), want) if want != "ok" => {
                 let said = error.to_string();
                 assert!(said.contains(want) && said.starts_with("image "), "{fault:?}: {said}");
@@ -186,6 +241,18 @@ async fn a_registry_that_fails_is_gone_on_with_or_told_of_and_leaves_nothing() {
         assert!(stage.engine.image(&name).await.unwrap().is_none());
         assert_eq!(scraps(&stage), "0", "{fault:?}");
     }
+    // Who stops waiting leaves nothing either.
+    let addr = faulty(stage.addr, Fault::Silent);
+    images::plain(&stage.containerd.dir.path().join("certs.d"), &addr.to_string());
+    let name: Reference = format!("{addr}/large:1").parse().unwrap();
+    let pull = stage.engine.pull_telling(&name, RegistryAuth::Anonymous, |_| ());
+    assert!(tokio::time::timeout(Duration::from_secs(1), pull).await.is_err());
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while scraps(&stage) != "0" {
+        assert!(std::time::Instant::now() < end, "{}", scraps(&stage));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(stage.ctr(&["content", "ls", "-q"]), "");
     // No host: who has none of that name, and one that does not listen.
     let said = stage.pull("no-such:1").await.unwrap_err().to_string();
     assert!(said.ends_with("no-such:1\": the registry has no such image"), "{said}");

@@ -124,6 +124,8 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     });
     assert!(said.contains("install and start containerd on node1"), "{said}");
     lab.heddle("node1", &["service", "rm", "early"]);
+    let said = lab.try_heddle("node1", &["image", "ls"]).unwrap_err();
+    assert!(said.contains("containerd does not answer at /run/containerd/containerd.sock"), "{said}");
     equip(&lab, &HOSTS);
     let nginx = ["one", "two"].map(|page| {
         push(&lab, &format!("nginx:{page}"), &Root::nginx(page), json!({"Cmd": ["nginx", "-c", "/etc/nginx/nginx.conf"], "Env": ["PATH=/usr/sbin:/bin"], "StopSignal": "SIGQUIT"}))
@@ -171,6 +173,56 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     assert_eq!(refused(&lab, "nobody"), "user \"nobody-here\": the image has no user \"nobody-here\"");
     lab.heddle("node1", &["service", "rm", "missing", "broken", "nobody"]);
     private_images(&lab, &whoami);
+
+    // The check of an image is made where a service says nothing, and survives a daemon.
+    let checked = push(
+        &lab,
+        "checked:1",
+        &Root::busybox(),
+        json!({"Cmd": ["sh", "-c", "sleep 1; touch /tmp/well; sleep 1000"],
+            "Healthcheck": {"Test": ["CMD", "ls", "/tmp/well"], "Interval": 500_000_000, "StartInterval": 200_000_000, "Retries": 2}}),
+    );
+    let create = ["service", "create", "--name", "checked", "--restart-delay", "1s"];
+    lab.heddle("node1", &[&create[..], &[&checked]].concat());
+    let one = tasks(&lab, "checked").into_iter().find(|t| t["state"] == "running").unwrap();
+    let (host, id) = (one["hostname"].as_str().unwrap(), one["id"].as_str().unwrap());
+    lab.heddle(host, &["exec", id, "ls", "/tmp/well"]);
+    lab.do_lab(&["kill", host, "--daemon"]);
+    lab.do_lab(&["start", host]);
+    lab.connected(host);
+    lab.heddle(host, &["exec", id, "busybox", "rm", "/tmp/well"]);
+    assert!(refused(&lab, "checked").starts_with("unhealthy: 2 checks failed: exit code 1: ls: /tmp/well"));
+    let create = ["service", "create", "--name", "unchecked", "--no-healthcheck", "--entrypoint", "sleep"];
+    lab.heddle("node1", &[&create[..], &[&checked, "1000"]].concat());
+
+    // Images are there as long as somebody needs them.
+    let list = |host: &str| lab.heddle(host, &["image", "ls"]);
+    let one = tasks(&lab, "unchecked").into_iter().find(|t| t["state"] == "running").unwrap();
+    let (host, id) = (one["hostname"].as_str().unwrap(), one["id"].as_str().unwrap());
+    assert!(list(host).contains("10.77.0.1:5000/checked  1 "), "{}", list(host));
+    let said = lab.try_heddle(host, &["image", "rm", &checked]).unwrap_err();
+    assert!(said.contains("is used by task unchecked.1"), "{said}");
+    let pulled = lab.heddle(host, &["image", "pull", &nginx[0]]);
+    assert!(pulled.trim().starts_with("sha256:"), "{pulled}");
+    let shown = lab.json(host, &["image", "inspect", &nginx[0]]);
+    assert_eq!((&shown[0]["Config"]["StopSignal"], &shown[0]["Os"]), (&json!("SIGQUIT"), &json!("linux")));
+    assert_eq!(lab.heddle(host, &["image", "rm", &nginx[0]]).trim(), nginx[0]);
+    let said = lab.try_heddle(host, &["image", "prune"]).unwrap_err();
+    assert!(said.contains("give --force"), "{said}");
+    let pruned = lab.heddle(host, &["image", "prune", "--all", "--force"]);
+    assert!(pruned.contains("Total reclaimed space") && !pruned.contains("checked"), "{pruned}");
+    let state = tasks(&lab, "unchecked").into_iter().find(|t| t["id"] == id).unwrap()["state"].clone();
+    assert_eq!(state, "running");
+    lab.heddle("node1", &["service", "rm", "checked", "unchecked"]);
+    for host in HOSTS {
+        wait("all images can go", || {
+            lab.try_heddle(host, &["image", "prune", "--all", "--force"])?;
+            match lab.try_heddle(host, &["image", "ls", "--quiet"])? {
+                left if left.trim().is_empty() => Ok(()),
+                left => Err(left),
+            }
+        });
+    }
 
     // Secrets and configs are files in memory, wherever they are to be.
     lab.sh("node1", &format!("echo -n word | {} secret create key -", program().display()));

@@ -4,8 +4,9 @@ use crate::{
     Engine, EngineError,
     api::{containers, process, snapshots, tasks},
     image::Image,
+    lease::Lease,
     link::LARGEST,
-    pull::{Lease, SNAPSHOTTER},
+    pull::SNAPSHOTTER,
     rootfs,
     spec::{Ids, Run, spec},
 };
@@ -83,7 +84,7 @@ impl Engine {
         TasksClient::new(self.link()).max_decoding_message_size(LARGEST)
     }
 
-    fn containers(&self) -> ContainersClient<crate::link::Link> {
+    pub(crate) fn containers(&self) -> ContainersClient<crate::link::Link> {
         ContainersClient::new(self.link()).max_decoding_message_size(LARGEST)
     }
 

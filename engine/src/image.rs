@@ -1,6 +1,6 @@
 //! What an image says of itself, and what is here of it.
 
-use crate::{Engine, EngineError, Reference, RegistryAuth, api::images, pull};
+use crate::{Reference, RegistryAuth, health::Healthcheck};
 use heddle_model::{image::ImageName, login::Login};
 use oci_client::manifest::ImageIndexEntry;
 use serde::Deserialize;
@@ -33,6 +33,11 @@ pub struct Program {
     #[serde(deserialize_with = "or_default")]
     pub working_dir: String,
     pub stop_signal: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub healthcheck: Healthcheck,
+    /// What its commands of a shell are handed to. Empty: `/bin/sh -c`.
+    #[serde(deserialize_with = "or_default")]
+    pub shell: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -43,7 +48,9 @@ pub struct Layers {
 }
 
 /// Builders write null for an empty list.
-fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+pub(crate) fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
@@ -122,27 +129,6 @@ pub(crate) fn choose(entries: &[ImageIndexEntry]) -> Result<&ImageIndexEntry, St
         known.dedup();
         format!("there is none for linux/{}, only for {}", architecture(), known.join(", "))
     })
-}
-
-impl Engine {
-    /// The image, if it is here, whole and unpacked. No registry is asked.
-    ///
-    /// # Errors
-    /// What containerd says.
-    pub async fn image(&self, image: &Reference) -> Result<Option<Image>, EngineError> {
-        pull::here(self, image).await
-    }
-
-    /// Forgets an image. Its layers are gone when nothing else is made of them.
-    ///
-    /// # Errors
-    /// There is none of that name.
-    pub async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
-        let delete = images::DeleteImageRequest { name: name.into(), sync: true };
-        let answer = images::images_client::ImagesClient::new(self.link()).delete(delete).await;
-        answer.map_err(self.failed("remove an image"))?;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

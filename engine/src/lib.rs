@@ -3,18 +3,25 @@
 //! ```text
 //! reference ─> registry (over hosts: hosts.toml says where and how) ─> pull ─> content, snapshots
 //!                                                                               │
+//! store: the images that are here               ingest: blobs, as they come               lease: holds what is being made
+//!
 //! Run, config of the image ─> spec (pure; users of its file system, seccomp) ─> container ─> task
 //! ```
 
 pub mod container;
 mod error;
+mod health;
 mod hosts;
 pub mod image;
+mod ingest;
+mod lease;
 mod link;
+mod manifest;
 pub mod pull;
 mod registry;
 mod rootfs;
 pub mod spec;
+pub mod store;
 
 pub use error::EngineError;
 pub use link::{Engine, Settings};

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 use tokio::net::UnixStream;
 use tonic::{
@@ -50,8 +50,8 @@ pub struct Engine {
     channel: Channel,
     pub(crate) settings: Arc<Settings>,
     namespace: MetadataValue<Ascii>,
-    /// One for each image that is pulled: who wants the same waits.
-    pub(crate) pulls: Arc<Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+    /// One for each image that is pulled or removed: who wants the same waits.
+    pulls: Arc<Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
 /// Says in which namespace, and under which lease.
@@ -98,6 +98,13 @@ impl Engine {
 
     pub(crate) fn under(&self, lease: Option<MetadataValue<Ascii>>) -> Link {
         InterceptedService::new(self.channel.clone(), Within { namespace: self.namespace.clone(), lease })
+    }
+
+    /// Whoever has the lock of it is the only one who changes what has this name.
+    pub(crate) fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+        pulls.retain(|_, turn| Arc::strong_count(turn) > 1);
+        pulls.entry(name.to_owned()).or_default().clone()
     }
 
     /// What a failed call means.

@@ -5,33 +5,32 @@
 
 use crate::{
     Engine, EngineError, Reference, RegistryAuth,
-    api::{content, diff, images, leases, snapshots, types},
+    api::{content, diff, images, snapshots, types},
     image::{Config, Image, chain_ids, choose, digest},
-    link::{LARGEST, Link},
+    ingest::Ingest,
+    lease::Lease,
+    link::Link,
+    manifest::{is_list, media_type, parse, refs},
     registry::{Fault, Registry},
+    store::here,
 };
 use bytes::BytesMut;
+use bytesize::ByteSize;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use oci_client::manifest::{OciDescriptor, OciImageIndex, OciImageManifest};
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, SystemTime},
-};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use std::{collections::BTreeMap, fmt, time::Duration};
+use tokio::sync::watch;
 use tonic::{Code, metadata::MetadataValue};
 
 pub(crate) const SNAPSHOTTER: &str = "overlayfs";
 /// Bytes that containerd is given at once: each time it answers.
-const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 /// Layers that are fetched at once, as docker does.
 const AT_ONCE: usize = 3;
 /// Times that a layer is gone on with after its registry broke off.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(500);
-/// After which nobody pulls any more.
-const LEASE: Duration = Duration::from_secs(24 * 3600);
+const TELL_EVERY: Duration = Duration::from_millis(100);
 /// A configuration or a manifest that is larger is none.
 const SMALL: i64 = 8 << 20;
 
@@ -42,6 +41,20 @@ pub struct Progress {
     /// Zero: not known yet.
     pub of: u64,
     pub unpacking: bool,
+}
+
+impl fmt::Display for Progress {
+    /// In steps of a tenth: some write down each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Progress { unpacking: true, .. } => f.write_str("unpacking"),
+            Progress { of: 0, .. } => f.write_str("asking the registry"),
+            Progress { done, of, .. } => {
+                let tenths = done.saturating_mul(10) / of;
+                write!(f, "pulling, {} % of {}", tenths * 10, ByteSize::b(*of))
+            }
+        }
+    }
 }
 
 /// What a registry has under a name.
@@ -63,11 +76,11 @@ impl Found {
     }
 }
 
-struct Pull<'a> {
-    engine: &'a Engine,
-    image: &'a Reference,
+pub(crate) struct Pull<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) image: &'a Reference,
     registry: Registry,
-    lease: String,
+    pub(crate) lease: String,
     progress: &'a watch::Sender<Progress>,
 }
 
@@ -92,12 +105,7 @@ impl Engine {
         auth: RegistryAuth,
         progress: &watch::Sender<Progress>,
     ) -> Result<Image, EngineError> {
-        let mine = {
-            let mut pulls = self.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            pulls.retain(|_, pull| std::sync::Arc::strong_count(pull) > 1);
-            pulls.entry(image.whole()).or_default().clone()
-        };
-        let _alone = mine.lock().await;
+        let _alone = self.turn(&image.whole()).lock_owned().await;
         // A tag may be another image by now; a digest is always the same.
         if image.digest().is_some()
             && let Some(found) = here(self, image).await?
@@ -112,57 +120,34 @@ impl Engine {
         lease.give_back(pulled.is_err()).await;
         pulled
     }
-}
 
-/// Given back when it is dropped, too: by somebody who stopped waiting.
-pub(crate) struct Lease {
-    engine: Engine,
-    pub(crate) id: String,
-    held: bool,
-}
-
-impl Lease {
-    pub(crate) async fn take(engine: &Engine) -> Result<Self, EngineError> {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let id = format!("heddle-{}-{}-{number}", std::process::id(), now.as_nanos());
-        // A time as containerd reads it (RFC 3339).
-        let until = prost_types::Timestamp::from(SystemTime::now() + LEASE).to_string();
-        let labels = [("containerd.io/gc.expire".to_owned(), until)].into();
-        let create = leases::CreateRequest { id: id.clone(), labels };
-        let answer = leases::leases_client::LeasesClient::new(engine.link()).create(create).await;
-        answer.map_err(engine.failed("make a lease"))?;
-        Ok(Self { engine: engine.clone(), id, held: true })
-    }
-
-    /// With `now`, what nothing else holds is gone when this returns.
-    pub(crate) async fn give_back(mut self, now: bool) {
-        self.held = false;
-        delete(&self.engine, self.id.clone(), now).await;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.held
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let (engine, id) = (self.engine.clone(), self.id.clone());
-            runtime.spawn(async move { delete(&engine, id, true).await });
+    /// The same, and tells how far it is, no more often than anybody reads.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn pull_telling(
+        &self,
+        image: &Reference,
+        auth: RegistryAuth,
+        mut tell: impl FnMut(Progress),
+    ) -> Result<Image, EngineError> {
+        let (progress, mut seen) = watch::channel(Progress::default());
+        let telling = async {
+            while seen.changed().await.is_ok() {
+                tell(*seen.borrow_and_update());
+                tokio::time::sleep(TELL_EVERY).await;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            pulled = self.pull(image, auth, &progress) => pulled,
+            never = telling => never,
         }
     }
 }
 
-async fn delete(engine: &Engine, id: String, sync: bool) {
-    let delete = leases::DeleteRequest { id, sync };
-    if let Err(error) = leases::leases_client::LeasesClient::new(engine.link()).delete(delete).await {
-        tracing::debug!(%error, "a lease waits until it expires");
-    }
-}
-
 impl Pull<'_> {
-    fn link(&self) -> Link {
+    pub(crate) fn link(&self) -> Link {
         let lease: Option<MetadataValue<_>> = self.lease.parse().ok();
         self.engine.under(lease)
     }
@@ -216,7 +201,7 @@ impl Pull<'_> {
             ..OciDescriptor::default()
         };
         let first = (described(&kind, digest, &text), text.clone());
-        if !kind.contains("index") && !kind.contains("manifest.list") {
+        if !is_list(&kind) {
             let manifest = parse(&text).map_err(|why| self.wrong(why))?;
             return Ok(Found { manifests: vec![first], manifest });
         }
@@ -423,190 +408,11 @@ impl From<EngineError> for Broken {
     }
 }
 
-/// One blob that is being written.
-struct Ingest {
-    requests: mpsc::Sender<content::WriteContentRequest>,
-    answers: tonic::Streaming<content::WriteContentResponse>,
-    engine: Engine,
-    reference: String,
-    image: String,
-    digest: String,
-}
-
-impl Ingest {
-    /// With how much of it is here; None: all of it, and it is under the lease now.
-    async fn open(pull: &Pull<'_>, blob: &OciDescriptor, total: i64) -> Result<Option<(Self, i64)>, EngineError> {
-        let reference = format!("{}-{}", pull.lease, blob.digest);
-        let (requests, receiver) = mpsc::channel(1);
-        let first = content::WriteContentRequest {
-            action: content::WriteAction::Stat.into(),
-            r#ref: reference.clone(),
-            total,
-            expected: blob.digest.clone(),
-            ..content::WriteContentRequest::default()
-        };
-        // The channel is open, and holds one.
-        let _ = requests.send(first).await;
-        let mut client = content::content_client::ContentClient::new(pull.link());
-        let failed = pull.engine.failed("store content");
-        let mut answers = match client.write(ReceiverStream::new(receiver)).await {
-            Err(status) if status.code() == Code::AlreadyExists => return Ok(None),
-            other => other.map_err(&failed)?.into_inner(),
-        };
-        match answers.message().await {
-            Err(status) if status.code() == Code::AlreadyExists => Ok(None),
-            Err(status) => Err(failed(status)),
-            Ok(answer) => {
-                let offset = answer.map_or(0, |a| a.offset);
-                let (engine, image, digest) = (pull.engine.clone(), pull.image.whole(), blob.digest.clone());
-                Ok(Some((Self { requests, answers, engine, reference, image, digest }, offset)))
-            }
-        }
-    }
-
-    async fn call(&mut self, request: content::WriteContentRequest) -> Result<(), EngineError> {
-        // An end that is closed has said why.
-        let _ = self.requests.send(request).await;
-        match self.answers.message().await {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(EngineError::image(&self.image, "containerd stopped storing it")),
-            Err(status) if status.code() == Code::AlreadyExists => Ok(()),
-            Err(status) if status.code() == Code::FailedPrecondition => {
-                self.abort().await;
-                Err(EngineError::image(&self.image, format!("the registry gives something else as {}", self.digest)))
-            }
-            Err(status) => Err(self.engine.failed("store content")(status)),
-        }
-    }
-
-    /// What has come is not what was asked for: the next try begins anew.
-    async fn abort(&self) {
-        let abort = content::AbortRequest { r#ref: self.reference.clone() };
-        // It is gone with its lease at the latest.
-        let _ = content::content_client::ContentClient::new(self.engine.link()).abort(abort).await;
-    }
-
-    async fn write(&mut self, offset: i64, data: bytes::Bytes) -> Result<(), EngineError> {
-        let mut offset = offset;
-        for chunk in data.chunks(CHUNK) {
-            let request = content::WriteContentRequest {
-                action: content::WriteAction::Write.into(),
-                r#ref: self.reference.clone(),
-                offset,
-                data: chunk.to_vec(),
-                ..content::WriteContentRequest::default()
-            };
-            self.call(request).await?;
-            offset += chunk.len() as i64;
-        }
-        Ok(())
-    }
-
-    async fn commit(mut self, total: i64, labels: BTreeMap<String, String>) -> Result<(), EngineError> {
-        let request = content::WriteContentRequest {
-            action: content::WriteAction::Commit.into(),
-            r#ref: self.reference.clone(),
-            total,
-            offset: total,
-            expected: self.digest.clone(),
-            labels: labels.into_iter().collect(),
-            ..content::WriteContentRequest::default()
-        };
-        self.call(request).await
-    }
-}
-
-/// What a manifest keeps from being collected.
-fn refs(manifest: &OciImageManifest, below: Option<&OciDescriptor>) -> BTreeMap<String, String> {
-    let held = |kind: &str, digest: &String| (format!("containerd.io/gc.ref.content.{kind}"), digest.clone());
-    match below {
-        Some(below) => [held("m.0", &below.digest)].into(),
-        None => {
-            let layers = manifest.layers.iter().enumerate().map(|(at, l)| held(&format!("l.{at}"), &l.digest));
-            layers.chain([held("config", &manifest.config.digest)]).collect()
-        }
-    }
-}
-
 fn of(descriptor: &OciDescriptor) -> types::Descriptor {
     types::Descriptor {
         media_type: descriptor.media_type.clone(),
         digest: descriptor.digest.clone(),
         size: descriptor.size,
         ..types::Descriptor::default()
-    }
-}
-
-fn parse<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(text).map_err(|e| format!("its manifest is not understood: {e}"))
-}
-
-/// What kind of manifest it is: it says so itself, or it is seen from what it has.
-fn media_type(text: &[u8]) -> Result<String, String> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Any {
-        schema_version: u32,
-        media_type: Option<String>,
-        manifests: Option<serde::de::IgnoredAny>,
-    }
-    let any: Any = parse(text)?;
-    if any.schema_version != 2 {
-        return Err(format!("its manifest is of version {}, only 2 is understood", any.schema_version));
-    }
-    Ok(any.media_type.unwrap_or_else(|| match any.manifests {
-        Some(_) => "application/vnd.oci.image.index.v1+json".into(),
-        None => "application/vnd.oci.image.manifest.v1+json".into(),
-    }))
-}
-
-/// The image, if all of it is here.
-pub(crate) async fn here(engine: &Engine, image: &Reference) -> Result<Option<Image>, EngineError> {
-    let get = images::GetImageRequest { name: image.whole() };
-    let target = match images::images_client::ImagesClient::new(engine.link()).get(get).await {
-        Err(status) if status.code() == Code::NotFound => return Ok(None),
-        other => other.map_err(engine.failed("look at an image"))?.into_inner().image.and_then(|i| i.target),
-    };
-    let Some(target) = target else { return Ok(None) };
-    let Some(mut text) = read(engine, &target.digest).await? else { return Ok(None) };
-    let wrong = |why: String| EngineError::image(image, why);
-    let kind = media_type(&text).map_err(wrong)?;
-    if kind.contains("index") || kind.contains("manifest.list") {
-        let index: OciImageIndex = parse(&text).map_err(wrong)?;
-        let chosen = choose(&index.manifests).map_err(wrong)?.digest.clone();
-        match read(engine, &chosen).await? {
-            Some(manifest) => text = manifest,
-            None => return Ok(None),
-        }
-    }
-    let manifest: OciImageManifest = parse(&text).map_err(wrong)?;
-    let Some(text) = read(engine, &manifest.config.digest).await? else { return Ok(None) };
-    let config: Config = parse(&text).map_err(wrong)?;
-    let top = chain_ids(&config.rootfs.diff_ids).pop().unwrap_or_default();
-    let stat = snapshots::StatSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: top.clone() };
-    match snapshots::snapshots_client::SnapshotsClient::new(engine.link()).stat(stat).await {
-        Ok(_) => Ok(Some(Image { name: image.whole(), digest: target.digest, config, top })),
-        Err(status) if status.code() == Code::NotFound => Ok(None),
-        Err(status) => Err(engine.failed("look at a snapshot")(status)),
-    }
-}
-
-/// None: it is not here.
-async fn read(engine: &Engine, digest: &str) -> Result<Option<Vec<u8>>, EngineError> {
-    let mut client = content::content_client::ContentClient::new(engine.link()).max_decoding_message_size(LARGEST);
-    let request = content::ReadContentRequest { digest: digest.into() };
-    let failed = engine.failed("read content");
-    let mut parts = match client.read(request).await {
-        Err(status) if status.code() == Code::NotFound => return Ok(None),
-        other => other.map_err(&failed)?.into_inner(),
-    };
-    let mut text = Vec::new();
-    loop {
-        match parts.message().await {
-            Ok(Some(part)) => text.extend_from_slice(&part.data),
-            Ok(None) => return Ok(Some(text)),
-            Err(status) if status.code() == Code::NotFound => return Ok(None),
-            Err(status) => return Err(failed(status)),
-        }
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub enum Probe {
     /// Of a shell; exit code 0 is healthy.
     Command(String),
+    /// A program with its arguments, without a shell; exit code 0 is healthy.
+    Exec(Vec<String>),
     /// A GET; 200 to 399 is healthy.
     Http { port: Port, path: String },
     /// A connection that is accepted is healthy.
@@ -20,7 +22,7 @@ impl Probe {
     /// Where the program has to listen for it.
     pub fn port(&self) -> Option<Port> {
         match self {
-            Probe::Command(_) => None,
+            Probe::Command(_) | Probe::Exec(_) => None,
             Probe::Http { port, .. } | Probe::Tcp(port) => Some(*port),
         }
     }
@@ -82,10 +84,11 @@ impl HealthCheck {
     pub fn check(&self) -> Result<(), BadHealthCheck> {
         match &self.probe {
             Probe::Command(command) if command.trim().is_empty() => return Err(BadHealthCheck::NoCommand),
+            Probe::Exec(args) if args.first().is_none_or(String::is_empty) => return Err(BadHealthCheck::NoCommand),
             Probe::Http { path, .. } if !path.starts_with('/') || !path.bytes().all(in_a_url) => {
                 return Err(BadHealthCheck::Path(path.clone()));
             }
-            Probe::Command(_) | Probe::Http { .. } | Probe::Tcp(_) => {}
+            Probe::Command(_) | Probe::Exec(_) | Probe::Http { .. } | Probe::Tcp(_) => {}
         }
         let (some, none) = ((Self::SHORTEST, "100ms"), (Duration::ZERO, "0s"));
         for (field, value, (shortest, least)) in [

@@ -28,6 +28,10 @@ pub struct BadImage {
 }
 
 const DOCKER: &str = "docker.io";
+/// Hosts of docker.io, by which it is called, too.
+const OF_DOCKER: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
+/// Below which docker.io keeps what has no slash.
+const LIBRARY: &str = "library/";
 /// Bytes of a path, and of a tag.
 const LONGEST: (usize, usize) = (255, 128);
 
@@ -43,6 +47,7 @@ fn parts(name: &str) -> Result<Parts<'_>, &'static str> {
     }
     let is_host = |first: &str| first.contains(['.', ':']) || first == "localhost";
     let (registry, rest) = match rest.split_once('/') {
+        Some((first, rest)) if OF_DOCKER.contains(&first) => (DOCKER, rest),
         Some((first, rest)) if is_host(first) => (first, rest),
         _ => (DOCKER, rest),
     };
@@ -85,6 +90,22 @@ fn is_component(text: &str) -> bool {
     let is_letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let edges = text.starts_with(is_letter) && text.ends_with(is_letter);
     edges && text.split(is_letter).all(between)
+}
+
+impl Parts<'_> {
+    /// As docker shows it: without its tag and digest, and without what docker.io stands for.
+    pub fn repository(&self) -> String {
+        match self.path.strip_prefix(LIBRARY).filter(|rest| !rest.contains('/')) {
+            _ if self.registry != DOCKER => format!("{}/{}", self.registry, self.path),
+            Some(rest) => rest.to_owned(),
+            None => self.path.to_owned(),
+        }
+    }
+
+    /// Whether it is called by its digest alone, so that another image never gets its name.
+    pub fn is_dangling(&self) -> bool {
+        self.tag.is_none() && self.digest.is_some()
+    }
 }
 
 impl ImageName {
@@ -169,6 +190,25 @@ mod tests {
         assert_eq!(said("host:5000/a__b/c--d:t"), ("host:5000", false, "a__b/c--d", Some("t")));
         assert_eq!(said("[fd00::1]:5000/x"), ("[fd00::1]:5000", false, "x", None));
         assert_eq!(said("registry.example/x"), ("registry.example", false, "x", None));
+        for host in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
+            let named = |path: &str| format!("{host}/{path}");
+            assert_eq!(parts(&named("nginx:1")), parts("nginx:1"), "{host}");
+            assert_eq!(parts(&named("a/b")), parts("a/b"), "{host}");
+        }
+        assert!(parts("registry-1.docker.io.example/x").is_ok_and(|p| p.registry == "registry-1.docker.io.example"));
+    }
+
+    #[test]
+    fn a_repository_is_shown_as_docker_does() {
+        for (name, want) in [
+            ("nginx:1", "nginx"),
+            ("docker.io/library/nginx:1", "nginx"),
+            ("index.docker.io/a/b", "a/b"),
+            ("library/a/b", "library/a/b"),
+            ("host:5000/library/x:2", "host:5000/library/x"),
+        ] {
+            assert_eq!(parts(name).unwrap().repository(), want);
+        }
     }
 
     #[test]

@@ -172,6 +172,13 @@ fn task(task: &TaskSpec) -> Result {
             long("health command", command, CHECK)?;
             whole("health command", command)?;
         }
+        Some(Probe::Exec(args)) => {
+            many("words of the health command", args.len(), MOUNTS)?;
+            for word in args {
+                long("health command", word, CHECK)?;
+                whole("health command", word)?;
+            }
+        }
         Some(Probe::Http { path, .. }) => long("health path", path, CHECK)?,
         Some(Probe::Tcp(_)) | None => {}
     }
@@ -229,6 +236,7 @@ pub fn size(task: &TaskSpec) -> u64 {
     });
     let check = match task.health.as_ref().map(|health| &health.probe) {
         Some(Probe::Command(text) | Probe::Http { path: text, .. }) => text.len(),
+        Some(Probe::Exec(args)) => args.iter().map(String::len).sum(),
         Some(Probe::Tcp(_)) | None => 0,
     };
     (texts.chain(variables).chain(files).chain(own).chain(mounts).sum::<usize>() + check + image) as u64

@@ -146,9 +146,12 @@ pub struct TaskSpec {
     /// Grows when tasks are to be replaced although nothing else changed.
     #[serde(default)]
     pub force_update: u64,
-    /// None: a task is healthy while it runs.
+    /// None: that of its image is made, if that has one; else a task is healthy while it runs.
     #[serde(default)]
     pub health: Option<HealthCheck>,
+    /// The check of its image is not made.
+    #[serde(default)]
+    pub no_healthcheck: bool,
     #[serde(default)]
     pub resources: Resources,
     #[serde(default)]
@@ -159,6 +162,16 @@ impl TaskSpec {
     pub const LINGER: Duration = Duration::from_millis(300);
     /// docker's.
     pub const STOP_GRACE: Duration = Duration::from_secs(10);
+
+    /// Whether its image's own health check is made, if it has one.
+    pub fn takes_image_check(&self) -> bool {
+        self.health.is_none() && !self.no_healthcheck && self.runtime.image().is_some()
+    }
+
+    /// Whether a task may have to show that it is well.
+    pub fn may_be_checked(&self) -> bool {
+        self.health.is_some() || self.takes_image_check()
+    }
 }
 
 impl Default for TaskSpec {
@@ -173,6 +186,7 @@ impl Default for TaskSpec {
             linger: Self::LINGER,
             force_update: 0,
             health: None,
+            no_healthcheck: false,
             resources: Resources::default(),
             container: Container::default(),
         }

@@ -455,12 +455,21 @@ impl Actor {
     /// Tries a task's health check, once.
     fn check(&mut self, id: &TaskId) {
         let Some(local) = self.worker.tasks.get(id) else { return };
-        let Some(check) = local.job.health() else { return };
+        let Some(check) = local.check() else { return };
         let trial = match &check.probe {
             Probe::Command(command) if local.job.image().is_some() => {
-                Trial::Container(self.containers.check(id, command))
+                let args = ["/bin/sh", "-c", command].map(str::to_owned).into();
+                Trial::Container(self.containers.check(id, args))
+            }
+            Probe::Exec(args) if local.job.image().is_some() => {
+                Trial::Container(self.containers.check(id, args.clone()))
             }
             Probe::Command(command) => Trial::Command(self.executor.check(id, command)),
+            Probe::Exec(args) => {
+                // What a shell cannot be told was refused when the service was made.
+                let command = shlex::try_join(args.iter().map(String::as_str)).unwrap_or_default();
+                Trial::Command(self.executor.check(id, &command))
+            }
             Probe::Http { .. } | Probe::Tcp(_) => Trial::Request {
                 probe: check.probe.clone(),
                 space: if self.on_host().contains(id) { Space::Host } else { names::task_space(id) },

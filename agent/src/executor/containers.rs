@@ -14,17 +14,16 @@ use super::{
     memory::{self, Drafts},
     record::{self, EXIT, Running, SPEC, ShimSpec, TASK},
 };
-use bytesize::ByteSize;
 use heddle_engine::{
     Engine, EngineError,
     container::{Begins, End, State},
     image::{self, Image},
-    pull::Progress,
     spec::Run,
 };
 use heddle_model::{
     TaskId,
     container::{StopSignal, User},
+    health::HealthCheck,
     image::ImageName,
     login::Login,
 };
@@ -81,18 +80,26 @@ pub struct ContainerTask {
 struct Kept {
     /// What the image's program is asked to end by.
     stop_signal: Option<StopSignal>,
+    /// The image's.
+    #[serde(default)]
+    health: Option<HealthCheck>,
 }
 
 enum Phase {
     /// What is done before it runs.
     Preparing(String),
-    Running(u32),
+    Running {
+        pid: u32,
+        health: Option<HealthCheck>,
+    },
     /// Not known, and why.
     Unknown(String),
 }
 
 struct Held {
     phase: Phase,
+    /// As containerd calls it. None: its container says it.
+    image: Option<String>,
     /// Ends what is done before it runs. Whoever follows it hears it, and is the only one who says how it ended.
     cancel: watch::Sender<Option<Signal>>,
     signalled: Option<(Signal, Instant)>,
@@ -164,13 +171,15 @@ impl Containers {
         }
         match self.held().get(task).map(|held| &held.phase) {
             Some(Phase::Preparing(said)) => return Ok(TaskProcess::Preparing(said.clone())),
-            Some(Phase::Running(pid)) => return Ok(TaskProcess::Running { pid: *pid }),
+            Some(Phase::Running { pid, health }) => {
+                return Ok(TaskProcess::Running { pid: *pid, health: health.clone() });
+            }
             Some(Phase::Unknown(why)) => return Err(io::Error::other(why.clone())),
             None if !dir.join(CONTAINER).exists() => return Ok(TaskProcess::Absent),
             None => {}
         }
         // A daemon before this one has begun with it.
-        self.hold(task, Phase::Unknown("containerd is asked for it".into()), |this, task, _| async move {
+        self.hold(task, None, Phase::Unknown("containerd is asked for it".into()), |this, task, _| async move {
             this.adopt(&task).await;
         });
         self.state(task)
@@ -179,11 +188,12 @@ impl Containers {
     fn hold<F: Future<Output = ()> + Send + 'static>(
         &self,
         task: &TaskId,
+        image: Option<String>,
         phase: Phase,
         follow: impl FnOnce(Self, TaskId, watch::Receiver<Option<Signal>>) -> F,
     ) {
         let (cancel, cancelled) = watch::channel(None);
-        self.held().insert(task.clone(), Held { phase, cancel, signalled: None });
+        self.held().insert(task.clone(), Held { phase, image, cancel, signalled: None });
         tokio::spawn(follow(self.clone(), task.clone(), cancelled));
     }
 
@@ -206,11 +216,11 @@ impl Containers {
         }
         record::write(&dir.join(SPEC), &what.beside)?;
         record::write(&dir.join(CONTAINER), &Kept::default())?;
-        self.hold(task, Phase::Preparing("preparing its image".into()), |this, task, cancelled| async move {
+        let image = Some(image::reference(&what.image).whole());
+        self.hold(task, image, Phase::Preparing("preparing its image".into()), |this, task, cancelled| async move {
             match this.begin(&task, what, cancelled).await {
                 Ok(Ok(pid)) => {
-                    this.note(&task, pid);
-                    this.reach(&task, Phase::Running(pid));
+                    this.runs(&task, pid);
                     this.follow(&task).await;
                 }
                 Ok(Err(signal)) => {
@@ -250,7 +260,8 @@ impl Containers {
         }
         let program = &image.config.config;
         let signal = program.stop_signal.as_deref().filter(|_| run.container.stop_signal.is_none());
-        let kept = Kept { stop_signal: signal.and_then(|s| s.parse::<StopSignal>().ok()) };
+        let stop_signal = signal.and_then(|s| s.parse::<StopSignal>().ok());
+        let kept = Kept { stop_signal, health: program.health_check() };
         record::write(&dir.join(CONTAINER), &kept)?;
         group::prepare(&run.resources)?;
         // Until the container has them.
@@ -285,21 +296,8 @@ impl Containers {
 
     async fn pull(&self, task: &TaskId, name: &ImageName, login: Option<&Login>) -> Result<Image, EngineError> {
         let reference = image::reference(name);
-        let (progress, mut seen) = watch::channel(Progress::default());
-        let tell = async {
-            while seen.changed().await.is_ok() {
-                let progress = *seen.borrow_and_update();
-                self.reach(task, Phase::Preparing(told(name, progress)));
-                // Nobody reads more often.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            std::future::pending::<()>().await;
-        };
-        let pulled = tokio::select! {
-            pulled = self.0.engine.pull(&reference, image::auth(login), &progress) => pulled,
-            () = tell => return Err(EngineError::Image { reference: name.to_string(), why: "it is not pulled".into() }),
-        };
-        match pulled {
+        let tell = |progress| self.reach(task, Phase::Preparing(format!("{name}: {progress}")));
+        match self.0.engine.pull_telling(&reference, image::auth(login), tell).await {
             Err(EngineError::Image { why, .. }) => match self.0.engine.image(&reference).await? {
                 // As docker: what is here is better than nothing.
                 Some(image) => {
@@ -310,6 +308,22 @@ impl Containers {
             },
             other => other,
         }
+    }
+
+    fn runs(&self, task: &TaskId, pid: u32) {
+        self.note(task, pid);
+        self.reach(task, Phase::Running { pid, health: self.kept(task).health });
+    }
+
+    fn kept(&self, task: &TaskId) -> Kept {
+        record::read(&self.task_dir(task).join(CONTAINER)).ok().flatten().unwrap_or_default()
+    }
+
+    /// Those that may not have a container yet, each with what containerd calls its image.
+    pub fn preparing(&self) -> Vec<(TaskId, String)> {
+        let held = self.held();
+        let begins = held.iter().filter(|(_, held)| matches!(held.phase, Phase::Preparing(_)));
+        begins.filter_map(|(id, held)| Some((id.clone(), held.image.clone()?))).collect()
     }
 
     /// Leaves what tells others which process it is.
@@ -328,8 +342,7 @@ impl Containers {
         loop {
             match self.0.engine.state(task.as_str()).await {
                 Ok(State::Running { pid }) => {
-                    self.note(task, pid);
-                    self.reach(task, Phase::Running(pid));
+                    self.runs(task, pid);
                     return self.follow(task).await;
                 }
                 Ok(State::Ended(end)) => return self.finish(task, ended(end)).await,
@@ -411,8 +424,7 @@ impl Containers {
             return;
         }
         drop(all);
-        let own = record::read::<Kept>(&self.task_dir(task).join(CONTAINER)).ok().flatten().and_then(|k| k.stop_signal);
-        let signal = match own.and_then(|own| own.as_str().parse().ok()) {
+        let signal = match self.kept(task).stop_signal.and_then(|own| own.as_str().parse().ok()) {
             Some(own) if signal == Signal::SIGTERM => own,
             _ => signal,
         };
@@ -440,7 +452,7 @@ impl Containers {
         let (keep, nobodys): (Vec<TaskId>, Vec<TaskId>) = names.filter_map(|name| name.parse().ok()).partition(&wanted);
         // What a daemon before this one began with, and nobody asks for any more.
         for id in nobodys.iter().filter(|id| self.holds(id) && !self.held().contains_key(id)) {
-            self.hold(id, Phase::Unknown("it is nobody's".into()), |this, task, _| async move {
+            self.hold(id, None, Phase::Unknown("it is nobody's".into()), |this, task, _| async move {
                 this.finish(&task, Exit::lost()).await;
             });
         }
@@ -477,14 +489,9 @@ impl Containers {
         }
     }
 
-    /// A command of a health check, run as the container's program is.
-    pub fn check(&self, task: &TaskId, command: &str) -> ContainerCheck {
-        ContainerCheck {
-            engine: self.0.engine.clone(),
-            task: task.clone(),
-            dir: self.task_dir(task),
-            command: command.to_owned(),
-        }
+    /// A program of a health check, run as the container's own is.
+    pub fn check(&self, task: &TaskId, args: Vec<String>) -> ContainerCheck {
+        ContainerCheck { engine: self.0.engine.clone(), task: task.clone(), dir: self.task_dir(task), args }
     }
 }
 
@@ -494,12 +501,12 @@ async fn remove_groups(task: &TaskId) {
     let _ = tokio::task::spawn_blocking(move || group::remove(task.as_str())).await;
 }
 
-/// A command that may be run in a container.
+/// A program that may be run in a container.
 pub struct ContainerCheck {
     engine: Engine,
     task: TaskId,
     dir: PathBuf,
-    command: String,
+    args: Vec<String>,
 }
 
 impl ContainerCheck {
@@ -513,14 +520,13 @@ impl ContainerCheck {
         // Held open at both ends: between two writers it does not end.
         let mut output = pipe::OpenOptions::new().read_write(true).open_receiver(&path)?;
         let mut said = Vec::new();
-        let args = ["/bin/sh", "-c", &self.command].map(str::to_owned);
         let to = path.display().to_string();
         let begun = Instant::now();
         let ended = loop {
             let id = format!("check-{}", now_ms());
             let left = limit.saturating_sub(begun.elapsed());
             let ended = tokio::select! {
-                ended = self.engine.exec(self.task.as_str(), &id, &args, &to, left) => ended,
+                ended = self.engine.exec(self.task.as_str(), &id, &self.args, &to, left) => ended,
                 read = keep_end(&mut output, &mut said) => {
                     return Err(read.err().unwrap_or_else(|| io::Error::other("it ended")));
                 }
@@ -545,14 +551,4 @@ impl ContainerCheck {
 fn ended(end: End) -> Exit {
     let at_ms = if end.at.is_zero() { now_ms() } else { end.at.as_millis() as u64 };
     Exit { code: end.code as i32, error: None, at_ms }
-}
-
-fn told(image: &ImageName, progress: Progress) -> String {
-    // In steps: each is written down by the managers.
-    let of_ten = progress.done.saturating_mul(10).checked_div(progress.of).unwrap_or(0);
-    match progress {
-        Progress { unpacking: true, .. } => format!("unpacking {image}"),
-        Progress { of: 0, .. } => format!("asking for {image}"),
-        _ => format!("pulling {image}: {} % of {}", of_ten * 10, ByteSize::b(progress.of)),
-    }
 }

@@ -33,7 +33,7 @@ pub use memory::MemoryFile;
 pub use record::{Exit, HOST_NETNS, ShimSpec};
 pub use shim::{Outcome, keep_log, run as run_shim};
 
-use heddle_model::TaskId;
+use heddle_model::{TaskId, health::HealthCheck};
 use memory::PLACES;
 use nix::{
     sys::signal::{Signal, kill},
@@ -59,6 +59,8 @@ pub enum TaskProcess {
     Running {
         /// The task's pid 1, as the host sees it.
         pid: u32,
+        /// Of its image.
+        health: Option<HealthCheck>,
     },
     Ended(Exit),
 }
@@ -169,12 +171,13 @@ impl ProcessExecutor {
             return Ok(TaskProcess::Ended(exit));
         }
         let Some(running) = record::read::<Running>(&dir.join(TASK))? else { return Ok(TaskProcess::Absent) };
+        let runs = TaskProcess::Running { pid: running.init, health: None };
         if record::start_time(running.init).is_some_and(|t| t == running.init_start) {
-            return Ok(TaskProcess::Running { pid: running.init });
+            return Ok(runs);
         }
         // Between the end of the program and the shim's last word.
         if record::start_time(running.shim).is_some_and(|t| t == running.shim_start) {
-            return Ok(TaskProcess::Running { pid: running.init });
+            return Ok(runs);
         }
         match record::read::<Exit>(&dir.join(EXIT))? {
             Some(exit) => Ok(TaskProcess::Ended(exit)),
@@ -197,7 +200,7 @@ impl ProcessExecutor {
     /// Signals the task's pid 1, which passes it on. A task that has ended is left alone.
     pub fn signal(&self, task: &TaskId, signal: Signal) -> io::Result<()> {
         match self.state(task)? {
-            TaskProcess::Running { pid } => match kill(Pid::from_raw(pid as i32), signal) {
+            TaskProcess::Running { pid, .. } => match kill(Pid::from_raw(pid as i32), signal) {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
                 Err(e) => Err(e.into()),
             },

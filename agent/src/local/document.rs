@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 /// As Go writes a time that is not known: only managers know when a network of the cluster was made.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
-fn moment(at: Timestamp) -> String {
+pub(super) fn moment(at: Timestamp) -> String {
     Moment::from_millisecond(at.0 as i64).unwrap_or_default().to_string()
 }
 

@@ -4,11 +4,12 @@
 //! service (heddle.v1.Host) ─> operations ─┬─ pure: network, subnets, place, publish, driver/ ─> store ─> snapshots ─> agent
 //!                                         ├─ ports of the host, held          places on overlays, from the managers
 //!                                         └─ waits for what the agent says: there, running, or why not
-//! document, rules   the answers: docker's documents, and the kernel's rules in words
+//! document, images, rules   the answers: docker's documents, and the kernel's rules in words
 //! ```
 
 mod document;
 pub mod driver;
+mod images;
 pub mod network;
 mod operations;
 pub mod place;

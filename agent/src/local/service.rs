@@ -1,7 +1,7 @@
 //! Answers `heddle.v1.Host` on the daemon's root-only socket.
 
 use super::{
-    document,
+    document, images,
     operations::{OperationError, Operations, Target},
     ports::Ports,
     rules,
@@ -14,7 +14,13 @@ use crate::{
     worker::NOT_STARTED,
 };
 use heddle_engine::image;
-use heddle_model::{find::FindError, network, task::TaskStatus};
+use heddle_model::{
+    find::FindError,
+    image::{BadImage, ImageName},
+    login::Login,
+    network,
+    task::TaskStatus,
+};
 use heddle_proto::v1::{self, host_server};
 use serde_json::Value;
 use std::{
@@ -123,6 +129,10 @@ impl HostService {
             }
         }
         out
+    }
+
+    fn image_name(text: &str) -> Result<ImageName, Status> {
+        text.parse().map_err(|e: BadImage| Status::invalid_argument(e.to_string()))
     }
 
     /// The document of the network that is meant.
@@ -274,15 +284,44 @@ impl host_server::Host for HostService {
 
     async fn resolve_image(&self, request: Request<v1::ResolveImageRequest>) -> Answer<v1::ResolveImageResponse> {
         let request = request.into_inner();
-        let image: heddle_model::image::ImageName = request
-            .image
-            .parse()
-            .map_err(|e: heddle_model::image::BadImage| Status::invalid_argument(e.to_string()))?;
+        let image = Self::image_name(&request.image)?;
         let engine = self.operations.containers.engine();
-        let login = request.login.map(heddle_model::login::Login::from);
+        let login = request.login.map(Login::from);
         let resolved = engine.resolve(&image::reference(&image), image::auth(login.as_ref())).await;
         let digest = resolved.map_err(|e| Status::failed_precondition(e.to_string()))?.digest;
         Ok(Response::new(v1::ResolveImageResponse { digest }))
+    }
+
+    async fn list_images(&self, _: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
+        let all = self.operations.containers.engine().images().await.map_err(|e| refused(e.into()))?;
+        Ok(Response::new(v1::ListImagesResponse { images: all.into_iter().map(images::summary).collect() }))
+    }
+
+    async fn inspect_image(&self, request: Request<v1::RefRequest>) -> Answer<v1::Document> {
+        let (stored, names) = self.operations.image(&request.into_inner().r#ref).await.map_err(refused)?;
+        Ok(Response::new(v1::Document { json: images::document(&stored, &names).to_string() }))
+    }
+
+    type PullImageStream = ReceiverStream<Result<v1::PullImageProgress, Status>>;
+
+    async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Answer<Self::PullImageStream> {
+        let name = Self::image_name(&request.into_inner().image)?;
+        let (send, progress) = mpsc::channel(16);
+        let engine = self.operations.containers.engine().clone();
+        tokio::spawn(images::pull(engine, name, send, |error| refused(error.into())));
+        Ok(Response::new(ReceiverStream::new(progress)))
+    }
+
+    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
+        let v1::RemoveImageRequest { r#ref, force } = request.into_inner();
+        let name = self.whole(|o| async move { o.remove_image(&r#ref, force).await }).await?;
+        Ok(Response::new(v1::RemoveImageResponse { name }))
+    }
+
+    async fn prune_images(&self, request: Request<v1::PruneImagesRequest>) -> Answer<v1::PruneImagesResponse> {
+        let with_tags = request.into_inner().all;
+        let (names, freed) = self.whole(|o| async move { o.prune_images(with_tags).await }).await?;
+        Ok(Response::new(v1::PruneImagesResponse { names, freed }))
     }
 
     async fn get_exec_target(&self, request: Request<v1::RefRequest>) -> Answer<v1::ExecTarget> {

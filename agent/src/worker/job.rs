@@ -92,9 +92,14 @@ impl Job {
         }
     }
 
-    /// By which it shows that it is well. What is to go has nothing to show.
+    /// Its own, by which it shows that it is well. What is to go has nothing to show.
     pub fn health(&self) -> Option<&HealthCheck> {
         self.task().filter(|task| task.desired <= TaskState::Running).and_then(|task| task.spec.health.as_ref())
+    }
+
+    /// Whether it shows that it is well by what its image says, if that says something.
+    pub fn takes_image_check(&self) -> bool {
+        self.task().is_some_and(|task| task.desired <= TaskState::Running && task.spec.takes_image_check())
     }
 
     /// Grows when what has ended is to run once more.

@@ -16,6 +16,7 @@ use crate::executor::{Exit, TaskProcess};
 use health::{Health, Verdict};
 use heddle_model::{
     TaskId, Timestamp,
+    health::HealthCheck,
     task::{TaskState, TaskStatus},
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -41,6 +42,8 @@ pub struct Local {
     stopping: Option<Stopping>,
     /// None: it has no check, or it is not time for the first one.
     health: Option<Health>,
+    /// What its image says. Known when its program runs.
+    image_check: Option<HealthCheck>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +68,21 @@ pub struct Worker {
     pub tasks: BTreeMap<TaskId, Local>,
 }
 
+/// A job's own check or, if it says nothing of that, its image's.
+fn check<'a>(job: &'a Job, image: Option<&'a HealthCheck>) -> Option<&'a HealthCheck> {
+    job.health().or(image.filter(|_| job.takes_image_check()))
+}
+
 impl Local {
+    fn new(job: &Job) -> Self {
+        Self { job: job.clone(), status: job.status().clone(), stopping: None, health: None, image_check: None }
+    }
+
+    /// By which it shows that it is well.
+    pub fn check(&self) -> Option<&HealthCheck> {
+        check(&self.job, self.image_check.as_ref())
+    }
+
     /// Whether its namespace and links are needed.
     pub fn needs_sandbox(&self) -> bool {
         !self.status.state.is_terminal()
@@ -75,7 +92,7 @@ impl Local {
     fn run(&mut self, answers: impl FnOnce(&Job) -> bool, now: Timestamp) -> bool {
         let runs = self.status.state >= TaskState::Running;
         let late = now >= self.status.since.plus(OPEN_LIMIT);
-        let Some(check) = self.job.health() else {
+        let Some(check) = check(&self.job, self.image_check.as_ref()) else {
             if !runs && answers(&self.job) {
                 self.reach(TaskState::Running, "started", now);
             } else if !runs && late {
@@ -98,11 +115,11 @@ impl Local {
     /// Whether a check of it is of any use.
     pub fn is_checked(&self) -> bool {
         let ends = self.stopping.is_some() || self.status.unhealthy || self.status.state.is_terminal();
-        self.health.is_some() && self.job.health().is_some() && !ends
+        self.health.is_some() && self.check().is_some() && !ends
     }
 
     fn beginning(&self) -> &'static str {
-        if self.job.health().is_some() { NOT_HEALTHY } else { "starting" }
+        if self.check().is_some() { NOT_HEALTHY } else { "starting" }
     }
 
     fn reach(&mut self, state: TaskState, message: &str, now: Timestamp) {
@@ -140,10 +157,9 @@ impl Worker {
     /// wanted is forgotten.
     pub fn assign(&mut self, wanted: &BTreeMap<TaskId, Job>, running: &[TaskId], now: Timestamp) {
         for (id, job) in wanted {
-            let fresh = || Local { job: job.clone(), status: job.status().clone(), stopping: None, health: None };
-            let local = self.tasks.entry(id.clone()).or_insert_with(fresh);
+            let local = self.tasks.entry(id.clone()).or_insert_with(|| Local::new(job));
             if job.runs() > local.job.runs() {
-                *local = fresh();
+                *local = Local::new(job);
             }
             local.job = job.clone();
             if job.status().unhealthy && !local.status.unhealthy {
@@ -192,7 +208,8 @@ impl Worker {
                 // When it began is what its checks, and who waits for it to answer, go by.
                 TaskProcess::Preparing(said) if local.status.message != *said => local.status.message.clone_from(said),
                 TaskProcess::Preparing(_) => {}
-                TaskProcess::Running { pid } => {
+                TaskProcess::Running { pid, health } => {
+                    local.image_check.clone_from(health);
                     local.reach(TaskState::Starting, local.beginning(), now);
                     local.status.pid = Some(*pid);
                     if local.stopping.is_none() && local.run(|job| answers(job, *pid), now) {

@@ -31,6 +31,15 @@ fn task(state: TaskState, desired: TaskState) -> Task {
     }
 }
 
+fn of_image() -> TaskSpec {
+    let image = ImageSpec { image: "nginx".parse().unwrap(), entrypoint: None, program: ProcessSpec::default() };
+    TaskSpec { runtime: Runtime::Image(Box::new(image)), ..TaskSpec::default() }
+}
+
+fn running(health: Option<HealthCheck>) -> TaskProcess {
+    TaskProcess::Running { pid: 7, health }
+}
+
 struct Host {
     worker: Worker,
     process: TaskProcess,
@@ -71,7 +80,7 @@ fn a_task_starts_when_its_sandbox_stands() {
     assert_eq!(host.step(1), (vec![], Some(TaskState::Preparing)));
     host.sandbox = true;
     assert_eq!(host.step(2), (vec![Todo::Start(id)], Some(TaskState::Starting)));
-    host.process = TaskProcess::Running { pid: 7 };
+    host.process = running(None);
     assert_eq!(host.step(3), (vec![], Some(TaskState::Running)));
     host.process = ended(0);
     assert_eq!(host.step(4), (vec![], Some(TaskState::Complete)));
@@ -80,9 +89,8 @@ fn a_task_starts_when_its_sandbox_stands() {
 #[test]
 fn a_container_begins_when_its_image_is_there_however_long_that_takes() {
     let id = TaskId::from_random([1; 16]);
-    let image = ImageSpec { image: "nginx".parse().unwrap(), entrypoint: None, program: ProcessSpec::default() };
     let mut task = task(TaskState::Assigned, TaskState::Running);
-    task.spec = TaskSpec { runtime: Runtime::Image(Box::new(image)), ..TaskSpec::default() }.into();
+    task.spec = of_image().into();
     let mut host = Host::new(TaskState::Assigned, TaskProcess::Absent);
     host.want(Some(task.clone()), 0);
     host.sandbox = true;
@@ -91,7 +99,7 @@ fn a_container_begins_when_its_image_is_there_however_long_that_takes() {
     assert_eq!(host.step(20_000), (vec![], Some(TaskState::Preparing)));
     assert_eq!(host.worker.tasks[&id].status.message, "pulling nginx");
     host.answers = false;
-    host.process = TaskProcess::Running { pid: 7 };
+    host.process = running(None);
     assert_eq!(host.step(20_001).1, Some(TaskState::Starting));
     assert_eq!(host.worker.tasks[&id].status.since, Timestamp(20_001), "it has from now on to answer");
     // Who is to go while the image comes is asked to, as any other.
@@ -104,13 +112,13 @@ fn a_container_begins_when_its_image_is_there_however_long_that_takes() {
 
 #[test]
 fn nobody_is_sent_to_a_program_before_it_answers() {
-    let mut host = Host::new(TaskState::Starting, TaskProcess::Running { pid: 7 });
+    let mut host = Host::new(TaskState::Starting, running(None));
     host.answers = false;
     assert_eq!(host.step(9_999).1, Some(TaskState::Starting));
     let mut late = Host { worker: Worker::default(), ..host };
     late.want(Some(task(TaskState::Starting, TaskState::Running)), 0);
     assert_eq!(late.step(10_000).1, Some(TaskState::Running));
-    let mut host = Host::new(TaskState::Starting, TaskProcess::Running { pid: 7 });
+    let mut host = Host::new(TaskState::Starting, running(None));
     assert_eq!(host.step(1).1, Some(TaskState::Running));
     host.answers = false;
     assert_eq!(host.step(2).1, Some(TaskState::Running), "once is enough");
@@ -119,7 +127,7 @@ fn nobody_is_sent_to_a_program_before_it_answers() {
 #[test]
 fn stopping_drains_asks_and_then_kills() {
     let id = TaskId::from_random([1; 16]);
-    let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+    let mut host = Host::new(TaskState::Running, running(None));
     host.want(Some(task(TaskState::Running, TaskState::Shutdown)), 1000);
     assert_eq!(host.step(1001).0, vec![]);
     assert_eq!(host.step(1300).0, vec![Todo::Term(id.clone())]);
@@ -134,7 +142,7 @@ fn stopping_drains_asks_and_then_kills() {
 
 #[test]
 fn a_task_that_balancers_still_lead_to_goes_on() {
-    let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+    let mut host = Host::new(TaskState::Running, running(None));
     host.want(Some(Task { stop: false, ..task(TaskState::Running, TaskState::Shutdown) }), 0);
     assert_eq!(host.step(100_000), (vec![], Some(TaskState::Running)));
 }
@@ -142,7 +150,7 @@ fn a_task_that_balancers_still_lead_to_goes_on() {
 #[test]
 fn a_second_request_to_stop_can_be_more_urgent() {
     let id = TaskId::from_random([1; 16]);
-    let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+    let mut host = Host::new(TaskState::Running, running(None));
     let mut ending = task(TaskState::Running, TaskState::Shutdown);
     host.want(Some(ending.clone()), 0);
     assert_eq!(host.step(300).0, vec![Todo::Term(id.clone())]);
@@ -156,14 +164,14 @@ fn a_second_request_to_stop_can_be_more_urgent() {
 #[test]
 fn what_cannot_be_looked_at_is_neither_ended_nor_started() {
     let id = TaskId::from_random([1; 16]);
-    let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+    let mut host = Host::new(TaskState::Running, running(None));
     assert_eq!(host.worker.advance(&BTreeMap::new(), |_| true, |_, _| true, Timestamp(1)), vec![]);
     assert_eq!(host.worker.tasks[&id].status.state, TaskState::Running);
 }
 
 #[test]
 fn what_is_not_wanted_is_stopped_before_it_is_forgotten() {
-    let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+    let mut host = Host::new(TaskState::Running, running(None));
     host.want(None, 0);
     assert_eq!(host.worker.tasks.len(), 1);
     host.process = ended(0);
@@ -181,7 +189,7 @@ fn a_task_that_the_host_forgot_has_failed() {
 
 #[test]
 fn a_bad_exit_is_told_with_its_code() {
-    let mut host = Host::new(TaskState::Running, TaskProcess::Running { pid: 7 });
+    let mut host = Host::new(TaskState::Running, running(None));
     host.process = ended(3);
     assert_eq!(host.step(1).1, Some(TaskState::Failed));
     let status = &host.worker.tasks[&TaskId::from_random([1; 16])].status;
@@ -198,7 +206,7 @@ fn checked(state: TaskState, desired: TaskState) -> Task {
 
 impl Host {
     fn with_check(state: TaskState) -> Self {
-        let process = TaskProcess::Running { pid: 7 };
+        let process = running(None);
         let mut host = Host { worker: Worker::default(), process, sandbox: true, answers: true };
         host.want(Some(checked(state, TaskState::Running)), 0);
         host
@@ -233,6 +241,37 @@ fn a_task_with_a_check_runs_when_it_has_succeeded() {
     assert_eq!(host.step(9_999).0, vec![]);
     assert_eq!(host.check(10_000, Ok(())), None);
     assert_eq!(host.step(10_001), (vec![], Some(TaskState::Running)));
+}
+
+#[test]
+fn the_check_of_an_image_is_made_where_nothing_else_is_said() {
+    let exec = || Some(HealthCheck::new(Probe::Exec(vec!["true".into()])));
+    let id = TaskId::from_random([1; 16]);
+    let host = |change: &dyn Fn(&mut TaskSpec)| {
+        let mut task = task(TaskState::Starting, TaskState::Running);
+        let mut spec = of_image();
+        change(&mut spec);
+        task.spec = spec.into();
+        let mut host = Host { worker: Worker::default(), process: running(exec()), sandbox: true, answers: true };
+        host.want(Some(task), 0);
+        host
+    };
+    let mut plain = host(&|_| ());
+    assert_eq!(plain.step(1), (vec![Todo::Check(id.clone())], Some(TaskState::Starting)));
+    assert_eq!(plain.worker.tasks[&id].check(), exec().as_ref());
+    assert_eq!(plain.worker.checked(&id, Err("no".into()), Timestamp(2)), None);
+    assert_eq!(plain.status().message, "starting, not healthy yet: no");
+    plain.check(5002, Ok(()));
+    assert_eq!(plain.status().state, TaskState::Running);
+    // What is said counts, and that there is none, too.
+    let own = HealthCheck::new(Probe::Command("own".into()));
+    let said = host(&|spec| spec.health = Some(own.clone()));
+    assert_eq!(said.worker.tasks[&id].check(), Some(&own));
+    let mut none = host(&|spec| spec.no_healthcheck = true);
+    assert_eq!(none.step(1), (vec![], Some(TaskState::Running)));
+    let mut without = host(&|_| ());
+    without.process = running(None);
+    assert_eq!(without.step(1), (vec![], Some(TaskState::Running)));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One command for several objects.
 
 use anyhow::Result;
+use serde_json::Value;
 
 /// Acts on each in turn, as docker does: what fails is told and does not stop the rest. The last failure is the answer.
 pub async fn each(refs: Vec<String>, mut act: impl AsyncFnMut(String) -> Result<()>) -> Result<()> {
@@ -13,6 +14,18 @@ pub async fn each(refs: Vec<String>, mut act: impl AsyncFnMut(String) -> Result<
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Prints what was found of each as one JSON array, even if something was not.
+pub async fn show_each(refs: Vec<String>, mut find: impl AsyncFnMut(String) -> Result<Value>) -> Result<()> {
+    let mut found = Vec::new();
+    let all = each(refs, async |r#ref| {
+        found.push(find(r#ref).await?);
+        Ok(())
+    })
+    .await;
+    println!("{:#}", Value::Array(found));
+    all
 }
 
 #[cfg(test)]

@@ -169,6 +169,22 @@ impl host_server::Host for Fake {
     async fn resolve_image(&self, _: Request<v1::ResolveImageRequest>) -> Answer<v1::ResolveImageResponse> {
         Err(Status::unimplemented("resolve_image"))
     }
+    async fn list_images(&self, _: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
+        Err(Status::unimplemented("list_images"))
+    }
+    async fn inspect_image(&self, _: Request<v1::RefRequest>) -> Answer<v1::Document> {
+        Err(Status::unimplemented("inspect_image"))
+    }
+    type PullImageStream = tokio_stream::Empty<Result<v1::PullImageProgress, Status>>;
+    async fn pull_image(&self, _: Request<v1::PullImageRequest>) -> Answer<Self::PullImageStream> {
+        Err(Status::unimplemented("pull_image"))
+    }
+    async fn remove_image(&self, _: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
+        Err(Status::unimplemented("remove_image"))
+    }
+    async fn prune_images(&self, _: Request<v1::PruneImagesRequest>) -> Answer<v1::PruneImagesResponse> {
+        Err(Status::unimplemented("prune_images"))
+    }
     async fn get_exec_target(&self, _: Request<v1::RefRequest>) -> Answer<v1::ExecTarget> {
         let target = self.state().target.clone();
         target.map(Response::new).ok_or_else(|| Status::failed_precondition("it is not running"))

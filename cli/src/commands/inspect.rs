@@ -1,6 +1,6 @@
 //! inspect: workloads, tasks of this host and networks, as JSON.
 
-use super::network::find;
+use super::{each::show_each, network::find};
 use crate::client::{Client, said};
 use anyhow::{Result, anyhow};
 use clap::Args;
@@ -30,14 +30,6 @@ async fn document(client: &Client, r#ref: &str) -> Result<Value> {
     }
 }
 
-/// Prints what was found, even if something was not.
 pub async fn run(client: &Client, args: InspectArgs) -> Result<()> {
-    let mut found = Vec::new();
-    let all = super::each::each(args.objects, async |r#ref| {
-        found.push(document(client, &r#ref).await?);
-        Ok(())
-    })
-    .await;
-    println!("{:#}", Value::Array(found));
-    all
+    show_each(args.objects, async |r#ref| document(client, &r#ref).await).await
 }

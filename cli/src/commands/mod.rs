@@ -2,26 +2,28 @@
 //!
 //! ```text
 //! run, ps, logs, exec, start, stop, wait, rm, inspect   workloads of this host
-//! network   service   node   cluster   user   tunnel    what the rest is about
+//! network   image   service   node   cluster   user   tunnel   what the rest is about
 //! payload                                               secrets and configs
 //! registry                                              logins for private images
 //! status, events                                        how the cluster is and what becomes of it
 //! backup                                                the cluster as a file, and back
 //! autolock                                              managers that start locked
 //! ca                                                    the root certificate
-//! pair, filter, moment, each, show                      how flags are read, several objects served, progress shown
+//! pair, filter, moment, each, show, confirm             how flags are read, several objects served, progress shown
 //! ```
 
 pub mod autolock;
 pub mod backup;
 pub mod ca;
 pub mod cluster;
+mod confirm;
 mod each;
 pub mod events;
 pub mod exec;
 #[cfg(test)]
 mod fake;
 mod filter;
+pub mod image;
 pub mod inspect;
 pub mod logs;
 pub mod moment;

@@ -1,6 +1,10 @@
 //! secret, config: create, ls, inspect, rm.
 
-use super::{each::each, filter::Filters, moment, pair};
+use super::{
+    each::{each, show_each},
+    filter::Filters,
+    moment, pair,
+};
 use crate::{
     client::{Client, said},
     output::{Format, print},
@@ -119,15 +123,11 @@ pub async fn run(client: &Client, kind: PayloadKind, command: PayloadCommand) ->
             print(format, &headings, all.iter().map(row).collect(), all.iter().map(value).collect());
         }
         PayloadCommand::Inspect { names } => {
-            let mut found = Vec::new();
-            let all = each(names, async |r#ref| {
+            return show_each(names, async |r#ref| {
                 let request = v1::PayloadRequest { kind: wire, r#ref };
-                found.push(value(payloads.get_payload(request).await.map_err(said)?.get_ref()));
-                Ok(())
+                Ok(value(payloads.get_payload(request).await.map_err(said)?.get_ref()))
             })
             .await;
-            println!("{:#}", Value::Array(found));
-            return all;
         }
         PayloadCommand::Rm { names } => {
             return each(names, async |r#ref| {

@@ -41,6 +41,7 @@ impl Screen {
                 let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
                 self.all.add(ProgressBar::new(part.of).with_style(style).with_prefix(part.name.clone()))
             });
+            bar.set_length(part.of);
             bar.set_position(part.done);
             bar.set_message(part.text);
         }
@@ -66,6 +67,18 @@ impl Show {
             None => {}
         }
         self.last = text;
+    }
+
+    /// One part, which is the whole; where nobody looks, the same as a line.
+    pub fn bar(&mut self, done: u64, of: u64, text: String) {
+        match &mut self.screen {
+            // Before its end is known, a bar would be full.
+            Some(screen) => {
+                let part = Part { name: self.name.clone(), done, of: of.max(1), text };
+                screen.show(std::iter::once(part));
+            }
+            None => self.line(text),
+        }
     }
 
     /// All parts that there are now.

@@ -92,7 +92,7 @@ fn reason(task: &Task) -> Option<String> {
     let text = if task.status.error.is_empty() { &task.status.message } else { &task.status.error };
     let waits = match task.status.state {
         // For its health check to succeed.
-        TaskState::Starting => task.spec.health.is_some(),
+        TaskState::Starting => task.spec.may_be_checked(),
         state => state <= TaskState::Pending,
     };
     (waits || !task.status.error.is_empty()).then(|| text.clone())

@@ -81,6 +81,9 @@ about! {
     RunWorkloadRequest: |r| name(r.spec.as_ref().and_then(|s| s.annotations.as_ref())),
     StopWorkloadRequest: |r| r.r#ref.clone(),
     RemoveWorkloadRequest: |r| r.r#ref.clone(),
+    PullImageRequest: |r| r.image.clone(),
+    RemoveImageRequest: |r| r.r#ref.clone(),
+    PruneImagesRequest: |_| "unused images".into(),
 }
 
 /// Reads a request of this type.

@@ -146,6 +146,7 @@ impl From<TaskSpec> for v1::TaskSpec {
             force_update: s.force_update,
             files: s.files.into_iter().map(Into::into).collect(),
             health: s.health.map(Into::into),
+            no_healthcheck: s.no_healthcheck,
             resources: Some(s.resources.into()),
             container: Some(s.container.into()),
         }
@@ -178,6 +179,7 @@ impl TryFrom<v1::TaskSpec> for TaskSpec {
             force_update: s.force_update,
             files: list(s.files)?,
             health: s.health.map(TryInto::try_into).transpose()?,
+            no_healthcheck: s.no_healthcheck,
             resources: s.resources.unwrap_or_default().into(),
             container: s.container.map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
@@ -190,6 +192,7 @@ impl From<HealthCheck> for v1::HealthCheck {
         Self {
             probe: Some(match c.probe {
                 Probe::Command(command) => Wire::Command(command),
+                Probe::Exec(args) => Wire::Exec(v1::ExecProbe { args }),
                 Probe::Http { port, path } => Wire::Http(v1::HttpProbe { port: port.get().into(), path }),
                 Probe::Tcp(port) => Wire::Tcp(port.get().into()),
             }),
@@ -209,6 +212,7 @@ impl TryFrom<v1::HealthCheck> for HealthCheck {
         Ok(Self {
             probe: match some("health.probe", c.probe)? {
                 Wire::Command(command) => Probe::Command(command),
+                Wire::Exec(exec) => Probe::Exec(exec.args),
                 Wire::Http(http) => Probe::Http { port: port("health.http.port", http.port)?, path: http.path },
                 Wire::Tcp(tcp) => Probe::Tcp(port("health.tcp", tcp)?),
             },

@@ -5,10 +5,12 @@
 //! connections  connect, disconnect             holding    ports of the host for workloads
 //! overlays     places there, from the managers waiting    for what the agent says
 //! tidying      what has changed by itself, and what managers know
+//! images       what containerd has: find, remove, prune
 //! ```
 
 mod connections;
 mod holding;
+mod images;
 mod networks;
 mod overlays;
 mod tidying;
@@ -29,6 +31,7 @@ use crate::{
     executor::{Containers, ProcessExecutor},
     worker::Job,
 };
+use heddle_engine::EngineError;
 use heddle_model::{
     TaskId,
     find::{FindError, find},
@@ -60,6 +63,16 @@ pub enum OperationError {
     Limit(#[from] LimitError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("image {image:?} is used by {by}: remove that first, or use --force to take only the name away")]
+    ImageUsed { image: String, by: String },
+    #[error("image {image:?} is being prepared for {by}: try again when that runs")]
+    ImageNeeded { image: String, by: String },
+    #[error("image {0:?} is being pulled: try again when that is done")]
+    ImagePulled(String),
+    #[error("image {reference:?} has several names: use one of {names}")]
+    ImageNames { reference: String, names: String },
     #[error("no command: give the program to run after `--`")]
     NoCommand,
     #[error("name {0:?}: use 1 to 63 of a-z, A-Z, 0-9, '_', '.' and '-', beginning with a letter or digit")]

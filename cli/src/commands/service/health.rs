@@ -7,6 +7,7 @@ use clap::Args;
 use heddle_model::{
     health::{HealthCheck, Probe},
     net::Port,
+    service::TaskSpec,
 };
 use std::time::Duration;
 
@@ -38,12 +39,12 @@ pub struct HealthFlags {
     /// Between checks whose failure does not count; at most the interval [5s at first]
     #[arg(long, value_name = "TIME", value_parser = moment::duration)]
     health_start_interval: Option<Duration>,
-    /// Do not check the health of tasks
-    #[arg(long, conflicts_with_all = [
+    /// Do not check the health of tasks, not as their image says either; =false: as it says, again
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", conflicts_with_all = [
         "health_cmd", "health_http", "health_tcp", "health_interval", "health_timeout", "health_retries", "health_start_period",
         "health_start_interval",
     ])]
-    no_healthcheck: bool,
+    no_healthcheck: Option<bool>,
 }
 
 fn http(text: &str) -> Result<Probe, String> {
@@ -70,11 +71,14 @@ impl HealthFlags {
         given.into_iter().find_map(|(flag, given)| given.then_some(flag))
     }
 
-    pub fn apply(&self, health: &mut Option<HealthCheck>) -> Result<()> {
-        if self.no_healthcheck {
+    pub fn apply(&self, task: &mut TaskSpec) -> Result<()> {
+        let TaskSpec { health, no_healthcheck, .. } = task;
+        set(no_healthcheck, &self.no_healthcheck);
+        if *no_healthcheck {
             *health = None;
         }
         if let Some(probe) = self.probe() {
+            *no_healthcheck = false;
             match health {
                 Some(check) => check.probe = probe,
                 None => *health = Some(HealthCheck::new(probe)),
@@ -84,7 +88,7 @@ impl HealthFlags {
             return match self.detail() {
                 Some(flag) => {
                     bail!(
-                        "{flag}: the service has no health check, give --health-cmd, --health-http or --health-tcp, too"
+                        "{flag}: the service has no health check of its own, give --health-cmd, --health-http or --health-tcp, too"
                     )
                 }
                 None => Ok(()),
@@ -110,10 +114,13 @@ mod tests {
     }
 
     fn applied(health: Option<HealthCheck>, line: &[&str]) -> Result<Option<HealthCheck>> {
+        Ok(task(TaskSpec { health, ..TaskSpec::default() }, line)?.health)
+    }
+
+    fn task(mut task: TaskSpec, line: &[&str]) -> Result<TaskSpec> {
         let line = <Line as clap::Parser>::try_parse_from([&["x"], line].concat())?;
-        let mut health = health;
-        line.health.apply(&mut health)?;
-        Ok(health)
+        line.health.apply(&mut task)?;
+        Ok(task)
     }
 
     fn port(n: u16) -> Port {
@@ -149,10 +156,24 @@ mod tests {
     }
 
     #[test]
+    fn no_check_is_not_the_same_as_none_that_is_said() {
+        let said = |before: bool, line: &[&str]| {
+            let after = task(TaskSpec { no_healthcheck: before, ..TaskSpec::default() }, line).unwrap();
+            (after.no_healthcheck, after.health.is_some())
+        };
+        assert_eq!(said(false, &[]), (false, false));
+        assert_eq!(said(false, &["--no-healthcheck"]), (true, false));
+        assert_eq!(said(true, &[]), (true, false), "it stays so");
+        assert_eq!(said(true, &["--health-cmd", "true"]), (false, true));
+        assert_eq!(said(true, &["--no-healthcheck=false"]), (false, false));
+    }
+
+    #[test]
     fn what_does_not_fit_together_is_refused() {
         for flag in ["--health-interval", "--health-timeout", "--health-start-period", "--health-start-interval"] {
             let said = applied(None, &[flag, "1s"]).unwrap_err().to_string();
-            let want = "the service has no health check, give --health-cmd, --health-http or --health-tcp, too";
+            let want =
+                "the service has no health check of its own, give --health-cmd, --health-http or --health-tcp, too";
             assert_eq!(said, format!("{flag}: {want}"));
         }
         for line in [

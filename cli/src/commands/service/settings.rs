@@ -180,7 +180,7 @@ impl Settings {
         set(&mut spec.rebalance.most, &self.rebalance_max);
         self.update.apply(&mut spec.update);
         self.rollback.apply(&mut spec.rollback);
-        self.health.apply(&mut spec.task.health)
+        self.health.apply(&mut spec.task)
     }
 }
 

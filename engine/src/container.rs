@@ -3,6 +3,7 @@
 use crate::{
     Engine, EngineError,
     api::{containers, process, snapshots, tasks},
+    fill::fill,
     image::Image,
     link::LARGEST,
     pull::{Lease, SNAPSHOTTER},
@@ -134,6 +135,7 @@ impl Engine {
         let rootfs = prepared.map_err(self.failed("prepare a container's file system"))?.into_inner().mounts;
         let program = &image.config.config;
         let ids = rootfs::ids(rootfs.clone(), run.user(program), run.container.groups.clone()).await?;
+        fill(rootfs.clone(), run.volumes.clone()).await?;
         begins(&Begins { env: run.variables(program, &ids), ids: ids.clone() })?;
         let spec = serde_json::to_vec(&spec(run, &image.config, &ids)?).map_err(io::Error::other)?;
         let own = run.container.labels.iter().map(|(name, value)| (name.clone(), value.clone()));

@@ -3,11 +3,13 @@
 //! ```text
 //! reference ─> registry (over hosts: hosts.toml says where and how) ─> pull ─> content, snapshots
 //!                                                                               │
-//! Run, config of the image ─> spec (pure; users of its file system, seccomp) ─> container ─> task
+//! Run, config of the image ─> spec (pure; users of its file system, seccomp) ─> fill (volumes) ─> container ─> task
 //! ```
 
 pub mod container;
+mod copy;
 mod error;
+mod fill;
 mod hosts;
 pub mod image;
 mod link;

@@ -11,6 +11,7 @@ use crate::{
     agent::{Command, JobPicture, Picture, now},
     executor::{Containers, ProcessExecutor},
     logs::{self, Source},
+    volumes::Volumes,
     worker::NOT_STARTED,
 };
 use heddle_engine::RegistryAuth;
@@ -41,6 +42,7 @@ fn refused(error: OperationError) -> Status {
     match error {
         OperationError::Find(FindError::None { .. }) => Status::not_found(text),
         OperationError::Find(_) => Status::invalid_argument(text),
+        OperationError::Volume(_) => Status::invalid_argument(text),
         _ => Status::failed_precondition(text),
     }
 }
@@ -53,6 +55,7 @@ impl HostService {
         leader: watch::Receiver<Option<Channel>>,
         executor: Arc<ProcessExecutor>,
         containers: Containers,
+        volumes: Volumes,
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let busy = Mutex::default();
@@ -64,6 +67,7 @@ impl HostService {
                 leader,
                 executor,
                 containers,
+                volumes,
                 commands,
                 busy,
                 owes: AtomicBool::new(false),
@@ -267,7 +271,7 @@ impl host_server::Host for HostService {
         let seen = self.seen(&request.r#ref)?;
         let (send, lines) = mpsc::channel(256);
         let (task, name) = (seen.job.id().clone(), seen.job.name());
-        let (dir, picture) = (self.operations.executor.log_dir(&task), self.operations.picture.clone());
+        let (dir, picture) = (self.operations.executor.task_dir(&task), self.operations.picture.clone());
         tokio::spawn(follow(Source { task, name, node: String::new(), dir }, request, picture, send));
         Ok(Response::new(Box::pin(ReceiverStream::new(lines))))
     }
@@ -302,6 +306,35 @@ impl host_server::Host for HostService {
             container: Some(container.into()),
             image: seen.job.image().is_some(),
         }))
+    }
+
+    async fn create_volume(&self, request: Request<v1::CreateVolumeRequest>) -> Answer<v1::CreateVolumeResponse> {
+        let wanted = request.into_inner().annotations.unwrap_or_default().into();
+        let name = self.whole(|o| async move { o.create_volume(wanted).await }).await?;
+        Ok(Response::new(v1::CreateVolumeResponse { name: name.into() }))
+    }
+
+    async fn list_volumes(&self, _: Request<v1::ListVolumesRequest>) -> Answer<v1::Documents> {
+        let found = self.whole(|o| async move { o.volumes().await }).await?;
+        Ok(Response::new(v1::Documents { json: found.iter().map(Value::to_string).collect() }))
+    }
+
+    async fn inspect_volume(&self, request: Request<v1::RefRequest>) -> Answer<v1::Document> {
+        let name = request.into_inner().r#ref;
+        let found = self.whole(|o| async move { o.volume(&name).await }).await?;
+        Ok(Response::new(v1::Document { json: found.to_string() }))
+    }
+
+    async fn remove_volume(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveVolumeResponse> {
+        let name = request.into_inner().r#ref;
+        self.whole(|o| async move { o.remove_volume(&name).await }).await?;
+        Ok(Response::new(v1::RemoveVolumeResponse {}))
+    }
+
+    async fn prune_volumes(&self, _: Request<v1::PruneVolumesRequest>) -> Answer<v1::PruneVolumesResponse> {
+        let (names, freed_bytes) = self.whole(|o| async move { o.prune_volumes().await }).await?;
+        let names = names.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::PruneVolumesResponse { names, freed_bytes }))
     }
 }
 

@@ -81,6 +81,8 @@ about! {
     RunWorkloadRequest: |r| name(r.spec.as_ref().and_then(|s| s.annotations.as_ref())),
     StopWorkloadRequest: |r| r.r#ref.clone(),
     RemoveWorkloadRequest: |r| r.r#ref.clone(),
+    CreateVolumeRequest: |r| name(r.annotations.as_ref()),
+    PruneVolumesRequest: |_| "unused volumes".into(),
 }
 
 /// Reads a request of this type.

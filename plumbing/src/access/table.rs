@@ -138,6 +138,11 @@ const SERVICES: [(&str, &[Method]); 10] = [
             ("WorkloadLogs", Local, Reads),
             ("ResolveImage", Local, Reads),
             ("GetExecTarget", Local, Reads),
+            ("CreateVolume", Local, Changes(about::<v1::CreateVolumeRequest>)),
+            ("ListVolumes", Local, Reads),
+            ("InspectVolume", Local, Reads),
+            ("RemoveVolume", Local, Changes(about::<v1::RefRequest>)),
+            ("PruneVolumes", Local, Changes(about::<v1::PruneVolumesRequest>)),
         ],
     ),
 ];

@@ -5,6 +5,7 @@
 //! connections  connect, disconnect             holding    ports of the host for workloads
 //! overlays     places there, from the managers waiting    for what the agent says
 //! tidying      what has changed by itself, and what managers know
+//! volumes      create, look at, remove
 //! ```
 
 mod connections;
@@ -12,6 +13,7 @@ mod holding;
 mod networks;
 mod overlays;
 mod tidying;
+mod volumes;
 mod waiting;
 mod workloads;
 
@@ -27,13 +29,16 @@ use super::{
 use crate::{
     agent::{Command, Picture},
     executor::{Containers, ProcessExecutor},
+    volumes::Volumes,
     worker::Job,
 };
 use heddle_model::{
     TaskId,
+    container::BadContainer,
     find::{FindError, find},
     limits::LimitError,
     net::Mac,
+    volume::{BadVolumeName, VolumeName},
     workload::Workload,
 };
 use std::{
@@ -60,6 +65,18 @@ pub enum OperationError {
     Limit(#[from] LimitError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Mount(#[from] BadContainer),
+    #[error(transparent)]
+    Volume(#[from] BadVolumeName),
+    #[error("volume {:?} is in use by {user}", .name.as_str())]
+    VolumeInUse { name: VolumeName, user: String },
+    #[error("a volume of this host cannot be read or changed")]
+    VolumeFiles(#[from] std::io::Error),
+    #[error("it is not known yet what runs on this host, and which volumes that uses: try again soon")]
+    UsersUnknown,
+    #[error("the agent is ending")]
+    Ending,
     #[error("no command: give the program to run after `--`")]
     NoCommand,
     #[error("name {0:?}: use 1 to 63 of a-z, A-Z, 0-9, '_', '.' and '-', beginning with a letter or digit")]
@@ -103,6 +120,7 @@ pub struct Operations {
     pub leader: watch::Receiver<Option<Channel>>,
     pub executor: Arc<ProcessExecutor>,
     pub containers: Containers,
+    pub volumes: Volumes,
     pub commands: mpsc::Sender<Command>,
     /// Workloads whose connections are being made or undone: one at a time, and nobody tidies them meanwhile.
     pub busy: Mutex<BTreeMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,

@@ -82,6 +82,9 @@ pub enum Command {
     /// Configs: bytes that tasks have as files in memory
     #[command(subcommand)]
     Config(commands::payload::PayloadCommand),
+    /// Volumes: directories of this host that outlive the workloads and tasks that use them
+    #[command(subcommand)]
+    Volume(commands::volume::VolumeCommand),
     /// A whole cluster on this machine, for trying and testing
     #[command(subcommand)]
     Lab(lab::LabCommand),

@@ -4,13 +4,15 @@
 //! run, ps, logs, exec, start, stop, wait, rm, inspect   workloads of this host
 //! network   service   node   cluster   user   tunnel    what the rest is about
 //! payload                                               secrets and configs
+//! volume                                                volumes of this host
 //! status, events                                        how the cluster is and what becomes of it
 //! backup                                                the cluster as a file, and back
 //! autolock                                              managers that start locked
 //! ca                                                    the root certificate
-//! pair, filter, moment, each, show                      how flags are read, several objects served, progress shown
+//! pair, filter, moment, mount, each, agree, show        how flags are read, several objects served, progress shown
 //! ```
 
+mod agree;
 pub mod autolock;
 pub mod backup;
 pub mod ca;
@@ -24,6 +26,7 @@ mod filter;
 pub mod inspect;
 pub mod logs;
 pub mod moment;
+mod mount;
 pub mod network;
 pub mod node;
 pub(crate) mod pair;
@@ -38,4 +41,5 @@ pub mod status;
 pub mod stop;
 pub mod tunnel;
 pub mod user;
+pub mod volume;
 pub mod wait;

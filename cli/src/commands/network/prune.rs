@@ -3,12 +3,11 @@
 use super::{find, rm};
 use crate::{
     client::{Client, said},
-    commands::{filter::Filters, moment, pair::key_value},
+    commands::{agree::agreed, filter::Filters, moment, pair::key_value},
 };
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde_json::Value;
-use std::io::{self, IsTerminal, Write};
 use tonic::Code;
 
 const FILTERS: [&str; 3] = ["label", "label!", "until"];
@@ -21,23 +20,6 @@ pub struct PruneArgs {
     /// label=, label!=, or until= a date or so long ago, such as 24h
     #[arg(long, value_parser = key_value)]
     filter: Vec<(String, String)>,
-}
-
-/// False: the operator does not want it.
-fn agreed(filters: &[(String, String)]) -> Result<bool> {
-    if !io::stdin().is_terminal() {
-        bail!("nobody can be asked without a terminal: give --force to remove unused networks");
-    }
-    println!("WARNING! This will remove all custom networks not used by at least one workload or service.");
-    if !filters.is_empty() {
-        println!("\n  Items to be pruned will be filtered with:");
-        filters.iter().for_each(|(key, value)| println!("  - {key}={value}"));
-    }
-    print!("\nAre you sure you want to continue? [y/N] ");
-    io::stdout().flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Milliseconds since the Unix epoch; None if the document does not say.
@@ -55,7 +37,8 @@ fn passes(document: &Value, filters: &Filters, until: &[u64]) -> bool {
 pub async fn run(client: &Client, args: PruneArgs) -> Result<()> {
     let filters = Filters::new(args.filter.clone(), &FILTERS)?;
     let until = filters.values("until").map(moment::now).collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
-    if !args.force && !agreed(&args.filter)? {
+    let warning = "This will remove all custom networks not used by at least one workload or service.";
+    if !args.force && !agreed("unused networks", warning, &args.filter)? {
         return Ok(());
     }
     let deleted = prune(client, &filters, &until).await?;

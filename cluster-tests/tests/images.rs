@@ -39,6 +39,36 @@ fn left(lab: &Lab, host: &str) -> String {
     String::from_utf8_lossy(&lab.exec(host, &["sh", "-c", &script]).stdout).trim().to_owned()
 }
 
+/// Volumes begin with what the image has there: one by name, which stays, and one that the image asks for, which does not.
+fn volumes(lab: &Lab) {
+    let root = Root::busybox();
+    root.write("srv/data/file", "given\n");
+    root.write("srv/own/file", "own\n");
+    let image = push(lab, "volumes:1", &root, json!({"Volumes": {"/srv/own": {}}}));
+    let run = |name: &str| {
+        let script = "cat /srv/data/file /srv/own/file; echo changed > /srv/data/file; echo changed > /srv/own/file
+            echo the end; exec sleep 1000";
+        let create =
+            ["service", "create", "--name", name, "--constraint", "node.hostname==node2", "--entrypoint", "sh -c"];
+        lab.heddle("node1", &[&create[..], &["-v", "filled:/srv/data", &image, script]].concat());
+        wait("it has printed all", || {
+            let said = lab.try_heddle("node1", &["service", "logs", "--raw", name])?;
+            if said.contains("the end") { Ok(said) } else { Err(said) }
+        })
+    };
+    assert_eq!(run("vol1"), "given\nown\nthe end\n");
+    let own = format!("cat {}/agent/tasks/*/volumes/1/data/file 2>/dev/null || true", lab.state_dir("node2"));
+    assert_eq!(lab.sh("node2", &own), "changed\n");
+    lab.heddle("node1", &["service", "rm", "vol1"]);
+    assert_eq!(run("vol2"), "changed\nown\nthe end\n");
+    lab.heddle("node1", &["service", "rm", "vol2"]);
+    wait("what has no name went with its tasks", || match lab.sh("node2", &own).as_str() {
+        "" => Ok(()),
+        left => Err(left.to_owned()),
+    });
+    wait("nobody uses the other", || lab.try_heddle("node2", &["volume", "rm", "filled"]));
+}
+
 #[test]
 fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     if skipped() {
@@ -118,6 +148,7 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
         assert_eq!(mounts.trim(), "0", "{host} has nothing mounted for it any more");
     }
     lab.heddle("node1", &["service", "rm", "given"]);
+    volumes(&lab);
 
     // Updates of an image are asked all the time.
     let create = [

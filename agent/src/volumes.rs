@@ -32,6 +32,8 @@ const GONE: &str = ".gone-";
 
 /// Who uses which, by name: `task web.1`, `workload db`.
 pub type Users = BTreeMap<VolumeName, Vec<String>>;
+/// Hears of them. None: it is not known yet what runs here.
+pub type Hear = Box<dyn FnOnce(Option<&Users>) + Send>;
 
 #[derive(Debug, Clone)]
 pub struct Volumes {

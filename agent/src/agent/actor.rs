@@ -25,7 +25,7 @@ use crate::{
     local::{driver::facts::HostFacts, state::HostState, store::Store},
     reconciler::Reconciler,
     session::Event,
-    volumes::{Users, Volumes},
+    volumes::{Hear, Users, Volumes},
     worker::{Job, Local, Outcome, Todo, Worker},
 };
 use heddle_engine::spec::Run;
@@ -74,8 +74,8 @@ pub enum Command {
     Drift(oneshot::Sender<Result<Vec<String>, String>>),
     /// The hosts that this host's end of the tunnel knows.
     TunnelPeers(oneshot::Sender<Vec<TunnelPicture>>),
-    /// Tells who uses which volume. While it is heard nothing starts. None: that is not known yet.
-    Volumes(Box<dyn FnOnce(Option<&Users>) + Send>),
+    /// Tells who uses which volume. While it is heard nothing starts.
+    Volumes(Hear),
 }
 
 pub(super) struct Actor {

@@ -32,7 +32,7 @@ use crate::{
         wireguard::{self, Available, Choice},
     },
     keyring::Keyring,
-    local::{HostService, network, ports::Ports, state::HostState, store::Store},
+    local::{HostParts, HostService, network, ports::Ports, state::HostState, store::Store},
     reconciler::Reconciler,
     session::Session,
     underlay::{Finding, Underlay},
@@ -192,8 +192,16 @@ impl Agent {
         }
         let ports = Arc::new(Ports::default());
         let images = containers.version();
-        let (leads, tell) = (leader.clone(), commands.clone());
-        let host = HostService::new(store.clone(), ports.clone(), picture, leads, executor, containers, volumes, tell);
+        let host = HostService::new(HostParts {
+            store: store.clone(),
+            ports: ports.clone(),
+            picture,
+            leader: leader.clone(),
+            executor,
+            containers,
+            volumes,
+            commands: commands.clone(),
+        });
         host.resume(connected);
         let task = tokio::spawn(actor.run(obeyed, config.in_cluster)).abort_handle();
         let Config { dir, balancer, endowment, .. } = config;

@@ -30,6 +30,18 @@ use tonic::{Request, Response, Status, transport::Channel};
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 const LOGS_EVERY: Duration = Duration::from_millis(100);
 
+/// What it asks and changes.
+pub struct HostParts {
+    pub store: Arc<Store>,
+    pub ports: Arc<Ports>,
+    pub picture: watch::Receiver<Picture>,
+    pub leader: watch::Receiver<Option<Channel>>,
+    pub executor: Arc<ProcessExecutor>,
+    pub containers: Containers,
+    pub volumes: Volumes,
+    pub commands: mpsc::Sender<Command>,
+}
+
 #[derive(Clone)]
 pub struct HostService {
     operations: Arc<Operations>,
@@ -48,16 +60,8 @@ fn refused(error: OperationError) -> Status {
 }
 
 impl HostService {
-    pub fn new(
-        store: Arc<Store>,
-        ports: Arc<Ports>,
-        picture: watch::Receiver<Picture>,
-        leader: watch::Receiver<Option<Channel>>,
-        executor: Arc<ProcessExecutor>,
-        containers: Containers,
-        volumes: Volumes,
-        commands: mpsc::Sender<Command>,
-    ) -> Self {
+    pub fn new(parts: HostParts) -> Self {
+        let HostParts { store, ports, picture, leader, executor, containers, volumes, commands } = parts;
         let busy = Mutex::default();
         Self {
             operations: Arc::new(Operations {

@@ -5,6 +5,7 @@
 //!   leader          ├─ health: the checks of running programs
 //!                   ├─ dataplane: desired ─> diff ─> steps ─> kernel   (reconciler)
 //!                   ├─ dns: a resolver in each workload's namespace
+//!                   ├─ volumes: directories that outlive their tasks
 //!                   └─ underlay: what is wrong below all this
 //! ```
 
@@ -24,4 +25,5 @@ mod logs;
 pub mod reconciler;
 pub mod session;
 pub mod underlay;
+pub mod volumes;
 pub mod worker;

@@ -88,6 +88,9 @@ pub enum Command {
     /// Logins for registries of private images
     #[command(subcommand)]
     Registry(commands::registry::RegistryCommand),
+    /// Volumes: directories of this host that outlive the workloads and tasks that use them
+    #[command(subcommand)]
+    Volume(commands::volume::VolumeCommand),
     /// A whole cluster on this machine, for trying and testing
     #[command(subcommand)]
     Lab(lab::LabCommand),

@@ -133,6 +133,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         Command::Secret(command) => commands::payload::run(client, PayloadKind::Secret, command).await,
         Command::Config(command) => commands::payload::run(client, PayloadKind::Config, command).await,
         Command::Registry(command) => commands::registry::run(command),
+        Command::Volume(command) => commands::volume::run(client, command).await,
         Command::Doctor(args) => doctor::run(client, args.format).await,
         Command::Whoami(args) => whoami::run(args).await,
         Command::Completions { shell } => {

@@ -3,10 +3,21 @@
 
 use heddle_cluster_tests::images::{self, Root, Server, socket};
 use heddle_engine::{
-    Engine, EngineError, Reference, RegistryAuth, Settings, container::State, image::Image, pull::Progress, spec::Run,
+    Engine, EngineError, Reference, RegistryAuth, Settings,
+    container::State,
+    image::Image,
+    pull::Progress,
+    spec::{Run, Volume},
 };
+use heddle_model::container::{Container, Mount, MountSource};
 use serde_json::json;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
+    path::PathBuf,
+    time::Duration,
+};
 use tokio::sync::watch;
 
 struct Stage {
@@ -140,6 +151,38 @@ async fn images_are_listed_and_nothing_is_left_of_those_that_are_removed() {
     assert_eq!(stage.ctr(&["content", "ls", "-q"]), "");
     assert_eq!(stage.ctr(&["snapshots", "ls"]).lines().count(), 1, "only the headings");
     assert_eq!(scraps(&stage), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_volume_begins_with_what_the_image_has() {
+    let stage = Stage::new();
+    let root = Root::busybox();
+    root.write("srv/data/dir/file", "first\n");
+    symlink("/srv/data", root.path().join("link")).unwrap();
+    chown(root.path().join("srv/data/dir"), Some(33), Some(4)).unwrap();
+    fs::set_permissions(root.path().join("srv/data/dir"), fs::Permissions::from_mode(0o2751)).unwrap();
+    root.push(&format!("{}/data:1", stage.addr), json!({"Volumes": {"/srv/data": {}}})).await;
+    let image = stage.pull("data:1").await.unwrap();
+    assert_eq!(image.config.config.open_volumes(&[]), ["/srv/data".to_owned()].into());
+
+    let host = tempfile::tempdir().unwrap();
+    let data = host.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let run = |target: &str, script: &str| {
+        let source = MountSource::Bind(data.display().to_string());
+        let mounts = vec![Mount { source, target: target.into(), read_only: false }];
+        let volumes = vec![Volume { data: data.clone(), target: target.into() }];
+        Run { args: sh(script), container: Container { mounts, ..Container::default() }, volumes, ..Run::default() }
+    };
+    // Where the image has nothing, it stays empty.
+    let said = stage.run("none", &image, &run("/new", "ls -a /new")).await.unwrap();
+    assert_eq!(said, (0, ".\n..\n".into()));
+    let said = stage.run("first", &image, &run("/link", "cat /srv/data/dir/file; echo second > /link/dir/file")).await;
+    assert_eq!(said.unwrap(), (0, "first\n".into()));
+    let dir = fs::metadata(data.join("dir")).unwrap();
+    assert_eq!((dir.uid(), dir.gid(), dir.mode() & 0o7777), (33, 4, 0o2751));
+    let said = stage.run("second", &image, &run("/srv/data", "cat /srv/data/dir/file")).await.unwrap();
+    assert_eq!(said, (0, "second\n".into()), "what is written stays");
 }
 
 /// What a registry does to one who pulls a layer.

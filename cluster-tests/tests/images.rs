@@ -109,6 +109,36 @@ fn bad_images_end_as_they_should(lab: &Lab, good: &str) {
     }
 }
 
+/// Volumes begin with what the image has there: one by name, which stays, and one that the image asks for, which does not.
+fn volumes(lab: &Lab) {
+    let root = Root::busybox();
+    root.write("srv/data/file", "given\n");
+    root.write("srv/own/file", "own\n");
+    let image = push(lab, "volumes:1", &root, json!({"Volumes": {"/srv/own": {}}}));
+    let run = |name: &str| {
+        let script = "cat /srv/data/file /srv/own/file; echo changed > /srv/data/file; echo changed > /srv/own/file
+            echo the end; exec sleep 1000";
+        let create =
+            ["service", "create", "--name", name, "--constraint", "node.hostname==node2", "--entrypoint", "sh -c"];
+        lab.heddle("node1", &[&create[..], &["-v", "filled:/srv/data", &image, script]].concat());
+        wait("it has printed all", || {
+            let said = lab.try_heddle("node1", &["service", "logs", "--raw", name])?;
+            if said.contains("the end") { Ok(said) } else { Err(said) }
+        })
+    };
+    assert_eq!(run("vol1"), "given\nown\nthe end\n");
+    let own = format!("cat {}/agent/tasks/*/volumes/1/data/file 2>/dev/null || true", lab.state_dir("node2"));
+    assert_eq!(lab.sh("node2", &own), "changed\n");
+    lab.heddle("node1", &["service", "rm", "vol1"]);
+    assert_eq!(run("vol2"), "changed\nown\nthe end\n");
+    lab.heddle("node1", &["service", "rm", "vol2"]);
+    wait("what has no name went with its tasks", || match lab.sh("node2", &own).as_str() {
+        "" => Ok(()),
+        left => Err(left.to_owned()),
+    });
+    wait("nobody uses the other", || lab.try_heddle("node2", &["volume", "rm", "filled"]));
+}
+
 #[test]
 fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     if skipped() {
@@ -248,6 +278,7 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     let said = lab.heddle("node2", &["exec", "-t", &id, "sh", "-c", "tty; echo from a terminal > /dev/tty"]);
     assert!(said.starts_with("/dev/pts/") && said.contains("from a terminal"), "{said:?}");
     lab.heddle("node1", &["service", "rm", "small"]);
+    volumes(&lab);
 
     // Updates of an image are asked all the time.
     let create = [

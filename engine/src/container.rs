@@ -3,6 +3,7 @@
 use crate::{
     Engine, EngineError,
     api::{containers, process, snapshots, tasks},
+    fill::fill,
     image::Image,
     lease::Lease,
     link::LARGEST,
@@ -135,6 +136,7 @@ impl Engine {
         let rootfs = prepared.map_err(self.failed("prepare a container's file system"))?.into_inner().mounts;
         let program = &image.config.config;
         let ids = rootfs::ids(rootfs.clone(), run.user(program), run.container.groups.clone()).await?;
+        fill(rootfs.clone(), run.volumes.clone()).await?;
         begins(&Begins { env: run.variables(program, &ids), ids: ids.clone() })?;
         let spec = serde_json::to_vec(&spec(run, &image.config, &ids)?).map_err(io::Error::other)?;
         let own = run.container.labels.iter().map(|(name, value)| (name.clone(), value.clone()));

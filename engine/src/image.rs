@@ -1,10 +1,12 @@
 //! What an image says of itself, and what is here of it.
 
 use crate::{Reference, RegistryAuth, health::Healthcheck};
-use heddle_model::{image::ImageName, login::Login};
+use heddle_model::{container::Mount, image::ImageName, login::Login};
 use oci_client::manifest::ImageIndexEntry;
 use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The configuration of an image, as far as it is used (config.md of the OCI's image format).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -38,6 +40,19 @@ pub struct Program {
     /// What its commands of a shell are handed to. Empty: `/bin/sh -c`.
     #[serde(deserialize_with = "or_default")]
     pub shell: Vec<String>,
+    /// By path in the image.
+    #[serde(deserialize_with = "or_default")]
+    pub volumes: BTreeMap<String, Value>,
+}
+
+impl Program {
+    /// Where the image asks for a volume, and nothing of `mounts` lies.
+    pub fn open_volumes(&self, mounts: &[Mount]) -> BTreeSet<String> {
+        let usable = |path: &str| path.starts_with('/') && path.len() > 1 && !path.split('/').any(|part| part == "..");
+        let plain = |path: &str| path.trim_end_matches('/').to_owned();
+        let is_open = |path: &String| !mounts.iter().any(|mount| plain(&mount.target) == *path);
+        self.volumes.keys().map(|path| plain(path)).filter(|path| usable(path) && is_open(path)).collect()
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -159,11 +174,20 @@ mod tests {
     #[test]
     fn a_config_may_leave_out_nearly_everything() {
         let text = r#"{"config":{"Env":null,"Cmd":["nginx"],"Entrypoint":null,"StopSignal":"SIGQUIT",
-            "User":null,"Healthcheck":{"Test":["CMD","true"]}},"rootfs":{"type":"layers","diff_ids":["sha256:a"]}}"#;
+            "User":null,"Volumes":null,"Healthcheck":{"Test":["CMD","true"]}},"rootfs":{"type":"layers","diff_ids":["sha256:a"]}}"#;
         let config: Config = serde_json::from_str(text).unwrap();
         assert_eq!((config.config.cmd.as_slice(), config.config.env.len()), (["nginx".to_owned()].as_slice(), 0));
         assert_eq!(config.config.stop_signal.as_deref(), Some("SIGQUIT"));
         assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn volumes_are_asked_for_where_nothing_is_mounted() {
+        let text = r#"{"Volumes":{"/data":{},"/data/":{},"/srv/../x":{},"/tmp":{},"/":{},"relative":{}}}"#;
+        let program: Program = serde_json::from_str(text).unwrap();
+        let mounts = ["type=tmpfs,target=/tmp/".parse().unwrap(), "type=tmpfs,target=/other".parse().unwrap()];
+        assert_eq!(program.open_volumes(&mounts), ["/data".to_owned()].into());
+        assert_eq!(program.open_volumes(&[]), ["/data".to_owned(), "/tmp".to_owned()].into());
     }
 
     #[test]

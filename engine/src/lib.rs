@@ -5,11 +5,13 @@
 //!                                                                               │
 //! store: the images that are here               ingest: blobs, as they come               lease: holds what is being made
 //!
-//! Run, config of the image ─> spec (pure; users of its file system, seccomp) ─> container ─> task
+//! Run, config of the image ─> spec (pure; users of its file system, seccomp) ─> fill (volumes) ─> container ─> task
 //! ```
 
 pub mod container;
+mod copy;
 mod error;
+mod fill;
 mod health;
 mod hosts;
 pub mod image;

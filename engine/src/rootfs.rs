@@ -1,4 +1,4 @@
-//! Looks into the file system of an image: only there is known who its users are.
+//! Looks into the file system of an image: only there is known who its users are, and what a volume begins with.
 
 use crate::{EngineError, api::types::Mount, spec::Ids};
 use nix::{
@@ -17,16 +17,24 @@ const LARGEST: u64 = 4 << 20;
 
 /// Whom a user (`NAME[:GROUP]`, or numbers) and further groups are there.
 pub(crate) async fn ids(mounts: Vec<Mount>, user: Option<String>, groups: Vec<String>) -> Result<Ids, EngineError> {
-    // The mount is seen by that thread alone, and gone with it, however it ends.
-    let look = std::thread::spawn(move || {
-        let [passwd, group] = read(&mounts)?;
+    apart(move || {
+        let [passwd, group] = read(&show(&mounts)?)?;
         lookup(&passwd, &group, user.as_deref().unwrap_or("0"), &groups)
-    });
-    let joined = tokio::task::spawn_blocking(move || look.join()).await.map_err(io::Error::other)?;
+    })
+    .await
+}
+
+/// Works in a thread of its own, which alone sees what it mounts, and with which that is gone, however it ends.
+pub(crate) async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let work = std::thread::spawn(work);
+    let joined = tokio::task::spawn_blocking(move || work.join()).await.map_err(io::Error::other)?;
     joined.map_err(|_| io::Error::other("looking into it failed"))?
 }
 
-fn read(mounts: &[Mount]) -> io::Result<[String; 2]> {
+/// The root of the image, in such a thread.
+pub(crate) fn show(mounts: &[Mount]) -> io::Result<File> {
     unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
@@ -37,11 +45,14 @@ fn read(mounts: &[Mount]) -> io::Result<[String; 2]> {
         let flags = flags | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         mount(Some(one.source.as_str()), place, Some(one.r#type.as_str()), flags, Some(data.as_str()))?;
     }
-    let root = File::open(place)?;
+    File::open(place)
+}
+
+fn read(root: &File) -> io::Result<[String; 2]> {
     let file = |path: &str| -> io::Result<String> {
         // A link of the image leads nowhere outside it.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let opened = openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+        let opened = openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
         match opened {
             Err(rustix::io::Errno::NOENT) => Ok(String::new()),
             Err(e) => Err(e.into()),

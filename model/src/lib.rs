@@ -12,6 +12,7 @@
 //!                      └─ tunnel            keys of hosts, for networks that are encrypted
 //!              login                        what registries of its images are shown
 //!              payload                      secrets and configs, which tasks have as files
+//!              volume                       directories of hosts, which outlive the tasks that use them
 //! limits                                    how large what is asked for may be
 //! shared                                    what many objects have in common, once
 //! net/                                      units of the data plane: Vni, Mac, Port, Mtu, IfName, subnets
@@ -47,6 +48,7 @@ pub mod task;
 pub mod template;
 pub mod tunnel;
 pub mod update;
+pub mod volume;
 pub mod workload;
 
 pub use id::{ClusterId, ConnectionId, NetworkId, NodeId, PayloadId, ServiceId, TaskId};

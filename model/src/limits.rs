@@ -3,7 +3,7 @@
 
 use crate::{
     Annotations,
-    container::{Container, MountSource},
+    container::{Container, Mount},
     health::Probe,
     network::NetworkSpec,
     node::NodeDescription,
@@ -189,18 +189,19 @@ fn task(task: &TaskSpec) -> Result {
 
 fn container(container: &Container) -> Result {
     names("groups", container.groups.iter(), GROUPS)?;
-    many("mounts", container.mounts.len(), MOUNTS)?;
-    for mount in &container.mounts {
-        long("mount", &mount.target, PATH)?;
-        whole("mount", &mount.target)?;
-        if let MountSource::Bind(source) = &mount.source {
-            long("mount", source, PATH)?;
-            whole("mount", source)?;
-        }
-    }
+    mounts(&container.mounts)?;
     resolver(&container.dns)?;
     lines(&container.hosts)?;
     pairs("container label", &container.labels)
+}
+
+fn mounts(all: &[Mount]) -> Result {
+    many("mounts", all.len(), MOUNTS)?;
+    for text in all.iter().flat_map(|mount| mount.source.text().into_iter().chain([mount.target.as_str()])) {
+        long("mount", text, PATH)?;
+        whole("mount", text)?;
+    }
+    Ok(())
 }
 
 fn resolver(dns: &DnsConfig) -> Result {
@@ -230,10 +231,8 @@ pub fn size(task: &TaskSpec) -> u64 {
     let own = container.groups.iter().chain(&container.dns.search).chain(&container.dns.options).map(String::len);
     let own = own.chain(container.hosts.iter().map(|(name, _)| name.len()));
     let own = own.chain(container.labels.iter().map(|(key, value)| key.len() + value.len()));
-    let mounts = container.mounts.iter().map(|mount| match &mount.source {
-        MountSource::Bind(source) => source.len() + mount.target.len(),
-        MountSource::Tmpfs { .. } => mount.target.len(),
-    });
+    let mounts = container.mounts.iter();
+    let mounts = mounts.map(|mount| mount.source.text().map_or(0, str::len) + mount.target.len());
     let check = match task.health.as_ref().map(|health| &health.probe) {
         Some(Probe::Command(text) | Probe::Http { path: text, .. }) => text.len(),
         Some(Probe::Exec(args)) => args.iter().map(String::len).sum(),
@@ -302,7 +301,8 @@ pub fn workload(spec: &WorkloadSpec) -> Result {
     spec.networks.iter().try_for_each(wish)?;
     many("ports", spec.ports.len(), PORTS)?;
     resolver(&spec.dns)?;
-    lines(&spec.extra_hosts)
+    lines(&spec.extra_hosts)?;
+    mounts(&spec.mounts)
 }
 
 #[cfg(test)]

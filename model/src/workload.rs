@@ -2,6 +2,7 @@
 
 use crate::{
     Annotations, NetworkId, TaskId, Timestamp,
+    container::Mount,
     net::{Mac, Port, Protocol},
     service::ProcessSpec,
     task::TaskStatus,
@@ -68,6 +69,8 @@ pub struct WorkloadSpec {
     pub dns: DnsConfig,
     /// NAME:ADDRESS lines of /etc/hosts.
     pub extra_hosts: Vec<(String, IpAddr)>,
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
     /// Is removed when it has ended.
     pub auto_remove: bool,
     /// Time between the stop signal and SIGKILL.

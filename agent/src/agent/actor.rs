@@ -3,7 +3,7 @@
 use super::{
     answers::answers,
     flows::Flows,
-    launch::{Place, knows_secrets, launch, memory_files},
+    launch::{self, Place, knows_secrets, launch, memory_files},
     membership::Membership,
     missing::{self, Aim},
     picture::{MemberPicture, Picture, Status, TunnelPicture},
@@ -25,6 +25,7 @@ use crate::{
     local::{driver::facts::HostFacts, state::HostState, store::Store},
     reconciler::Reconciler,
     session::Event,
+    volumes::{Hear, Users, Volumes},
     worker::{Job, Local, Outcome, Todo, Worker},
 };
 use heddle_engine::spec::Run;
@@ -73,11 +74,14 @@ pub enum Command {
     Drift(oneshot::Sender<Result<Vec<String>, String>>),
     /// The hosts that this host's end of the tunnel knows.
     TunnelPeers(oneshot::Sender<Vec<TunnelPicture>>),
+    /// Tells who uses which volume. While it is heard nothing starts.
+    Volumes(Hear),
 }
 
 pub(super) struct Actor {
     pub(super) executor: Arc<ProcessExecutor>,
     pub(super) containers: Containers,
+    pub(super) volumes: Volumes,
     pub(super) reconciler: Reconciler<LinuxKernel>,
     pub(super) watch: Watch,
     pub(super) worker: Worker,
@@ -122,7 +126,10 @@ impl Actor {
         // Without its place in the cluster, all that runs there would seem to be nobody's.
         while in_cluster && self.member.is_none() {
             let Some(command) = commands.recv().await else { return };
-            self.obey(command).await;
+            match command {
+                Command::Volumes(hear) => hear(None),
+                command => self.obey(command).await,
+            }
         }
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -142,7 +149,7 @@ impl Actor {
                 command = commands.recv() => {
                     let Some(command) = command else { return };
                     // Looking changes nothing.
-                    dirty |= !matches!(command, Command::Drift(_) | Command::TunnelPeers(_));
+                    dirty |= !matches!(command, Command::Drift(_) | Command::TunnelPeers(_) | Command::Volumes(_));
                     self.obey(command).await;
                 }
                 changed = self.host.changed() => {
@@ -227,7 +234,34 @@ impl Actor {
                 let _ = answer.send(lines.map_err(|e| chain(&e)));
             }
             Command::TunnelPeers(answer) => drop(answer.send(self.tunnel_peers().await)),
+            Command::Volumes(hear) => hear(self.volume_users().as_ref()),
         }
+    }
+
+    /// Tasks that have not ended, and workloads, which may be started again.
+    fn volume_users(&self) -> Option<Users> {
+        if self.lacks_view() {
+            return None;
+        }
+        let host = host_name();
+        let at = Place { host: &host, node: self.member.as_ref().map(|m| &m.local.node) };
+        let mut users = Users::new();
+        for local in self.worker.tasks.values() {
+            let user = match &local.job {
+                Job::Task(_) if local.status.state.is_terminal() => continue,
+                Job::Task(task) => format!("task {}.{}", task.service_name, task.slot),
+                Job::Workload(workload) => format!("workload {}", workload.spec.annotations.name),
+            };
+            for volume in launch::volumes(&local.job, &at) {
+                users.entry(volume).or_default().push(user.clone());
+            }
+        }
+        Some(users)
+    }
+
+    /// What the managers want is not known.
+    fn lacks_view(&self) -> bool {
+        self.member.as_ref().is_some_and(|m| m.view.is_none() && !m.fresh)
     }
 
     /// As the links tell now, whatever they should know.
@@ -390,12 +424,13 @@ impl Actor {
 
     fn start(&self, id: &TaskId) -> io::Result<()> {
         let Some(local) = self.worker.tasks.get(id) else { return Ok(()) };
-        let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+        let host = host_name();
         let sandboxes = self.picture.borrow().sandboxes.clone();
         let sandbox = sandboxes.get(id);
         let netns = netns(id, self.on_host().contains(id), sandbox.is_some())?;
         let node = self.member.as_ref().map(|m| &m.local.node);
-        let launch = launch(&local.job, sandbox, &Place { host: &host, node });
+        let mut launch = launch(&local.job, sandbox, &Place { host: &host, node });
+        let volumes = self.volumes.provide(&mut launch.container.mounts, &self.executor.task_dir(id), now())?;
         tracing::info!(task = local.job.name(), "starting");
         let process = local.job.process();
         let view = self.member.as_ref().and_then(|m| m.view.as_deref());
@@ -426,6 +461,7 @@ impl Actor {
                 vec![]
             },
             container: spec.container.clone(),
+            volumes,
             resources: spec.resources.clone(),
             cgroup: format!("/heddle/{id}"),
             groups: group_facts(),
@@ -507,8 +543,8 @@ impl Actor {
 
     /// Brings the kernel and the resolvers to what is wanted. False: something is missing still.
     async fn pass(&mut self) -> bool {
-        if self.member.as_ref().is_some_and(|m| m.view.is_none() && !m.fresh) {
-            // What the managers want is not known: nothing may be taken away.
+        if self.lacks_view() {
+            // Nothing may be taken away.
             return true;
         }
         if let Some(member) = &mut self.member {
@@ -703,6 +739,10 @@ impl Actor {
         self.leader.send_replace(None);
         self.show();
     }
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A client that already sends to a new port must reach it when the port is said to be there; what led to somebody who has

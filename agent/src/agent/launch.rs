@@ -4,13 +4,18 @@ use crate::{dataplane::desired::Sandbox, executor::MemoryFile, worker::Job};
 use heddle_model::{
     NodeId, PayloadId,
     assignment::NodeView,
-    container::{Container, MountSource},
+    container::{Container, Mount, MountSource},
     payload::{Content, PayloadFile},
     task::Task,
     template::{Values, render},
+    volume::VolumeName,
     workload::DnsConfig,
 };
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    net::IpAddr,
+};
 
 const RESOLVER: &str = "127.0.0.11";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -36,7 +41,7 @@ pub fn launch(job: &Job, sandbox: Option<&Sandbox>, at: &Place<'_>) -> Launch {
     let values = job.task().map(|task| values(task, at));
     // What an operator runs on one host says what it means.
     let own = |text: &str| values.as_ref().map_or_else(|| text.to_owned(), |values| render(text, values));
-    let container = job.container().map(|c| of_container(c, own)).unwrap_or_default();
+    let container = Container { mounts: mounts(job, own), ..job.container().cloned().unwrap_or_default() };
     let default = if sandbox.is_some() { job.id().short() } else { at.host };
     let hostname = job.process().hostname.as_deref().map_or_else(|| default.to_owned(), own);
     let mut env = BTreeMap::from([
@@ -74,15 +79,26 @@ fn values(task: &Task, at: &Place<'_>) -> Values {
     }
 }
 
-fn of_container(container: &Container, own: impl Fn(&str) -> String) -> Container {
-    let mut container = container.clone();
-    for mount in &mut container.mounts {
+fn mounts(job: &Job, own: impl Fn(&str) -> String) -> Vec<Mount> {
+    let mut mounts = job.mounts().to_vec();
+    for mount in &mut mounts {
         mount.target = own(&mount.target);
-        if let MountSource::Bind(source) = &mut mount.source {
-            *source = own(source);
+        if let Some(text) = mount.source.text_mut() {
+            *text = own(text);
         }
     }
-    container
+    mounts
+}
+
+/// The volumes that it has by name.
+pub fn volumes(job: &Job, at: &Place<'_>) -> BTreeSet<VolumeName> {
+    let values = job.task().map(|task| values(task, at));
+    let named = job.mounts().iter().filter_map(|mount| match &mount.source {
+        MountSource::Volume(name) => name.as_deref(),
+        MountSource::Bind(_) | MountSource::Tmpfs { .. } => None,
+    });
+    let named = named.map(|name| values.as_ref().map_or_else(|| name.to_owned(), |values| render(name, values)));
+    named.filter_map(|name| name.parse().ok()).collect()
 }
 
 fn secrets(job: &Job) -> &[PayloadFile] {
@@ -238,15 +254,18 @@ mod tests {
         let env = [("SLOT".to_owned(), "{{.Task.Slot}}".to_owned()), ("HEDDLE_NODE".into(), "mine".into())].into();
         let hostname = Some("{{.Service.Name}}-{{.Node.Hostname}}".into());
         task.spec.runtime = Runtime::Process(ProcessSpec { env, hostname, ..ProcessSpec::default() });
-        let mount = "type=bind,source=/srv/{{.Task.Slot}},target=/{{.Node.ID}}".parse().unwrap();
-        task.spec.container =
-            Container { user: Some("1000".parse().unwrap()), mounts: vec![mount], ..Default::default() };
+        let mounts = ["type=bind,source=/srv/{{.Task.Slot}},target=/{{.Node.ID}}", "source=s{{.Task.Slot}},target=/a"];
+        let mounts = mounts.map(|mount| mount.parse().unwrap()).to_vec();
+        task.spec.container = Container { user: Some("1000".parse().unwrap()), mounts, ..Default::default() };
         let node = NodeId::from_random([4; 16]);
-        let launched = launch(&Job::Task(Box::new(task)), None, &Place { host: "host", node: Some(&node) });
+        let (job, at) = (Job::Task(Box::new(task)), Place { host: "host", node: Some(&node) });
+        let launched = launch(&job, None, &at);
         assert_eq!((launched.hostname.as_str(), launched.env["SLOT"].as_str()), ("web-host", "1"));
         assert_eq!(launched.env["HEDDLE_NODE"], "mine", "what is asked for counts");
         assert!(!launched.env.contains_key("HOME"), "that is its user's");
         assert_eq!(launched.container.mounts[0].to_string(), format!("type=bind,source=/srv/1,target=/{node}"));
+        assert_eq!(launched.container.mounts[1].to_string(), "type=volume,source=s1,target=/a");
+        assert_eq!(volumes(&job, &at), ["s1".parse().unwrap()].into());
     }
 
     #[test]

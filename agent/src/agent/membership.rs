@@ -195,7 +195,7 @@ impl Membership {
             let task: TaskId = id.parse().ok()?;
             let local = worker.tasks.get(&task);
             let name = local.map_or_else(|| task.short().to_owned(), |l| l.job.name());
-            let dir = executor.log_dir(&task);
+            let dir = executor.task_dir(&task);
             Some(logs::Source { name, node: self.local.node.to_string(), dir, task })
         };
         let sources = request.tasks.iter().filter_map(source).collect();

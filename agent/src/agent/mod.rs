@@ -32,10 +32,11 @@ use crate::{
         wireguard::{self, Available, Choice},
     },
     keyring::Keyring,
-    local::{HostService, network, ports::Ports, state::HostState, store::Store},
+    local::{HostParts, HostService, network, ports::Ports, state::HostState, store::Store},
     reconciler::Reconciler,
     session::Session,
     underlay::{Finding, Underlay},
+    volumes::Volumes,
     worker::Worker,
 };
 use actor::Actor;
@@ -149,10 +150,10 @@ impl Agent {
         let keys = Arc::new(Keyring::new(backend));
         let store = Store::open(&config.dir, || Ok(first_state())).map_err(|e| io::Error::other(chain(&e)))?;
         let store = Arc::new(store);
-        let tasks = config.dir.join("tasks");
+        let dir = std::path::absolute(&config.dir)?;
+        let (tasks, volumes) = (dir.join("tasks"), Volumes::open(dir.join("volumes"))?);
         let executor = Arc::new(ProcessExecutor::new(tasks.clone(), config.shim.clone())?);
         let ends = Ends::default();
-        let tasks = std::path::absolute(tasks)?;
         let images = heddle_engine::Settings { owner: tasks.display().to_string(), ..config.images };
         let engine = heddle_engine::Engine::new(images).map_err(io::Error::other)?;
         let containers = Containers::new(engine, tasks, config.shim, ends.bell());
@@ -165,6 +166,7 @@ impl Agent {
         let mut actor = Actor {
             executor: executor.clone(),
             containers: containers.clone(),
+            volumes: volumes.clone(),
             reconciler: Reconciler::new(LinuxKernel::with_keys(keys.clone())),
             watch: Watch::start()?,
             worker: Worker::default(),
@@ -190,8 +192,16 @@ impl Agent {
         }
         let ports = Arc::new(Ports::default());
         let images = containers.version();
-        let (leads, tell) = (leader.clone(), commands.clone());
-        let host = HostService::new(store.clone(), ports.clone(), picture, leads, executor, containers, tell);
+        let host = HostService::new(HostParts {
+            store: store.clone(),
+            ports: ports.clone(),
+            picture,
+            leader: leader.clone(),
+            executor,
+            containers,
+            volumes,
+            commands: commands.clone(),
+        });
         host.resume(connected);
         let task = tokio::spawn(actor.run(obeyed, config.in_cluster)).abort_handle();
         let Config { dir, balancer, endowment, .. } = config;

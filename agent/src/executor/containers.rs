@@ -14,15 +14,16 @@ use super::{
     memory::{self, Drafts},
     record::{self, EXIT, Running, SPEC, ShimSpec, TASK},
 };
+use crate::volumes;
 use heddle_engine::{
     Engine, EngineError,
     container::{Begins, End, State},
     image::{self, Image},
-    spec::Run,
+    spec::{Run, Volume},
 };
 use heddle_model::{
     TaskId,
-    container::{StopSignal, User},
+    container::{Mount, MountSource, StopSignal, User},
     health::HealthCheck,
     image::ImageName,
     login::Login,
@@ -259,6 +260,12 @@ impl Containers {
             run.files.push((path, target.clone()));
         }
         let program = &image.config.config;
+        for target in program.open_volumes(&run.container.mounts) {
+            let data = volumes::anonymous(&dir, run.container.mounts.len())?;
+            let source = MountSource::Bind(data.display().to_string());
+            run.container.mounts.push(Mount { source, target: target.clone(), read_only: false });
+            run.volumes.push(Volume { data, target });
+        }
         let signal = program.stop_signal.as_deref().filter(|_| run.container.stop_signal.is_none());
         let stop_signal = signal.and_then(|s| s.parse::<StopSignal>().ok());
         let kept = Kept { stop_signal, health: program.health_check() };

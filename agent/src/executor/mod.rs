@@ -33,6 +33,7 @@ pub use memory::MemoryFile;
 pub use record::{Exit, HOST_NETNS, ShimSpec};
 pub use shim::{Outcome, keep_log, run as run_shim};
 
+use crate::volumes;
 use heddle_model::{TaskId, health::HealthCheck};
 use memory::PLACES;
 use nix::{
@@ -74,15 +75,12 @@ impl ProcessExecutor {
     /// `dir` holds a directory per task; `shim` is the program that has `task-shim` as a verb.
     pub fn new(dir: PathBuf, shim: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
+        volumes::sweep(&dir)?;
         Ok(Self { dir, shim })
     }
 
-    fn task_dir(&self, task: &TaskId) -> PathBuf {
+    pub fn task_dir(&self, task: &TaskId) -> PathBuf {
         self.dir.join(task.as_str())
-    }
-
-    pub fn log_dir(&self, task: &TaskId) -> PathBuf {
-        self.task_dir(task)
     }
 
     /// Tasks that were started here and not removed.
@@ -159,10 +157,15 @@ impl ProcessExecutor {
         group::remove(task.as_str());
     }
 
-    /// Forgets a task that has ended, with what it printed.
+    /// Forgets a task that has ended, with what it printed and the volumes that are its own.
     pub fn forget(&self, task: &TaskId) {
         group::remove(task.as_str());
+        self.forget_volumes(task);
         let _ = fs::remove_dir_all(self.task_dir(task));
+    }
+
+    fn forget_volumes(&self, task: &TaskId) {
+        volumes::forget(&self.task_dir(task), &self.dir);
     }
 
     pub fn state(&self, task: &TaskId) -> io::Result<TaskProcess> {
@@ -208,7 +211,7 @@ impl ProcessExecutor {
         }
     }
 
-    /// Forgets the oldest ended tasks, except those in `keep`.
+    /// Forgets volumes of ended tasks, and all else of the oldest, except those in `keep`.
     pub fn prune(&self, keep: impl Fn(&TaskId) -> bool) -> io::Result<()> {
         let mut ended = Vec::new();
         for task in self.list()?.into_iter().filter(|t| !keep(t)) {
@@ -216,6 +219,7 @@ impl ProcessExecutor {
                 TaskProcess::Running { .. } | TaskProcess::Preparing(_) => {}
                 TaskProcess::Absent => self.forget(&task),
                 TaskProcess::Ended(_) => {
+                    self.forget_volumes(&task);
                     ended.push((fs::metadata(self.task_dir(&task))?.modified()?, task));
                 }
             }

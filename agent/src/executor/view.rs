@@ -108,6 +108,8 @@ fn sources(container: &Container) -> io::Result<Vec<(&Mount, Option<OwnedFd>)>> 
     let open = |wanted: &Mount| match &wanted.source {
         MountSource::Bind(path) => tree(Path::new(path)).map(Some).map_err(|e| because(wanted, &e)),
         MountSource::Tmpfs { .. } => Ok(None),
+        // They are bind mounts of their directories by now.
+        MountSource::Volume(_) => Err(because(wanted, &io::Error::other("the volume has no directory"))),
     };
     let mounts = container.mounts.iter().map(|wanted| Ok((wanted, open(wanted)?)));
     let mut mounts: Vec<_> = mounts.collect::<io::Result<_>>()?;

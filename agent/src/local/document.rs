@@ -14,11 +14,12 @@ use heddle_model::{
     assignment::NetworkView,
     network::{self, Driver},
     task::TaskState,
+    volume::{VolumeName, VolumeRecord},
     workload::HostPort,
 };
 use jiff::Timestamp as Moment;
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 /// As Go writes a time that is not known: only managers know when a network of the cluster was made.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -188,6 +189,20 @@ pub fn overlay(network: &NetworkView, member: &MemberPicture, picture: &Picture)
     let peers: Vec<Value> = peers.map(|p| json!({ "Name": p.hostname, "IP": p.data_path_addr })).collect();
     out.insert("Peers".into(), peers.into());
     Value::Object(out)
+}
+
+/// A volume of this host. docker says nothing of who uses it.
+pub fn volume(name: &VolumeName, record: &VolumeRecord, data: &Path, users: &[String]) -> Value {
+    json!({
+        "Name": name,
+        "Driver": "local",
+        "Scope": "local",
+        "Mountpoint": data,
+        "CreatedAt": moment(record.created_at),
+        "Labels": record.labels,
+        "Options": {},
+        "UsedBy": users,
+    })
 }
 
 /// docker's word for a state.

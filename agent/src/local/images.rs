@@ -1,8 +1,12 @@
 //! Images as callers see them: in docker's shape, and while they are pulled.
 
 use super::document::moment;
-use heddle_engine::{Engine, EngineError, RegistryAuth, image::reference, store::Stored};
-use heddle_model::{Timestamp, image::ImageName};
+use heddle_engine::{
+    Engine, EngineError,
+    image::{auth, reference},
+    store::Stored,
+};
+use heddle_model::{Timestamp, image::ImageName, login::Login};
 use heddle_proto::v1;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -43,16 +47,22 @@ pub fn document(stored: &Stored, names: &[String]) -> Value {
     })
 }
 
+/// What is to be pulled, and what its registry is shown.
+pub struct Wish {
+    pub image: ImageName,
+    pub login: Option<Login>,
+}
+
 /// Tells how far it is, and at last the digest. It ends when nobody listens any more, and leaves nothing then.
-pub async fn pull(engine: Engine, name: ImageName, send: Sender, refused: fn(EngineError) -> Status) {
+pub async fn pull(engine: Engine, wish: Wish, send: Sender, refused: fn(EngineError) -> Status) {
     let tell = |progress: heddle_engine::pull::Progress| {
         let heddle_engine::pull::Progress { done, of, unpacking } = progress;
         // What is told late may be left out.
         let _ = send.try_send(Ok(v1::PullImageProgress { done, of, unpacking, digest: String::new() }));
     };
-    let image = reference(&name);
+    let image = reference(&wish.image);
     let pulled = tokio::select! {
-        pulled = engine.pull_telling(&image, RegistryAuth::Anonymous, tell) => pulled,
+        pulled = engine.pull_telling(&image, auth(wish.login.as_ref()), tell) => pulled,
         () = send.closed() => return,
     };
     let last = pulled.map(|image| v1::PullImageProgress { digest: image.digest, ..v1::PullImageProgress::default() });

@@ -21,4 +21,4 @@ pub mod state;
 pub mod store;
 pub mod subnets;
 
-pub use service::HostService;
+pub use service::{HostParts, HostService};

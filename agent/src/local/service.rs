@@ -11,6 +11,7 @@ use crate::{
     agent::{Command, JobPicture, Picture, now},
     executor::{Containers, ProcessExecutor},
     logs::{self, Source},
+    volumes::Volumes,
     worker::NOT_STARTED,
 };
 use heddle_engine::image;
@@ -35,6 +36,18 @@ use tonic::{Request, Response, Status, transport::Channel};
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 const LOGS_EVERY: Duration = Duration::from_millis(100);
 
+/// What it asks and changes.
+pub struct HostParts {
+    pub store: Arc<Store>,
+    pub ports: Arc<Ports>,
+    pub picture: watch::Receiver<Picture>,
+    pub leader: watch::Receiver<Option<Channel>>,
+    pub executor: Arc<ProcessExecutor>,
+    pub containers: Containers,
+    pub volumes: Volumes,
+    pub commands: mpsc::Sender<Command>,
+}
+
 #[derive(Clone)]
 pub struct HostService {
     operations: Arc<Operations>,
@@ -47,20 +60,14 @@ fn refused(error: OperationError) -> Status {
     match error {
         OperationError::Find(FindError::None { .. }) => Status::not_found(text),
         OperationError::Find(_) => Status::invalid_argument(text),
+        OperationError::Volume(_) => Status::invalid_argument(text),
         _ => Status::failed_precondition(text),
     }
 }
 
 impl HostService {
-    pub fn new(
-        store: Arc<Store>,
-        ports: Arc<Ports>,
-        picture: watch::Receiver<Picture>,
-        leader: watch::Receiver<Option<Channel>>,
-        executor: Arc<ProcessExecutor>,
-        containers: Containers,
-        commands: mpsc::Sender<Command>,
-    ) -> Self {
+    pub fn new(parts: HostParts) -> Self {
+        let HostParts { store, ports, picture, leader, executor, containers, volumes, commands } = parts;
         let busy = Mutex::default();
         Self {
             operations: Arc::new(Operations {
@@ -70,6 +77,7 @@ impl HostService {
                 leader,
                 executor,
                 containers,
+                volumes,
                 commands,
                 busy,
                 owes: AtomicBool::new(false),
@@ -277,7 +285,7 @@ impl host_server::Host for HostService {
         let seen = self.seen(&request.r#ref)?;
         let (send, lines) = mpsc::channel(256);
         let (task, name) = (seen.job.id().clone(), seen.job.name());
-        let (dir, picture) = (self.operations.executor.log_dir(&task), self.operations.picture.clone());
+        let (dir, picture) = (self.operations.executor.task_dir(&task), self.operations.picture.clone());
         tokio::spawn(follow(Source { task, name, node: String::new(), dir }, request, picture, send));
         Ok(Response::new(Box::pin(ReceiverStream::new(lines))))
     }
@@ -305,10 +313,11 @@ impl host_server::Host for HostService {
     type PullImageStream = ReceiverStream<Result<v1::PullImageProgress, Status>>;
 
     async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Answer<Self::PullImageStream> {
-        let name = Self::image_name(&request.into_inner().image)?;
+        let request = request.into_inner();
+        let wish = images::Wish { image: Self::image_name(&request.image)?, login: request.login.map(Login::from) };
         let (send, progress) = mpsc::channel(16);
         let engine = self.operations.containers.engine().clone();
-        tokio::spawn(images::pull(engine, name, send, |error| refused(error.into())));
+        tokio::spawn(images::pull(engine, wish, send, |error| refused(error.into())));
         Ok(Response::new(ReceiverStream::new(progress)))
     }
 
@@ -342,6 +351,35 @@ impl host_server::Host for HostService {
             container: Some(container.into()),
             image: seen.job.image().is_some(),
         }))
+    }
+
+    async fn create_volume(&self, request: Request<v1::CreateVolumeRequest>) -> Answer<v1::CreateVolumeResponse> {
+        let wanted = request.into_inner().annotations.unwrap_or_default().into();
+        let name = self.whole(|o| async move { o.create_volume(wanted).await }).await?;
+        Ok(Response::new(v1::CreateVolumeResponse { name: name.into() }))
+    }
+
+    async fn list_volumes(&self, _: Request<v1::ListVolumesRequest>) -> Answer<v1::Documents> {
+        let found = self.whole(|o| async move { o.volumes().await }).await?;
+        Ok(Response::new(v1::Documents { json: found.iter().map(Value::to_string).collect() }))
+    }
+
+    async fn inspect_volume(&self, request: Request<v1::RefRequest>) -> Answer<v1::Document> {
+        let name = request.into_inner().r#ref;
+        let found = self.whole(|o| async move { o.volume(&name).await }).await?;
+        Ok(Response::new(v1::Document { json: found.to_string() }))
+    }
+
+    async fn remove_volume(&self, request: Request<v1::RefRequest>) -> Answer<v1::RemoveVolumeResponse> {
+        let name = request.into_inner().r#ref;
+        self.whole(|o| async move { o.remove_volume(&name).await }).await?;
+        Ok(Response::new(v1::RemoveVolumeResponse {}))
+    }
+
+    async fn prune_volumes(&self, _: Request<v1::PruneVolumesRequest>) -> Answer<v1::PruneVolumesResponse> {
+        let (names, freed_bytes) = self.whole(|o| async move { o.prune_volumes().await }).await?;
+        let names = names.into_iter().map(Into::into).collect();
+        Ok(Response::new(v1::PruneVolumesResponse { names, freed_bytes }))
     }
 }
 

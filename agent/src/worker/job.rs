@@ -2,7 +2,7 @@
 
 use heddle_model::{
     TaskId,
-    container::Container,
+    container::{Container, Mount},
     health::HealthCheck,
     service::{ImageSpec, ProcessSpec},
     task::{Task, TaskState, TaskStatus},
@@ -54,6 +54,14 @@ impl Job {
     /// How its program is set up. None: as any other.
     pub fn container(&self) -> Option<&Container> {
         self.task().map(|task| &task.spec.container)
+    }
+
+    /// What it sees at paths of its own.
+    pub fn mounts(&self) -> &[Mount] {
+        match self {
+            Job::Task(task) => &task.spec.container.mounts,
+            Job::Workload(workload) => &workload.spec.mounts,
+        }
     }
 
     /// What asks its program to end.

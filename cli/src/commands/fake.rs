@@ -185,6 +185,21 @@ impl host_server::Host for Fake {
     async fn prune_images(&self, _: Request<v1::PruneImagesRequest>) -> Answer<v1::PruneImagesResponse> {
         Err(Status::unimplemented("prune_images"))
     }
+    async fn create_volume(&self, _: Request<v1::CreateVolumeRequest>) -> Answer<v1::CreateVolumeResponse> {
+        Err(Status::unimplemented("create_volume"))
+    }
+    async fn list_volumes(&self, _: Request<v1::ListVolumesRequest>) -> Answer<v1::Documents> {
+        Err(Status::unimplemented("list_volumes"))
+    }
+    async fn inspect_volume(&self, _: Request<v1::RefRequest>) -> Answer<v1::Document> {
+        Err(Status::unimplemented("inspect_volume"))
+    }
+    async fn remove_volume(&self, _: Request<v1::RefRequest>) -> Answer<v1::RemoveVolumeResponse> {
+        Err(Status::unimplemented("remove_volume"))
+    }
+    async fn prune_volumes(&self, _: Request<v1::PruneVolumesRequest>) -> Answer<v1::PruneVolumesResponse> {
+        Err(Status::unimplemented("prune_volumes"))
+    }
     async fn get_exec_target(&self, _: Request<v1::RefRequest>) -> Answer<v1::ExecTarget> {
         let target = self.state().target.clone();
         target.map(Response::new).ok_or_else(|| Status::failed_precondition("it is not running"))

@@ -5,11 +5,12 @@
 //! network   image   service   node   cluster   user   tunnel   what the rest is about
 //! payload                                               secrets and configs
 //! registry                                              logins for private images
+//! volume                                                volumes of this host
 //! status, events                                        how the cluster is and what becomes of it
 //! backup                                                the cluster as a file, and back
 //! autolock                                              managers that start locked
 //! ca                                                    the root certificate
-//! pair, filter, moment, each, show, confirm             how flags are read, several objects served, progress shown
+//! pair, filter, moment, mount, each, show, confirm      how flags are read, several objects served, progress shown
 //! ```
 
 pub mod autolock;
@@ -27,6 +28,7 @@ pub mod image;
 pub mod inspect;
 pub mod logs;
 pub mod moment;
+mod mount;
 pub mod network;
 pub mod node;
 pub(crate) mod pair;
@@ -42,4 +44,5 @@ pub mod status;
 pub mod stop;
 pub mod tunnel;
 pub mod user;
+pub mod volume;
 pub mod wait;

@@ -1,6 +1,7 @@
 //! KEY=VALUE, as flags take it, and numbers with units.
 
 use heddle_model::placement::is_resource_name;
+use serde_json::Value;
 
 pub fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -15,6 +16,12 @@ pub fn key(text: &str) -> Result<(String, String), String> {
         ("", _) => Err("use KEY or KEY=VALUE".into()),
         (key, value) => Ok((key.to_owned(), value.to_owned())),
     }
+}
+
+/// A document's labels as docker's lists have them: KEY=VALUE,KEY=VALUE.
+pub fn joined(labels: &Value) -> String {
+    let labels = labels.as_object().into_iter().flatten();
+    labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
 }
 
 /// NAME=COUNT of what nodes have and services reserve.

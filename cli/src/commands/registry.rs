@@ -8,6 +8,7 @@ use heddle_model::{
     image::ImageName,
     login::{Login, Password},
 };
+use heddle_proto::v1;
 use serde_json::{Map, Value, json};
 use std::{
     env, fs,
@@ -48,18 +49,33 @@ fn file() -> Result<PathBuf> {
     Ok(dir.join("config.json"))
 }
 
-/// This user's login at the registry of an image.
+/// This user's login at the registry of an image, to be shown to it.
 pub fn login(image: &ImageName) -> Result<(String, Login)> {
     let registry = image.parts().registry;
     let none = || anyhow!("registry {registry}: there is no login for it, see `heddle registry login`");
+    Ok((registry.to_owned(), find(registry)?.ok_or_else(none)?))
+}
+
+/// The same, where it is shown if there is one.
+pub fn known(image: &ImageName) -> Result<Option<v1::RegistryLogin>> {
+    let registry = image.parts().registry;
+    let wire = |Login { username, password }| v1::RegistryLogin {
+        registry: registry.to_owned(),
+        username,
+        password: password.0,
+    };
+    Ok(find(registry)?.map(wire))
+}
+
+fn find(registry: &str) -> Result<Option<Login>> {
     match docker_credential::get_credential(key(registry)) {
         Ok(DockerCredential::UsernamePassword(username, password)) => {
-            Ok((registry.to_owned(), Login { username, password: Password(password) }))
+            Ok(Some(Login { username, password: Password(password) }))
         }
         Ok(DockerCredential::IdentityToken(_)) => {
             bail!("registry {registry}: its login is an identity token, use one with a user name and a password")
         }
-        Err(CredentialRetrievalError::ConfigNotFound | CredentialRetrievalError::NoCredentialConfigured) => Err(none()),
+        Err(CredentialRetrievalError::ConfigNotFound | CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
         Err(error) => Err(anyhow!("registry {registry}: its login cannot be read: {error}")),
     }
 }

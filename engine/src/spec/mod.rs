@@ -69,11 +69,20 @@ pub struct Run {
     /// Files and directories of the host, each with where it is in the container: read-only.
     pub files: Vec<(PathBuf, String)>,
     pub container: Container,
+    /// Those of its bind mounts that begin with what the image has at their target, if they are empty.
+    pub volumes: Vec<Volume>,
     pub resources: Resources,
     /// Below the root of each hierarchy.
     pub cgroup: String,
     /// What the host's control groups can do.
     pub groups: Groups,
+}
+
+/// A directory of the host for what is written at a path of the image. Beside it lies nothing of anybody else's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    pub data: PathBuf,
+    pub target: String,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -188,13 +197,15 @@ impl Run {
         // What lies within another is mounted after it.
         let mut asked: Vec<&Mount> = self.container.mounts.iter().collect();
         asked.sort_by_key(|mount| mount.target.matches('/').count());
-        mounts.extend(asked.into_iter().map(|one| match &one.source {
-            MountSource::Bind(source) => bind(source.clone(), &one.target, one.read_only),
+        mounts.extend(asked.into_iter().filter_map(|one| match &one.source {
+            MountSource::Bind(source) => Some(bind(source.clone(), &one.target, one.read_only)),
+            // They are bind mounts of their directories by now.
+            MountSource::Volume(_) => None,
             MountSource::Tmpfs { size, mode } => {
                 let mut options = vec!["nosuid".to_owned(), "nodev".into(), "noexec".into(), format!("mode={mode:o}")];
                 options.extend((*size > 0).then(|| format!("size={size}")));
                 options.extend(one.read_only.then(|| "ro".into()));
-                json!({"type": "tmpfs", "source": "tmpfs", "destination": one.target, "options": options})
+                Some(json!({"type": "tmpfs", "source": "tmpfs", "destination": one.target, "options": options}))
             }
         }));
         mounts

@@ -8,7 +8,7 @@ pub use capability::Capability;
 pub use mount::{Mount, MountSource};
 pub use ulimit::{Bound, Rlimit, Ulimit};
 
-use crate::{template, workload::DnsConfig};
+use crate::{template, volume::BadVolumeName, workload::DnsConfig};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -63,6 +63,8 @@ pub enum BadContainer {
     Log { text: String },
     #[error(transparent)]
     Template(#[from] template::BadTemplate),
+    #[error(transparent)]
+    Volume(#[from] BadVolumeName),
 }
 
 /// `USER[:GROUP]`, each a name or a number.
@@ -204,17 +206,7 @@ as_text!(User, Capability, StopSignal);
 impl Container {
     /// What its parts do not say of themselves.
     pub fn check(&self) -> Result<(), BadContainer> {
-        let mut targets = BTreeSet::new();
-        for mount in &self.mounts {
-            mount.check()?;
-            template::check(&mount.target)?;
-            if let MountSource::Bind(source) = &mount.source {
-                template::check(source)?;
-            }
-            if !targets.insert(mount.target.trim_end_matches('/')) {
-                return Err(BadContainer::MountTwice(mount.target.clone()));
-            }
-        }
+        Mount::check_all(&self.mounts)?;
         self.ulimits.iter().try_for_each(|(name, limit)| limit.check(*name))?;
         for (name, addr) in &self.hosts {
             host_line(&format!("{name}:{addr}"))?;

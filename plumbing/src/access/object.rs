@@ -84,6 +84,8 @@ about! {
     PullImageRequest: |r| r.image.clone(),
     RemoveImageRequest: |r| r.r#ref.clone(),
     PruneImagesRequest: |_| "unused images".into(),
+    CreateVolumeRequest: |r| name(r.annotations.as_ref()),
+    PruneVolumesRequest: |_| "unused volumes".into(),
 }
 
 /// Reads a request of this type.

@@ -143,6 +143,11 @@ const SERVICES: [(&str, &[Method]); 10] = [
             ("RemoveImage", Local, Changes(about::<v1::RemoveImageRequest>)),
             ("PruneImages", Local, Changes(about::<v1::PruneImagesRequest>)),
             ("GetExecTarget", Local, Reads),
+            ("CreateVolume", Local, Changes(about::<v1::CreateVolumeRequest>)),
+            ("ListVolumes", Local, Reads),
+            ("InspectVolume", Local, Reads),
+            ("RemoveVolume", Local, Changes(about::<v1::RefRequest>)),
+            ("PruneVolumes", Local, Changes(about::<v1::PruneVolumesRequest>)),
         ],
     ),
 ];

@@ -216,7 +216,12 @@ mod tests {
     use std::time::Duration;
 
     fn container() -> Container {
-        let mounts = ["type=bind,source=/srv,target=/data,readonly", "type=tmpfs,target=/tmp,tmpfs-size=64k"];
+        let mounts = [
+            "type=bind,source=/srv,target=/data,readonly",
+            "type=tmpfs,target=/tmp,tmpfs-size=64k",
+            "type=volume,source=data-{{.Task.Slot}},target=/var/data",
+            "type=volume,target=/var/cache",
+        ];
         Container {
             user: Some("web:1000".parse().unwrap()),
             groups: vec!["audio".into()],

@@ -14,6 +14,7 @@ impl From<Mount> for v1::Mount {
         let source = match m.source {
             MountSource::Bind(path) => Wire::Bind(path),
             MountSource::Tmpfs { size, mode } => Wire::Tmpfs(v1::Tmpfs { size_bytes: size, mode }),
+            MountSource::Volume(name) => Wire::Volume(name.unwrap_or_default()),
         };
         Self { source: Some(source), target: m.target, read_only: m.read_only }
     }
@@ -26,6 +27,7 @@ impl TryFrom<v1::Mount> for Mount {
         let source = match m.source.ok_or_else(|| missing("mounts.source"))? {
             Wire::Bind(path) => MountSource::Bind(path),
             Wire::Tmpfs(t) => MountSource::Tmpfs { size: t.size_bytes, mode: t.mode },
+            Wire::Volume(name) => MountSource::Volume(Some(name).filter(|name| !name.is_empty())),
         };
         Ok(Self { source, target: m.target, read_only: m.read_only })
     }

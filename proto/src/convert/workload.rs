@@ -83,6 +83,7 @@ impl From<WorkloadSpec> for v1::WorkloadSpec {
             ports: s.ports.into_iter().map(Into::into).collect(),
             dns: Some(s.dns.into()),
             extra_hosts: s.extra_hosts.into_iter().map(to_line).collect(),
+            mounts: s.mounts.into_iter().map(Into::into).collect(),
             auto_remove: s.auto_remove,
             stop_grace_ms: millis(s.stop_grace),
         }
@@ -99,6 +100,7 @@ impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
             ports: list(s.ports)?,
             dns: s.dns.unwrap_or_default().try_into()?,
             extra_hosts: s.extra_hosts.into_iter().map(of_line).collect::<Result<_>>()?,
+            mounts: list(s.mounts)?,
             auto_remove: s.auto_remove,
             stop_grace: Duration::from_millis(s.stop_grace_ms),
         })

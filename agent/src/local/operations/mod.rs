@@ -6,6 +6,7 @@
 //! overlays     places there, from the managers waiting    for what the agent says
 //! tidying      what has changed by itself, and what managers know
 //! images       what containerd has: find, remove, prune
+//! volumes      create, look at, remove
 //! ```
 
 mod connections;
@@ -14,6 +15,7 @@ mod images;
 mod networks;
 mod overlays;
 mod tidying;
+mod volumes;
 mod waiting;
 mod workloads;
 
@@ -29,14 +31,17 @@ use super::{
 use crate::{
     agent::{Command, Picture},
     executor::{Containers, ProcessExecutor},
+    volumes::Volumes,
     worker::Job,
 };
 use heddle_engine::EngineError;
 use heddle_model::{
     TaskId,
+    container::BadContainer,
     find::{FindError, find},
     limits::LimitError,
     net::Mac,
+    volume::{BadVolumeName, VolumeName},
     workload::Workload,
 };
 use std::{
@@ -66,13 +71,36 @@ pub enum OperationError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("image {image:?} is used by {by}: remove that first, or use --force to take only the name away")]
-    ImageUsed { image: String, by: String },
+    ImageUsed {
+        image: String,
+        by: String,
+    },
     #[error("image {image:?} is being prepared for {by}: try again when that runs")]
-    ImageNeeded { image: String, by: String },
+    ImageNeeded {
+        image: String,
+        by: String,
+    },
     #[error("image {0:?} is being pulled: try again when that is done")]
     ImagePulled(String),
     #[error("image {reference:?} has several names: use one of {names}")]
-    ImageNames { reference: String, names: String },
+    ImageNames {
+        reference: String,
+        names: String,
+    },
+    Mount(#[from] BadContainer),
+    #[error(transparent)]
+    Volume(#[from] BadVolumeName),
+    #[error("volume {:?} is in use by {user}", .name.as_str())]
+    VolumeInUse {
+        name: VolumeName,
+        user: String,
+    },
+    #[error("a volume of this host cannot be read or changed")]
+    VolumeFiles(#[from] std::io::Error),
+    #[error("it is not known yet what runs on this host, and which volumes that uses: try again soon")]
+    UsersUnknown,
+    #[error("the agent is ending")]
+    Ending,
     #[error("no command: give the program to run after `--`")]
     NoCommand,
     #[error("name {0:?}: use 1 to 63 of a-z, A-Z, 0-9, '_', '.' and '-', beginning with a letter or digit")]
@@ -86,19 +114,35 @@ pub enum OperationError {
     #[error("{0} is a task of a service: the service decides about it")]
     IsTask(String),
     #[error("task {task} is on network {network} by its service: only what `network connect` made can be undone")]
-    ByService { task: String, network: String },
+    ByService {
+        task: String,
+        network: String,
+    },
     #[error("{workload} is not connected to network {network}")]
-    NotConnected { workload: String, network: String },
+    NotConnected {
+        workload: String,
+        network: String,
+    },
     #[error("no manager of the cluster can be reached, and network {0} is not one of this host's")]
     NoManager(String),
     #[error("{0}")]
     Manager(String),
     #[error("{name} cannot be run: {reason}")]
-    CannotRun { name: String, reason: String },
+    CannotRun {
+        name: String,
+        reason: String,
+    },
     #[error("the kernel refuses a part of {name}: {reason}")]
-    Kernel { name: String, reason: String },
+    Kernel {
+        name: String,
+        reason: String,
+    },
     #[error("{name}: not done after {limit:?}; last seen: {seen}")]
-    TimedOut { name: String, limit: Duration, seen: String },
+    TimedOut {
+        name: String,
+        limit: Duration,
+        seen: String,
+    },
 }
 
 type Result<T> = std::result::Result<T, OperationError>;
@@ -116,6 +160,7 @@ pub struct Operations {
     pub leader: watch::Receiver<Option<Channel>>,
     pub executor: Arc<ProcessExecutor>,
     pub containers: Containers,
+    pub volumes: Volumes,
     pub commands: mpsc::Sender<Command>,
     /// Workloads whose connections are being made or undone: one at a time, and nobody tidies them meanwhile.
     pub busy: Mutex<BTreeMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,

@@ -16,10 +16,12 @@ use crate::{
 };
 use heddle_model::{
     TaskId,
+    container::{Mount, MountSource},
     find::FindError,
     limits,
     network::{DEFAULT, Driver},
     task::{TaskState, TaskStatus},
+    volume::VolumeName,
     workload::{HostEndpoint, HostPort, NetworkWish, Workload, WorkloadSpec},
 };
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
@@ -30,6 +32,13 @@ impl Operations {
             return Err(OperationError::NoCommand);
         }
         limits::workload(&spec)?;
+        Mount::check_all(&spec.mounts)?;
+        for mount in &spec.mounts {
+            if let MountSource::Volume(Some(name)) = &mount.source {
+                // No template in it stands for anything.
+                name.parse::<VolumeName>()?;
+            }
+        }
         let id = TaskId::from_random(rand::random());
         if spec.annotations.name.is_empty() {
             spec.annotations.name = petname::petname(2, "-").unwrap_or_else(|| id.short().to_owned());

@@ -3,7 +3,10 @@
 use super::find;
 use crate::{
     client::{Client, said},
-    commands::{filter::Filters, pair::key_value},
+    commands::{
+        filter::Filters,
+        pair::{joined, key_value},
+    },
     output::{self, Format},
 };
 use anyhow::{Result, bail};
@@ -66,8 +69,6 @@ fn row(document: &Value, full: bool) -> Vec<String> {
 
 /// docker prints texts only.
 fn value(document: &Value) -> Value {
-    let labels = document["Labels"].as_object().into_iter().flatten();
-    let labels: Vec<_> = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
     let yes = |key: &str| (document[key] == true).to_string();
     json!({
         "ID": text(document, "Id"),
@@ -77,7 +78,7 @@ fn value(document: &Value) -> Value {
         "IPv4": yes("EnableIPv4"),
         "IPv6": yes("EnableIPv6"),
         "Internal": yes("Internal"),
-        "Labels": labels.join(","),
+        "Labels": joined(&document["Labels"]),
         "CreatedAt": text(document, "Created"),
     })
 }

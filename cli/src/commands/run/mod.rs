@@ -9,7 +9,7 @@ mod foreground;
 pub(crate) mod publish;
 pub mod wish;
 
-use super::pair::key;
+use super::{mount::MountFlags, pair::key};
 use crate::client::{Client, said};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -67,6 +67,8 @@ pub struct RunArgs {
     /// A line for /etc/hosts: NAME:ADDRESS
     #[arg(long, value_parser = host_line)]
     add_host: Vec<(String, IpAddr)>,
+    #[command(flatten)]
+    mounts: MountFlags,
     /// NAME=VALUE in the workload's environment, or NAME to take it from here
     #[arg(short, long)]
     env: Vec<String>,
@@ -125,6 +127,7 @@ fn spec(args: &RunArgs) -> Result<(WorkloadSpec, Vec<String>)> {
         ports,
         dns: DnsConfig { servers: args.dns.clone(), search: args.dns_search.clone(), options: args.dns_option.clone() },
         extra_hosts: args.add_host.clone(),
+        mounts: args.mounts.made(),
         // In the foreground its output and exit code are needed once more after its end, so we remove it then.
         auto_remove: args.rm && args.detach,
         stop_grace: Duration::from_secs(args.stop_timeout.into()),
@@ -178,7 +181,7 @@ mod tests {
         let (spec, warnings) = parsed(
             "--name web --network front --network name=back,gw-priority=5 --network-alias www --ip 10.1.0.9 -p 8080:80 \
              --dns 9.9.9.9 --dns-search example.org --dns-option ndots:2 --hostname h --add-host db:10.0.0.5 \
-             --add-host six=[fd00::5] -e A=1 -w /tmp -l tier=front -l plain -d --rm --stop-timeout 3 \
+             --add-host six=[fd00::5] -e A=1 -v data:/data --mount type=tmpfs,target=/scratch -w /tmp -l tier=front -l plain -d --rm --stop-timeout 3 \
              -- heddle whoami --port 80",
         )
         .unwrap();
@@ -195,6 +198,8 @@ mod tests {
         assert_eq!(spec.ports.len(), 1);
         assert_eq!(spec.dns.options, ["ndots:2"]);
         assert_eq!(spec.extra_hosts[1], ("six".into(), "fd00::5".parse().unwrap()));
+        let mounts: Vec<_> = spec.mounts.iter().map(ToString::to_string).collect();
+        assert_eq!(mounts, ["type=tmpfs,target=/scratch,tmpfs-mode=1777", "type=volume,source=data,target=/data"]);
         assert_eq!((spec.auto_remove, spec.stop_grace), (true, Duration::from_secs(3)));
     }
 

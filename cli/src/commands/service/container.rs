@@ -1,7 +1,7 @@
 //! The flags of how a task's program is set up on its host.
 
 use super::update::{missing, take, take_key};
-use crate::commands::pair::key_value;
+use crate::commands::{mount::MountFlags, pair::key_value};
 use anyhow::{Result, bail};
 use clap::Args;
 use heddle_model::{
@@ -90,10 +90,8 @@ pub struct ContainerLists {
     /// A further group of the user, by name or number
     #[arg(long)]
     group: Vec<String>,
-    /// What the program sees at a path: type=bind,source=PATH,target=PATH[,readonly], or
-    /// type=tmpfs,target=PATH[,tmpfs-size=64m][,tmpfs-mode=1777]
-    #[arg(long)]
-    mount: Vec<Mount>,
+    #[command(flatten)]
+    mounts: MountFlags,
     /// A limit of the program by setrlimit(2): NAME=SOFT[:HARD], such as nofile=1024:4096
     #[arg(long, value_parser = ulimit)]
     ulimit: Vec<(Rlimit, Ulimit)>,
@@ -118,7 +116,7 @@ impl ContainerLists {
     pub fn made(&self) -> Container {
         Container {
             groups: self.group.clone(),
-            mounts: self.mount.clone(),
+            mounts: self.mounts.made(),
             ulimits: self.ulimit.iter().copied().collect(),
             dns: DnsConfig {
                 servers: self.dns.clone(),

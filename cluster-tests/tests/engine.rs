@@ -125,8 +125,8 @@ async fn images_are_listed_and_nothing_is_left_of_those_that_are_removed() {
     // Whoever removes is alone with it: who pulls waits, and brings it again.
     let alone = stage.engine.alone(&bare.name).unwrap();
     assert!(stage.engine.alone(&bare.name).is_none());
-    let mut pull =
-        Box::pin(stage.engine.pull_telling(&stage.name(&format!("busybox@{digest}")), RegistryAuth::Anonymous, |_| ()));
+    let name = stage.name(&format!("busybox@{digest}"));
+    let mut pull = Box::pin(stage.engine.pull_telling(&name, RegistryAuth::Anonymous, |_| ()));
     assert!(tokio::time::timeout(Duration::from_millis(300), &mut pull).await.is_err());
     stage.engine.remove_image(alone).await.unwrap();
     assert_eq!(pull.await.unwrap(), bare);

@@ -87,6 +87,7 @@ pub enum OperationError {
         reference: String,
         names: String,
     },
+    #[error(transparent)]
     Mount(#[from] BadContainer),
     #[error(transparent)]
     Volume(#[from] BadVolumeName),

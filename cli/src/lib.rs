@@ -65,7 +65,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
         client.tell_staleness().await?;
     }
     match command {
-        Command::Run(args) => match commands::run::run(client, *args).await {
+        Command::Run(args) => match commands::run::run(client, args.from(std::env::args_os())).await {
             Ok(code) => return Ok(code.into()),
             Err(error) => {
                 eprintln!("heddle: {error:#}");

@@ -39,6 +39,45 @@ fn left(lab: &Lab, host: &str) -> String {
     String::from_utf8_lossy(&lab.exec(host, &["sh", "-c", &script]).stdout).trim().to_owned()
 }
 
+/// Images that one host runs by itself, from an image that is here and from one that has to come first.
+fn workloads(lab: &Lab, small: &str) {
+    let run = |words: &[&str]| lab.heddle("node3", &[&["run"], words].concat());
+    lab.heddle("node3", &["network", "create", "-d", "bridge", "own"]);
+    lab.refused("node3", &["image", "inspect", small]);
+    let said = run(&["--rm", "--network", "own", "-e", "A=1", small, "sh", "-c", "echo $A in $(hostname)"]);
+    assert!(said.starts_with("1 in ") && said.lines().count() == 1, "{said}");
+    // Its registry is not asked for what is here.
+    lab.heddle("node3", &["image", "inspect", small]);
+    let said = lab
+        .exec("node3", &[&program().display().to_string(), "run", "--rm", "--entrypoint", "sh", small, "-c", "exit 7"]);
+    assert_eq!(said.status.code(), Some(7), "{said:?}");
+    run(&[
+        "-d",
+        "--name",
+        "runs",
+        "--network",
+        "own",
+        "-v",
+        "kept:/srv",
+        small,
+        "sh",
+        "-c",
+        "echo begun > /srv/a; sleep 1000",
+    ]);
+    assert_eq!(lab.heddle("node3", &["exec", "runs", "cat", "/srv/a"]), "begun\n");
+    let seen: Value = lab.json("node3", &["inspect", "runs"]);
+    assert!(seen[0]["Config"]["Image"].as_str().is_some_and(|i| i == small), "{seen}");
+    lab.heddle("node3", &["stop", "-t", "1", "runs"]);
+    lab.heddle("node3", &["start", "runs"]);
+    assert_eq!(lab.heddle("node3", &["exec", "runs", "cat", "/srv/a"]), "begun\n");
+    lab.heddle("node3", &["rm", "-f", "runs"]);
+    lab.heddle("node3", &["volume", "rm", "kept"]);
+    lab.heddle("node3", &["network", "rm", "own"]);
+    let said = lab.refused("node3", &["run", &format!("{small}-not")]);
+    assert!(said.contains("the registry has no such image"), "{said}");
+    assert_eq!(lab.heddle("node3", &["ps", "-aq"]), "", "nothing half-made stays");
+}
+
 /// Nodes get it with the login of whoever made the service, and nobody is told that again.
 fn private_images(lab: &Lab, open: &str) {
     let image = open.replace(REGISTRY, PRIVATE);
@@ -279,6 +318,8 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     assert!(said.starts_with("/dev/pts/") && said.contains("from a terminal"), "{said:?}");
     lab.heddle("node1", &["service", "rm", "small"]);
     volumes(&lab);
+
+    workloads(&lab, &small);
 
     // Updates of an image are asked all the time.
     let create = [

@@ -7,7 +7,7 @@ use crate::{
     health::Probe,
     network::NetworkSpec,
     node::NodeDescription,
-    service::{ProcessSpec, ServiceSpec, TaskSpec},
+    service::{ImageSpec, ProcessSpec, ServiceSpec, TaskSpec},
     workload::{DnsConfig, NetworkWish, WorkloadSpec},
 };
 use std::{collections::BTreeMap, net::IpAddr};
@@ -143,6 +143,16 @@ fn process(process: &ProcessSpec) -> Result {
     Ok(())
 }
 
+/// All but its program.
+fn image(image: &ImageSpec) -> Result {
+    long("image", image.image.as_str(), CONSTRAINT)?;
+    for word in image.entrypoint.iter().flatten() {
+        long("entry point", word, CONSTRAINT)?;
+        whole("entry point", word)?;
+    }
+    many("words of the entry point", image.entrypoint.as_ref().map_or(0, Vec::len), MOUNTS)
+}
+
 fn names<'a>(field: &'static str, all: impl ExactSizeIterator<Item = &'a String>, most: usize) -> Result {
     many(field, all.len(), most)?;
     all.into_iter().try_for_each(|name| long(field, name, NAME))
@@ -150,14 +160,7 @@ fn names<'a>(field: &'static str, all: impl ExactSizeIterator<Item = &'a String>
 
 fn task(task: &TaskSpec) -> Result {
     process(task.runtime.program())?;
-    if let Some(image) = task.runtime.image() {
-        long("image", image.image.as_str(), CONSTRAINT)?;
-        for word in image.entrypoint.iter().flatten() {
-            long("entry point", word, CONSTRAINT)?;
-            whole("entry point", word)?;
-        }
-        many("words of the entry point", image.entrypoint.as_ref().map_or(0, Vec::len), MOUNTS)?;
-    }
+    task.runtime.image().map_or(Ok(()), image)?;
     many("constraints", task.placement.constraints.len(), CONSTRAINTS)?;
     task.placement.constraints.iter().try_for_each(|c| long("constraint", c, CONSTRAINT))?;
     names("spread preferences", task.placement.spread.iter(), PREFERENCES)?;
@@ -296,7 +299,8 @@ pub fn description(host: &NodeDescription) -> Result {
 
 pub fn workload(spec: &WorkloadSpec) -> Result {
     annotations(&spec.annotations)?;
-    process(&spec.process)?;
+    process(spec.program())?;
+    spec.image.as_deref().map_or(Ok(()), image)?;
     many("networks", spec.networks.len(), NETWORKS)?;
     spec.networks.iter().try_for_each(wish)?;
     many("ports", spec.ports.len(), PORTS)?;

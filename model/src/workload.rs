@@ -4,7 +4,7 @@ use crate::{
     Annotations, NetworkId, TaskId, Timestamp,
     container::Mount,
     net::{Mac, Port, Protocol},
-    service::ProcessSpec,
+    service::{ImageSpec, ProcessSpec},
     task::TaskStatus,
 };
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,10 @@ pub struct DnsConfig {
 pub struct WorkloadSpec {
     /// The name is empty in a request that leaves it open.
     pub annotations: Annotations,
+    /// Of the host, where there is no image.
     pub process: ProcessSpec,
+    #[serde(default)]
+    pub image: Option<Box<ImageSpec>>,
     /// Empty: the default network.
     pub networks: Vec<NetworkWish>,
     pub ports: Vec<PublishWish>,
@@ -75,6 +78,13 @@ pub struct WorkloadSpec {
     pub auto_remove: bool,
     /// Time between the stop signal and SIGKILL.
     pub stop_grace: Duration,
+}
+
+impl WorkloadSpec {
+    /// What it runs, of the host or of its image.
+    pub fn program(&self) -> &ProcessSpec {
+        self.image.as_ref().map_or(&self.process, |image| &image.program)
+    }
 }
 
 /// A workload's, or a task's, place on one network that was made on its host.

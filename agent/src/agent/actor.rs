@@ -469,7 +469,18 @@ impl Actor {
         let files = spec.files.clone();
         let logins = local.job.task().and_then(|task| view?.logins.get(&task.service));
         let login = logins.and_then(|logins| logins.of(&image.image)).cloned();
-        self.containers.start(id, ContainerTask { image: image.image.clone(), login, run, beside: spec, files, secret })
+        self.containers.start(
+            id,
+            ContainerTask {
+                image: image.image.clone(),
+                newest: local.job.task().is_some(),
+                login,
+                run,
+                beside: spec,
+                files,
+                secret,
+            },
+        )
     }
 
     fn state(&self, id: &TaskId) -> io::Result<TaskProcess> {

@@ -65,6 +65,8 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct ContainerTask {
     pub image: ImageName,
+    /// Whether its registry is asked even if there is one of that name.
+    pub newest: bool,
     /// What its registry is shown.
     pub login: Option<Login>,
     pub run: Run,
@@ -246,7 +248,7 @@ impl Containers {
     ) -> Result<Result<u32, Signal>, EngineError> {
         // Whoever has begun to make a container makes all of it: what is half made nobody could take away.
         let image = tokio::select! {
-            image = self.pull(task, &what.image, what.login.as_ref()) => image?,
+            image = self.pull(task, &what) => image?,
             signal = cancelled.wait_for(Option::is_some) => return Ok(Err(signal.ok().and_then(|s| *s).unwrap_or(Signal::SIGKILL))),
         };
         self.reach(task, Phase::Preparing("starting its container".into()));
@@ -301,8 +303,14 @@ impl Containers {
         format!("binary://{}?task-log={}", self.0.shim.display(), dir.display())
     }
 
-    async fn pull(&self, task: &TaskId, name: &ImageName, login: Option<&Login>) -> Result<Image, EngineError> {
+    async fn pull(&self, task: &TaskId, what: &ContainerTask) -> Result<Image, EngineError> {
+        let (name, login) = (&what.image, what.login.as_ref());
         let reference = image::reference(name);
+        if !what.newest
+            && let Some(image) = self.0.engine.image(&reference).await?
+        {
+            return Ok(image);
+        }
         let tell = |progress| self.reach(task, Phase::Preparing(format!("{name}: {progress}")));
         match self.0.engine.pull_telling(&reference, image::auth(login), tell).await {
             Err(EngineError::Image { why, .. }) => match self.0.engine.image(&reference).await? {

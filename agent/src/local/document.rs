@@ -341,6 +341,7 @@ pub fn summary(seen: &JobPicture, state_of: &HostState, picture: &Picture, now: 
     json!({
         "Id": job.id(),
         "Names": [format!("/{}", job.name())],
+        "Image": job.image().map(|image| &image.image),
         "Command": command(job),
         "Created": created(job).0 / 1000,
         "State": state(status),
@@ -390,6 +391,8 @@ pub fn whole(seen: &JobPicture, state_of: &HostState, picture: &Picture) -> Valu
             "Since": moment(status.since),
         },
         "Config": {
+            "Image": job.image().map(|image| &image.image),
+            "Entrypoint": job.image().and_then(|image| image.entrypoint.as_ref()),
             "Hostname": process.hostname,
             "Env": env,
             "Cmd": process.command,

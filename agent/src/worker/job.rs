@@ -35,13 +35,16 @@ impl Job {
     pub fn process(&self) -> &ProcessSpec {
         match self {
             Job::Task(task) => task.spec.runtime.program(),
-            Job::Workload(workload) => &workload.spec.process,
+            Job::Workload(workload) => workload.spec.program(),
         }
     }
 
     /// None: its program is one of the host.
     pub fn image(&self) -> Option<&ImageSpec> {
-        self.task().and_then(|task| task.spec.runtime.image())
+        match self {
+            Job::Task(task) => task.spec.runtime.image(),
+            Job::Workload(workload) => workload.spec.image.as_deref(),
+        }
     }
 
     pub fn stop_grace(&self) -> Duration {

@@ -79,6 +79,7 @@ impl From<WorkloadSpec> for v1::WorkloadSpec {
         Self {
             annotations: Some(s.annotations.into()),
             process: Some(s.process.into()),
+            image: s.image.map(|image| (*image).into()),
             networks: s.networks.into_iter().map(Into::into).collect(),
             ports: s.ports.into_iter().map(Into::into).collect(),
             dns: Some(s.dns.into()),
@@ -96,6 +97,7 @@ impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
         Ok(Self {
             annotations: some("annotations", s.annotations)?.into(),
             process: some("process", s.process)?.into(),
+            image: s.image.map(|image| image.try_into().map(Box::new)).transpose()?,
             networks: list(s.networks)?,
             ports: list(s.ports)?,
             dns: s.dns.unwrap_or_default().try_into()?,

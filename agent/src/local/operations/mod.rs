@@ -71,31 +71,19 @@ pub enum OperationError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("image {image:?} is used by {by}: remove that first, or use --force to take only the name away")]
-    ImageUsed {
-        image: String,
-        by: String,
-    },
+    ImageUsed { image: String, by: String },
     #[error("image {image:?} is being prepared for {by}: try again when that runs")]
-    ImageNeeded {
-        image: String,
-        by: String,
-    },
+    ImageNeeded { image: String, by: String },
     #[error("image {0:?} is being pulled: try again when that is done")]
     ImagePulled(String),
     #[error("image {reference:?} has several names: use one of {names}")]
-    ImageNames {
-        reference: String,
-        names: String,
-    },
+    ImageNames { reference: String, names: String },
     #[error(transparent)]
     Mount(#[from] BadContainer),
     #[error(transparent)]
     Volume(#[from] BadVolumeName),
     #[error("volume {:?} is in use by {user}", .name.as_str())]
-    VolumeInUse {
-        name: VolumeName,
-        user: String,
-    },
+    VolumeInUse { name: VolumeName, user: String },
     #[error("a volume of this host cannot be read or changed")]
     VolumeFiles(#[from] std::io::Error),
     #[error("it is not known yet what runs on this host, and which volumes that uses: try again soon")]
@@ -115,35 +103,19 @@ pub enum OperationError {
     #[error("{0} is a task of a service: the service decides about it")]
     IsTask(String),
     #[error("task {task} is on network {network} by its service: only what `network connect` made can be undone")]
-    ByService {
-        task: String,
-        network: String,
-    },
+    ByService { task: String, network: String },
     #[error("{workload} is not connected to network {network}")]
-    NotConnected {
-        workload: String,
-        network: String,
-    },
+    NotConnected { workload: String, network: String },
     #[error("no manager of the cluster can be reached, and network {0} is not one of this host's")]
     NoManager(String),
     #[error("{0}")]
     Manager(String),
     #[error("{name} cannot be run: {reason}")]
-    CannotRun {
-        name: String,
-        reason: String,
-    },
+    CannotRun { name: String, reason: String },
     #[error("the kernel refuses a part of {name}: {reason}")]
-    Kernel {
-        name: String,
-        reason: String,
-    },
+    Kernel { name: String, reason: String },
     #[error("{name}: not done after {limit:?}; last seen: {seen}")]
-    TimedOut {
-        name: String,
-        limit: Duration,
-        seen: String,
-    },
+    TimedOut { name: String, limit: Duration, seen: String },
 }
 
 type Result<T> = std::result::Result<T, OperationError>;

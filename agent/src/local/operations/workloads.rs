@@ -28,7 +28,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 impl Operations {
     pub async fn run(&self, mut spec: WorkloadSpec) -> Result<(Workload, Vec<String>)> {
-        if spec.process.command.first().is_none_or(String::is_empty) {
+        if spec.image.is_none() && spec.process.command.first().is_none_or(String::is_empty) {
             return Err(OperationError::NoCommand);
         }
         limits::workload(&spec)?;

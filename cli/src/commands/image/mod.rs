@@ -3,7 +3,7 @@
 mod inspect;
 mod ls;
 mod prune;
-mod pull;
+pub mod pull;
 mod rm;
 
 use crate::client::Client;

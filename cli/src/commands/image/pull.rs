@@ -9,6 +9,7 @@ use clap::Args;
 use heddle_engine::pull::Progress;
 use heddle_model::image::ImageName;
 use heddle_proto::v1;
+use tonic::Code;
 
 #[derive(Debug, Args)]
 pub struct PullArgs {
@@ -16,18 +17,31 @@ pub struct PullArgs {
     image: ImageName,
 }
 
-/// This user's login to its registry is shown, if there is one. Ends with the digest. Whoever ends it before leaves nothing of the image.
+/// Whoever runs an image has it then.
+pub async fn fetch(client: &Client, image: &ImageName) -> Result<()> {
+    let request = v1::RefRequest { r#ref: image.to_string() };
+    match client.host()?.inspect_image(request).await {
+        Ok(_) => Ok(()),
+        Err(status) if status.code() == Code::NotFound => pull(client, image).await.map(drop),
+        Err(status) => Err(said(status)),
+    }
+}
+
 pub async fn run(client: &Client, args: PullArgs) -> Result<()> {
-    let request = v1::PullImageRequest { image: args.image.to_string(), login: registry::known(&args.image)? };
+    println!("{}", pull(client, &args.image).await?);
+    Ok(())
+}
+
+/// This user's login to its registry is shown, if there is one. Ends with the digest. Whoever ends it before leaves nothing of the image.
+pub async fn pull(client: &Client, image: &ImageName) -> Result<String> {
+    let request = v1::PullImageRequest { image: image.to_string(), login: registry::known(image)? };
     let mut answers = client.host()?.pull_image(request).await.map_err(said)?.into_inner();
-    let mut show = Show::new(args.image.as_str());
+    let mut show = Show::new(image.as_str());
     while let Some(v1::PullImageProgress { done, of, unpacking, digest }) = answers.message().await.map_err(said)? {
         if !digest.is_empty() {
-            drop(show);
-            println!("{digest}");
-            return Ok(());
+            return Ok(digest);
         }
         show.bar(done, of, Progress { done, of, unpacking }.to_string());
     }
-    bail!("the daemon ended before image {} was here: pull it again", args.image)
+    bail!("the daemon ended before image {} was here: pull it again", image)
 }

@@ -9,7 +9,7 @@ mod foreground;
 pub(crate) mod publish;
 pub mod wish;
 
-use super::{mount::MountFlags, pair::key};
+use super::{image::pull, mount::MountFlags, pair::key, service::settings::entrypoint as entrypoint_words};
 use crate::client::{Client, said};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -18,11 +18,13 @@ use heddle_model::{
     container::host_line,
     net::Mac,
     network::{HOST, NONE},
-    service::ProcessSpec,
+    service::{ImageSpec, ProcessSpec},
     workload::{DnsConfig, NetworkWish, PublishWish, WorkloadSpec},
 };
 use heddle_proto::v1;
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
@@ -90,20 +92,70 @@ pub struct RunArgs {
     /// Seconds between the stop signal and the kill
     #[arg(long, default_value_t = 10)]
     stop_timeout: u32,
-    /// The program and its arguments
-    #[arg(last = true, required = true)]
-    command: Vec<String>,
+    /// Run this instead of the image's entry point: words as a shell reads them
+    #[arg(long)]
+    entrypoint: Option<String>,
+    /// When the image is asked of its registry
+    #[arg(long, value_enum, default_value_t)]
+    pull: Pull,
+    /// An image, such as nginx:1.27, and what its entry point is given; after --, a program of the host and its arguments
+    #[arg(value_name = "IMAGE|-- PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+    /// Whether they come after `--`.
+    #[arg(skip)]
+    of_host: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Pull {
+    /// If this host has none of that name
+    #[default]
+    Missing,
+    Always,
+}
+
+impl RunArgs {
+    /// With what clap does not tell of the line that they were made from.
+    pub fn from(mut self, line: impl DoubleEndedIterator<Item = OsString>) -> Self {
+        self.of_host = line.rev().nth(self.words.len()).is_some_and(|word| word == "--");
+        self
+    }
+}
+
+/// What of it there is: a program of the host's, or an image.
+fn program(args: &RunArgs, env: BTreeMap<String, String>) -> Result<(ProcessSpec, Option<Box<ImageSpec>>)> {
+    let program = |command: &[String]| ProcessSpec {
+        command: command.into(),
+        env,
+        dir: args.workdir.clone(),
+        hostname: args.hostname.clone(),
+    };
+    match (args.words.split_first(), &args.entrypoint) {
+        (Some(_), Some(entrypoint)) if args.of_host => {
+            bail!("--entrypoint {entrypoint:?}: only an image has one, and this is a program of the host")
+        }
+        (Some((word, _)), _) if !args.of_host && word.starts_with('-') => {
+            bail!("{word}: no flag of this command, and no image; put flags before the image, or see --help")
+        }
+        (Some((image, arguments)), entrypoint) if !args.of_host => {
+            let entrypoint = entrypoint.as_deref().map(entrypoint_words).transpose()?.flatten();
+            let spec = ImageSpec { image: image.parse()?, entrypoint, program: program(arguments) };
+            Ok((ProcessSpec::default(), Some(Box::new(spec))))
+        }
+        _ => Ok((program(&args.words), None)),
+    }
 }
 
 /// The spec, and what to warn of.
 fn spec(args: &RunArgs) -> Result<(WorkloadSpec, Vec<String>)> {
     let here = |name: &str| std::env::var(name).ok();
-    let mut variables = std::collections::BTreeMap::new();
+    let mut variables = BTreeMap::new();
     for path in &args.env_file {
         let content = std::fs::read_to_string(path).with_context(|| format!("--env-file {}", path.display()))?;
         variables.extend(env::file(&content, here).with_context(|| format!("--env-file {}", path.display()))?);
     }
     variables.extend(env::flags(&args.env, here).context("--env")?);
+    let (process, image) = program(args, variables)?;
     let flags = wish::Flags { aliases: args.network_alias.clone(), ip: args.ip, ip6: args.ip6, mac: args.mac_address };
     let networks = wish::join(args.network.clone(), flags)?;
     let (mut ports, mut warnings) = (args.publish.clone(), Vec::new());
@@ -117,12 +169,8 @@ fn spec(args: &RunArgs) -> Result<(WorkloadSpec, Vec<String>)> {
             name: args.name.clone().unwrap_or_default(),
             labels: args.label.iter().cloned().collect(),
         },
-        process: ProcessSpec {
-            command: args.command.clone(),
-            env: variables,
-            dir: args.workdir.clone(),
-            hostname: args.hostname.clone(),
-        },
+        process,
+        image,
         networks,
         ports,
         dns: DnsConfig { servers: args.dns.clone(), search: args.dns_search.clone(), options: args.dns_option.clone() },
@@ -143,6 +191,11 @@ pub async fn run(client: &Client, args: RunArgs) -> Result<u8> {
     let (spec, warnings) = spec(&args)?;
     let mut host = client.host()?;
     warnings.iter().for_each(|w| eprintln!("WARNING: {w}"));
+    match &spec.image {
+        Some(image) if args.pull == Pull::Always => drop(pull::pull(client, &image.image).await?),
+        Some(image) => pull::fetch(client, &image.image).await?,
+        None => {}
+    }
     // Before there is anything that they could leave behind.
     let interrupts = foreground::Interrupts::new()?;
     let request = v1::RunWorkloadRequest { spec: Some(spec.into()) };
@@ -172,8 +225,13 @@ mod tests {
         run: RunArgs,
     }
 
+    fn args(line: &str) -> Result<RunArgs> {
+        let args = Line::try_parse_from(["run"].into_iter().chain(line.split(' ')))?.run;
+        Ok(args.from(line.split(' ').map(OsString::from)))
+    }
+
     fn parsed(line: &str) -> Result<(WorkloadSpec, Vec<String>)> {
-        spec(&Line::try_parse_from(["run"].into_iter().chain(line.split(' ')))?.run)
+        spec(&args(line)?)
     }
 
     #[test]
@@ -226,10 +284,27 @@ mod tests {
             let fake = Fake::start(|daemon| {
                 daemon.ends = Some(v1::WaitWorkloadResponse { exit_code: 3, error: String::new() });
             });
-            let args = Line::try_parse_from(["run"].into_iter().chain(line.split(' '))).unwrap().run;
-            assert_eq!(run(&fake.client(), args).await.unwrap(), 3);
+            assert_eq!(run(&fake.client(), args(line).unwrap()).await.unwrap(), 3);
             assert_eq!(fake.state().asked, asked, "{line}");
             assert_eq!(fake.state().spec.as_ref().unwrap().stop_grace_ms, 10_000);
+        }
+    }
+
+    #[test]
+    fn what_runs_is_an_image_or_a_program_of_the_host() {
+        let (spec, _) = parsed("-e A=1 -w /srv --entrypoint sh nginx:1 -c -- x").unwrap();
+        let image = spec.image.unwrap();
+        assert_eq!((image.image.as_str(), image.program.command.join(" ").as_str()), ("nginx:1", "-c -- x"));
+        assert_eq!((image.entrypoint.unwrap(), image.program.dir.as_deref()), (vec!["sh".into()], Some("/srv")));
+        assert_eq!((image.program.env["A"].as_str(), spec.process), ("1", ProcessSpec::default()));
+        for (line, want) in [
+            ("--rmm nginx", "--rmm: no flag of this command, and no image"),
+            ("NGINX", "image \"NGINX\": "),
+            ("--entrypoint a -- b", "--entrypoint \"a\": only an image has one"),
+            ("--entrypoint ' nginx", "--entrypoint \"'\": a quote is not closed"),
+        ] {
+            let said = parsed(line).unwrap_err().to_string();
+            assert!(said.starts_with(want), "{line}: {said}");
         }
     }
 

@@ -159,10 +159,7 @@ impl Settings {
                     "--entrypoint {words:?}: only a service of an image has one, and this runs a program of the hosts"
                 );
             };
-            let Some(words) = shlex::split(words) else {
-                bail!("--entrypoint {words:?}: a quote is not closed");
-            };
-            image.entrypoint = (!words.is_empty()).then_some(words);
+            image.entrypoint = entrypoint(words)?;
         }
         let process = task.runtime.program_mut();
         set_text(&mut process.dir, &self.workdir);
@@ -233,6 +230,14 @@ fn action(text: &str) -> Result<FailureAction, String> {
         "continue" => Ok(FailureAction::Continue),
         "rollback" => Ok(FailureAction::Rollback),
         _ => Err("use pause, continue or rollback".into()),
+    }
+}
+
+/// As a shell would read it. None: the image's own.
+pub fn entrypoint(text: &str) -> Result<Option<Vec<String>>> {
+    match shlex::split(text) {
+        Some(words) => Ok((!words.is_empty()).then_some(words)),
+        None => bail!("--entrypoint {text:?}: a quote is not closed"),
     }
 }
 

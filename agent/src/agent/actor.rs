@@ -18,7 +18,7 @@ use crate::{
         step::Step,
     },
     dns::{Resolver, Upstream, Zone},
-    executor::{ContainerTask, Containers, Ends, HOST_NETNS, ProcessExecutor, ShimSpec, TaskProcess, group_facts},
+    executor::{Ends, Executor, FromImage, HOST_NETNS, ShimSpec, TaskProcess},
     health::{Checks, Trial},
     host,
     kernel::linux::{LinuxKernel, conntrack, describe, space, watch::Watch},
@@ -28,10 +28,8 @@ use crate::{
     volumes::{Hear, Users, Volumes},
     worker::{Job, Local, Outcome, Todo, Worker},
 };
-use heddle_engine::spec::Run;
 use heddle_model::{
     TaskId, Timestamp,
-    health::Probe,
     net::{DualAddr, IfName, Mtu},
     network::Driver,
     task::{Task, TaskState},
@@ -52,8 +50,6 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-/// What tells a program how its host finds others.
-const HOST_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 /// How often running programs are looked at, though nothing rang.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After a pass that failed; doubles while it fails.
@@ -79,8 +75,7 @@ pub enum Command {
 }
 
 pub(super) struct Actor {
-    pub(super) executor: Arc<ProcessExecutor>,
-    pub(super) containers: Containers,
+    pub(super) executor: Executor,
     pub(super) volumes: Volumes,
     pub(super) reconciler: Reconciler<LinuxKernel>,
     pub(super) watch: Watch,
@@ -331,10 +326,10 @@ impl Actor {
     fn look_once(&mut self) -> bool {
         let mut processes = BTreeMap::new();
         for id in self.worker.tasks.iter().filter(|(_, l)| l.needs_sandbox()).map(|(id, _)| id) {
-            match self.state(id) {
+            match self.executor.state(id) {
+                // It waits; the others go on.
+                Ok(TaskProcess::Unknown) => {}
                 Ok(state) => drop(processes.insert(id.clone(), state)),
-                // It waits; the others go on. Of what containerd does not tell is said once.
-                Err(_) if self.is_image(id) => {}
                 Err(error) => tracing::warn!(task = %id, %error, "cannot look at a task"),
             }
         }
@@ -358,9 +353,9 @@ impl Actor {
                 }
                 Todo::Term(id) => {
                     let signal = self.worker.tasks.get(id).map_or(Signal::SIGTERM, |local| local.job.stop_signal());
-                    self.signal(id, signal)
+                    self.executor.signal(id, signal)
                 }
-                Todo::Kill(id) => self.signal(id, Signal::SIGKILL),
+                Todo::Kill(id) => self.executor.signal(id, Signal::SIGKILL),
                 Todo::Check(id) => {
                     self.check(id);
                     Ok(())
@@ -375,7 +370,7 @@ impl Actor {
         let running = processes.values().filter(|p| matches!(p, TaskProcess::Running { .. })).count() as u32;
         self.status.send_if_modified(|s| std::mem::replace(&mut s.running, running) != running);
         let running = processes.iter().filter(|(_, p)| matches!(p, TaskProcess::Running { .. }));
-        self.ends.watch(running.map(|(id, _)| id), &self.executor);
+        self.ends.watch(running.map(|(id, _)| id), &self.executor.processes);
         started
     }
 
@@ -446,83 +441,27 @@ impl Actor {
             resources: local.job.task().map(|t| t.spec.resources.clone()).unwrap_or_default(),
             container: launch.container,
         };
-        let Some(image) = local.job.image() else { return self.executor.start(id, &spec, &secret) };
-        let run = Run {
-            entrypoint: image.entrypoint.clone(),
-            args: image.program.command.clone(),
-            env: spec.env.clone(),
-            dir: spec.dir.clone(),
-            hostname: spec.hostname.clone(),
-            netns: (!spec.is_on_host()).then(|| spec.netns.clone()),
-            // What a host knows, whoever shares its network should.
-            files: if spec.is_on_host() {
-                HOST_FILES.map(|file| (file.into(), file.to_owned())).into()
-            } else {
-                vec![]
-            },
-            container: spec.container.clone(),
-            volumes,
-            resources: spec.resources.clone(),
-            cgroup: format!("/heddle/{id}"),
-            groups: group_facts(),
-        };
-        let files = spec.files.clone();
         let logins = local.job.task().and_then(|task| view?.logins.get(&task.service));
-        let login = logins.and_then(|logins| logins.of(&image.image)).cloned();
-        self.containers.start(
-            id,
-            ContainerTask {
-                image: image.image.clone(),
-                newest: local.job.task().is_some(),
-                login,
-                run,
-                beside: spec,
-                files,
-                secret,
-            },
-        )
-    }
-
-    fn state(&self, id: &TaskId) -> io::Result<TaskProcess> {
-        if self.is_image(id) { self.containers.state(id) } else { self.executor.state(id) }
-    }
-
-    fn is_image(&self, id: &TaskId) -> bool {
-        self.worker.tasks.get(id).is_some_and(|local| local.job.image().is_some())
-    }
-
-    fn signal(&self, id: &TaskId, signal: Signal) -> io::Result<()> {
-        if self.is_image(id) {
-            self.containers.signal(id, signal);
-            return Ok(());
-        }
-        self.executor.signal(id, signal)
+        let image = local.job.image().map(|image| FromImage {
+            spec: image.clone(),
+            // What an operator runs is what is here, as docker has it.
+            newest: local.job.task().is_some(),
+            login: logins.and_then(|logins| logins.of(&image.image)).cloned(),
+            volumes,
+        });
+        self.executor.start(id, spec, secret, image)
     }
 
     /// Tries a task's health check, once.
     fn check(&mut self, id: &TaskId) {
         let Some(local) = self.worker.tasks.get(id) else { return };
         let Some(check) = local.check() else { return };
-        let trial = match &check.probe {
-            Probe::Command(command) if local.job.image().is_some() => {
-                let args = ["/bin/sh", "-c", command].map(str::to_owned).into();
-                Trial::Container(self.containers.check(id, args))
-            }
-            Probe::Exec(args) if local.job.image().is_some() => {
-                Trial::Container(self.containers.check(id, args.clone()))
-            }
-            Probe::Command(command) => Trial::Command(self.executor.check(id, command)),
-            Probe::Exec(args) => {
-                // What a shell cannot be told was refused when the service was made.
-                let command = shlex::try_join(args.iter().map(String::as_str)).unwrap_or_default();
-                Trial::Command(self.executor.check(id, &command))
-            }
-            Probe::Http { .. } | Probe::Tcp(_) => Trial::Request {
-                probe: check.probe.clone(),
-                space: if self.on_host().contains(id) { Space::Host } else { names::task_space(id) },
-                addrs: local.job.task().map(own_addrs).unwrap_or_default(),
-            },
+        let by_network = || Trial::Request {
+            probe: check.probe.clone(),
+            space: if self.on_host().contains(id) { Space::Host } else { names::task_space(id) },
+            addrs: local.job.task().map(own_addrs).unwrap_or_default(),
         };
+        let trial = self.executor.check(id, &check.probe).map_or_else(by_network, Trial::Program);
         self.checks.start(id.clone(), trial, check.timeout);
     }
 
@@ -625,9 +564,7 @@ impl Actor {
             self.fail(errors);
         }
         let worker = &self.worker;
-        let containers = &self.containers;
-        containers.sweep(|id| worker.tasks.contains_key(id));
-        if let Err(error) = self.executor.prune(|id| worker.tasks.contains_key(id) || containers.holds(id)) {
+        if let Err(error) = self.executor.tidy(|id| worker.tasks.contains_key(id)) {
             tracing::warn!(%error, "cannot forget ended tasks");
         }
         done
@@ -710,7 +647,7 @@ impl Actor {
         let tasks: Vec<TaskId> =
             self.worker.tasks.iter().filter(|(_, l)| l.job.task().is_some()).map(|(id, _)| id.clone()).collect();
         for id in &tasks {
-            let _ = self.signal(id, Signal::SIGKILL);
+            let _ = self.executor.signal(id, Signal::SIGKILL);
             self.worker.tasks.remove(id);
             self.checks.keep(|checked| checked != id);
             self.resolvers.remove(id);
@@ -727,7 +664,8 @@ impl Actor {
         if let Err(error) = left {
             tracing::warn!(error = chain(&error), "cannot forget the cluster's networks");
         }
-        self.containers.clear().await;
+        let workloads = self.host.borrow().workloads.clone();
+        self.executor.end_containers(|id| workloads.contains_key(id)).await;
         self.host.borrow_and_update();
         self.assign();
         for _ in 0..20 {
@@ -742,10 +680,7 @@ impl Actor {
         member.keys.forget();
         // What ended before, too: only what this host runs by itself is its own.
         let workloads = self.host.borrow().workloads.clone();
-        for id in self.executor.list().unwrap_or_default().iter().filter(|id| !workloads.contains_key(*id)) {
-            self.executor.forget(id);
-        }
-        self.executor.clear_places();
+        self.executor.forget_all(|id| workloads.contains_key(id));
         self.status.send_replace(Status::default());
         self.leader.send_replace(None);
         self.show();

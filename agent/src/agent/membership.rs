@@ -3,7 +3,7 @@
 use super::{memory::Memory, picture::Status};
 use crate::{
     dataplane::desired::LocalHost,
-    executor::ProcessExecutor,
+    executor::Executor,
     host,
     keyring::Keyring,
     logs,
@@ -70,7 +70,7 @@ impl Membership {
         status: &watch::Sender<Status>,
         leader: &watch::Sender<Option<Channel>>,
         worker: &Worker,
-        executor: &ProcessExecutor,
+        executor: &Executor,
     ) -> Heard {
         let mut heard = Heard::default();
         match event {
@@ -188,7 +188,7 @@ impl Membership {
         request: v1::LogRequest,
         leader: &watch::Sender<Option<Channel>>,
         worker: &Worker,
-        executor: &ProcessExecutor,
+        executor: &Executor,
     ) {
         let Some(channel) = leader.borrow().clone() else { return };
         let source = |id: &String| {

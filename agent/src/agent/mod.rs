@@ -23,7 +23,7 @@ pub use picture::{JobPicture, MemberPicture, Picture, Status, TunnelPicture};
 
 use crate::{
     dataplane::desired::{Balancer, LocalHost},
-    executor::{Containers, Ends, ProcessExecutor},
+    executor::{Containers, Ends, Executor, ProcessExecutor},
     health::Checks,
     host,
     kernel::linux::{
@@ -152,11 +152,13 @@ impl Agent {
         let store = Arc::new(store);
         let dir = std::path::absolute(&config.dir)?;
         let (tasks, volumes) = (dir.join("tasks"), Volumes::open(dir.join("volumes"))?);
-        let executor = Arc::new(ProcessExecutor::new(tasks.clone(), config.shim.clone())?);
+        let processes = Arc::new(ProcessExecutor::new(tasks.clone(), config.shim.clone())?);
         let ends = Ends::default();
         let images = heddle_engine::Settings { owner: tasks.display().to_string(), ..config.images };
         let engine = heddle_engine::Engine::new(images).map_err(io::Error::other)?;
         let containers = Containers::new(engine, tasks, config.shim, ends.bell());
+        let images = containers.version();
+        let executor = Executor { processes, containers };
         let (status_send, status) = watch::channel(Status::default());
         let (picture_send, picture) = watch::channel(Picture::default());
         let (leader_send, leader) = watch::channel(None);
@@ -165,7 +167,6 @@ impl Agent {
         let underlay = Underlay::start(picture.clone(), status_send.clone(), commands.clone());
         let mut actor = Actor {
             executor: executor.clone(),
-            containers: containers.clone(),
             volumes: volumes.clone(),
             reconciler: Reconciler::new(LinuxKernel::with_keys(keys.clone())),
             watch: Watch::start()?,
@@ -191,14 +192,12 @@ impl Agent {
             actor.begin();
         }
         let ports = Arc::new(Ports::default());
-        let images = containers.version();
         let host = HostService::new(HostParts {
             store: store.clone(),
             ports: ports.clone(),
             picture,
             leader: leader.clone(),
             executor,
-            containers,
             volumes,
             commands: commands.clone(),
         });

@@ -25,8 +25,8 @@ use heddle_model::{
     TaskId,
     container::{Mount, MountSource, StopSignal, User},
     health::HealthCheck,
-    image::ImageName,
     login::Login,
+    service::ImageSpec,
 };
 use nix::{
     sys::{signal::Signal, stat::Mode},
@@ -61,19 +61,24 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often it is asked whether containerd is there.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 
-/// What is to run of an image.
+/// The image of a task, and where what it is given comes from.
 #[derive(Debug, Clone)]
-pub struct ContainerTask {
-    pub image: ImageName,
+pub struct FromImage {
+    pub spec: ImageSpec,
     /// Whether its registry is asked even if there is one of that name.
     pub newest: bool,
     /// What its registry is shown.
     pub login: Option<Login>,
+    pub volumes: Vec<Volume>,
+}
+
+/// What is to run of an image.
+#[derive(Debug, Clone)]
+pub struct ContainerTask {
+    pub image: FromImage,
     pub run: Run,
-    /// As a process of the host would have it: for commands that are run beside the program.
+    /// As a process of the host would have it: its files, and what commands that are run beside the program are like.
     pub beside: ShimSpec,
-    /// Path in the container to content.
-    pub files: BTreeMap<String, String>,
     /// Its secrets and configs.
     pub secret: Vec<MemoryFile>,
 }
@@ -97,6 +102,8 @@ enum Phase {
     },
     /// Not known, and why.
     Unknown(String),
+    /// Of the container something is left yet.
+    Ended,
 }
 
 struct Held {
@@ -165,8 +172,13 @@ impl Containers {
         self.held().contains_key(task) || (dir.join(CONTAINER).exists() && !dir.join(EXIT).exists())
     }
 
+    /// Whether this is how the task runs, or ran.
+    pub fn begun(&self, task: &TaskId) -> bool {
+        self.held().contains_key(task) || self.task_dir(task).join(CONTAINER).exists()
+    }
+
     /// # Errors
-    /// It is not known, because containerd does not answer.
+    /// Its directory cannot be read.
     pub fn state(&self, task: &TaskId) -> io::Result<TaskProcess> {
         let dir = self.task_dir(task);
         if let Some(exit) = record::read::<Exit>(&dir.join(EXIT))? {
@@ -177,7 +189,9 @@ impl Containers {
             Some(Phase::Running { pid, health }) => {
                 return Ok(TaskProcess::Running { pid: *pid, health: health.clone() });
             }
-            Some(Phase::Unknown(why)) => return Err(io::Error::other(why.clone())),
+            Some(Phase::Unknown(_)) => return Ok(TaskProcess::Unknown),
+            // It is to run once more.
+            Some(Phase::Ended) => return Ok(TaskProcess::Preparing("taking its last container away".into())),
             None if !dir.join(CONTAINER).exists() => return Ok(TaskProcess::Absent),
             None => {}
         }
@@ -219,7 +233,7 @@ impl Containers {
         }
         record::write(&dir.join(SPEC), &what.beside)?;
         record::write(&dir.join(CONTAINER), &Kept::default())?;
-        let image = Some(image::reference(&what.image).whole());
+        let image = Some(image::reference(&what.image.spec.image).whole());
         self.hold(task, image, Phase::Preparing("preparing its image".into()), |this, task, cancelled| async move {
             match this.begin(&task, what, cancelled).await {
                 Ok(Ok(pid)) => {
@@ -248,7 +262,7 @@ impl Containers {
     ) -> Result<Result<u32, Signal>, EngineError> {
         // Whoever has begun to make a container makes all of it: what is half made nobody could take away.
         let image = tokio::select! {
-            image = self.pull(task, &what) => image?,
+            image = self.pull(task, &what.image) => image?,
             signal = cancelled.wait_for(Option::is_some) => return Ok(Err(signal.ok().and_then(|s| *s).unwrap_or(Signal::SIGKILL))),
         };
         self.reach(task, Phase::Preparing("starting its container".into()));
@@ -256,7 +270,7 @@ impl Containers {
         let mut run = what.run;
         let files = dir.join("files");
         fs::create_dir_all(&files)?;
-        for (number, (target, content)) in what.files.iter().enumerate() {
+        for (number, (target, content)) in what.beside.files.iter().enumerate() {
             let path = files.join(number.to_string());
             fs::write(&path, content)?;
             run.files.push((path, target.clone()));
@@ -303,8 +317,8 @@ impl Containers {
         format!("binary://{}?task-log={}", self.0.shim.display(), dir.display())
     }
 
-    async fn pull(&self, task: &TaskId, what: &ContainerTask) -> Result<Image, EngineError> {
-        let (name, login) = (&what.image, what.login.as_ref());
+    async fn pull(&self, task: &TaskId, what: &FromImage) -> Result<Image, EngineError> {
+        let (name, login) = (&what.spec.image, what.login.as_ref());
         let reference = image::reference(name);
         if !what.newest
             && let Some(image) = self.0.engine.image(&reference).await?
@@ -409,7 +423,7 @@ impl Containers {
             tracing::warn!(%task, %error, "cannot write down how a container ended");
             tokio::time::sleep(AGAIN).await;
         }
-        self.0.bell.notify_one();
+        self.reach(task, Phase::Ended);
         self.discard(task).await;
         self.held().remove(task);
     }
@@ -429,7 +443,7 @@ impl Containers {
     /// Signals its program. One that has not begun never will.
     pub fn signal(&self, task: &TaskId, signal: Signal) {
         let mut all = self.held();
-        let Some(held) = all.get_mut(task) else { return };
+        let Some(held) = all.get_mut(task).filter(|held| !matches!(held.phase, Phase::Ended)) else { return };
         if held.signalled.is_some_and(|(last, at)| last == signal && at.elapsed() < SIGNAL_EVERY) {
             return;
         }
@@ -464,7 +478,8 @@ impl Containers {
         *swept = Some(Instant::now());
         let names =
             fs::read_dir(&self.0.dir).into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
-        let (keep, nobodys): (Vec<TaskId>, Vec<TaskId>) = names.filter_map(|name| name.parse().ok()).partition(&wanted);
+        let (keep, nobodys): (Vec<TaskId>, Vec<TaskId>) =
+            names.filter_map(|name| name.parse().ok()).partition(|id| wanted(id));
         // What a daemon before this one began with, and nobody asks for any more.
         for id in nobodys.iter().filter(|id| self.holds(id) && !self.held().contains_key(id)) {
             self.hold(id, None, Phase::Unknown("it is nobody's".into()), |this, task, _| async move {
@@ -483,14 +498,14 @@ impl Containers {
         });
     }
 
-    /// Ends all of them. Nothing of them is left when this returns, if containerd answers in time.
-    pub async fn clear(&self) {
-        let held: Vec<TaskId> = self.held().keys().cloned().collect();
-        for held in self.held().values() {
+    /// Ends all but those to be kept. Nothing of them is left when this returns, if containerd answers in time.
+    pub async fn clear(&self, kept: impl Fn(&TaskId) -> bool) {
+        let held: Vec<TaskId> = self.held().keys().filter(|id| !kept(id)).cloned().collect();
+        for (_, held) in self.held().iter().filter(|(id, _)| !kept(id)) {
             held.cancel.send_replace(Some(Signal::SIGKILL));
         }
         let listed = self.0.engine.list().await.unwrap_or_default();
-        let listed = listed.iter().filter_map(|id| id.parse::<TaskId>().ok());
+        let listed = listed.iter().filter_map(|id| id.parse::<TaskId>().ok()).filter(|id| !kept(id));
         for id in held.into_iter().chain(listed) {
             // Whoever follows it sees that it has ended.
             if let Err(error) = self.0.engine.remove(id.as_str()).await {
@@ -499,7 +514,7 @@ impl Containers {
             remove_groups(&id).await;
         }
         let end = Instant::now() + CLEAR_LIMIT;
-        while !self.held().is_empty() && Instant::now() < end {
+        while self.held().keys().any(|id| !kept(id)) && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -8,10 +8,12 @@
 //!    └── group: what a task may use of the host     view: what it sees of it     identity: as whom it runs
 //! ```
 //!
-//! Tasks of images are containerd's to run ([`Containers`]); what they leave in their directories is the same.
+//! Tasks of images are containerd's to run ([`Containers`]); what they leave in their directories is the same, and who asks for a
+//! task ([`Executor`]) does not see which way it runs.
 
 mod check;
 mod containers;
+mod either;
 mod ends;
 mod enter;
 mod group;
@@ -23,10 +25,11 @@ mod shim;
 mod view;
 
 pub use check::{CheckCommand, check_in_task, run_check};
-pub use containers::{ContainerCheck, ContainerTask, Containers};
+pub use containers::{Containers, FromImage};
+pub use either::{CheckProgram, Executor};
 pub use ends::Ends;
 pub use enter::Namespaces;
-pub use group::{facts as group_facts, join as join_groups, remove as remove_groups};
+pub use group::{join as join_groups, remove as remove_groups};
 pub use identity::Identity;
 pub use log::{Line, Reader as LogReader, Stream};
 pub use memory::MemoryFile;
@@ -64,6 +67,8 @@ pub enum TaskProcess {
         health: Option<HealthCheck>,
     },
     Ended(Exit),
+    /// Whoever runs it does not answer.
+    Unknown,
 }
 
 pub struct ProcessExecutor {
@@ -207,7 +212,7 @@ impl ProcessExecutor {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
                 Err(e) => Err(e.into()),
             },
-            TaskProcess::Absent | TaskProcess::Preparing(_) | TaskProcess::Ended(_) => Ok(()),
+            TaskProcess::Absent | TaskProcess::Preparing(_) | TaskProcess::Ended(_) | TaskProcess::Unknown => Ok(()),
         }
     }
 
@@ -216,7 +221,7 @@ impl ProcessExecutor {
         let mut ended = Vec::new();
         for task in self.list()?.into_iter().filter(|t| !keep(t)) {
             match self.state(&task)? {
-                TaskProcess::Running { .. } | TaskProcess::Preparing(_) => {}
+                TaskProcess::Running { .. } | TaskProcess::Preparing(_) | TaskProcess::Unknown => {}
                 TaskProcess::Absent => self.forget(&task),
                 TaskProcess::Ended(_) => {
                     self.forget_volumes(&task);

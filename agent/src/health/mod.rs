@@ -10,11 +10,7 @@
 
 mod request;
 
-use crate::{
-    dataplane::state::Space,
-    executor::{CheckCommand, ContainerCheck},
-    worker::Outcome,
-};
+use crate::{dataplane::state::Space, executor::CheckProgram, worker::Outcome};
 use heddle_model::{TaskId, health::Probe};
 use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 use tokio::{
@@ -25,8 +21,7 @@ use tokio::{
 
 /// What is to be tried, and where.
 pub enum Trial {
-    Command(CheckCommand),
-    Container(ContainerCheck),
+    Program(CheckProgram),
     /// At the first of these addresses that accepts a connection.
     Request {
         probe: Probe,
@@ -40,8 +35,7 @@ impl Trial {
         let late = |_: Elapsed| Err(format!("no answer after {limit:?}"));
         let cannot = |error: io::Error| Err(error.to_string());
         match self {
-            Trial::Command(command) => command.run(limit).await.unwrap_or_else(cannot),
-            Trial::Container(check) => check.run(limit).await.unwrap_or_else(cannot),
+            Trial::Program(program) => program.run(limit).await.unwrap_or_else(cannot),
             Trial::Request { probe, space, addrs } => {
                 timeout(limit, request::run(&probe, &space, addrs)).await.unwrap_or_else(late)
             }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     agent::{Command, JobPicture, Picture, now},
-    executor::{Containers, ProcessExecutor},
+    executor::Executor,
     logs::{self, Source},
     volumes::Volumes,
     worker::NOT_STARTED,
@@ -42,8 +42,7 @@ pub struct HostParts {
     pub ports: Arc<Ports>,
     pub picture: watch::Receiver<Picture>,
     pub leader: watch::Receiver<Option<Channel>>,
-    pub executor: Arc<ProcessExecutor>,
-    pub containers: Containers,
+    pub executor: Executor,
     pub volumes: Volumes,
     pub commands: mpsc::Sender<Command>,
 }
@@ -67,7 +66,7 @@ fn refused(error: OperationError) -> Status {
 
 impl HostService {
     pub fn new(parts: HostParts) -> Self {
-        let HostParts { store, ports, picture, leader, executor, containers, volumes, commands } = parts;
+        let HostParts { store, ports, picture, leader, executor, volumes, commands } = parts;
         let busy = Mutex::default();
         Self {
             operations: Arc::new(Operations {
@@ -76,7 +75,6 @@ impl HostService {
                 picture,
                 leader,
                 executor,
-                containers,
                 volumes,
                 commands,
                 busy,
@@ -293,7 +291,7 @@ impl host_server::Host for HostService {
     async fn resolve_image(&self, request: Request<v1::ResolveImageRequest>) -> Answer<v1::ResolveImageResponse> {
         let request = request.into_inner();
         let image = Self::image_name(&request.image)?;
-        let engine = self.operations.containers.engine();
+        let engine = self.operations.executor.containers.engine();
         let login = request.login.map(Login::from);
         let resolved = engine.resolve(&image::reference(&image), image::auth(login.as_ref())).await;
         let digest = resolved.map_err(|e| Status::failed_precondition(e.to_string()))?.digest;
@@ -301,7 +299,7 @@ impl host_server::Host for HostService {
     }
 
     async fn list_images(&self, _: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
-        let all = self.operations.containers.engine().images().await.map_err(|e| refused(e.into()))?;
+        let all = self.operations.executor.containers.engine().images().await.map_err(|e| refused(e.into()))?;
         Ok(Response::new(v1::ListImagesResponse { images: all.into_iter().map(images::summary).collect() }))
     }
 
@@ -316,7 +314,7 @@ impl host_server::Host for HostService {
         let request = request.into_inner();
         let wish = images::Wish { image: Self::image_name(&request.image)?, login: request.login.map(Login::from) };
         let (send, progress) = mpsc::channel(16);
-        let engine = self.operations.containers.engine().clone();
+        let engine = self.operations.executor.containers.engine().clone();
         tokio::spawn(images::pull(engine, wish, send, |error| refused(error.into())));
         Ok(Response::new(ReceiverStream::new(progress)))
     }
@@ -340,7 +338,7 @@ impl host_server::Host for HostService {
         let pid = seen.status.pid.filter(|_| running);
         let pid = pid.ok_or_else(|| refused(OperationError::NotRunning(seen.job.name())))?;
         let id = seen.job.id();
-        let started = self.operations.executor.started(id).ok().flatten();
+        let started = self.operations.executor.processes.started(id).ok().flatten();
         let (env, container) = started.map(|s| (s.env, s.container)).unwrap_or_default();
         let dir = seen.job.process().dir.clone().unwrap_or_else(|| "/".into());
         Ok(Response::new(v1::ExecTarget {

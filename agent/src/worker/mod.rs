@@ -207,7 +207,7 @@ impl Worker {
                 TaskProcess::Ended(exit) => local.end(exit),
                 // When it began is what its checks, and who waits for it to answer, go by.
                 TaskProcess::Preparing(said) if local.status.message != *said => local.status.message.clone_from(said),
-                TaskProcess::Preparing(_) => {}
+                TaskProcess::Preparing(_) | TaskProcess::Unknown => {}
                 TaskProcess::Running { pid, health } => {
                     local.image_check.clone_from(health);
                     local.reach(TaskState::Starting, local.beginning(), now);

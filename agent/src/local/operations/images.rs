@@ -98,7 +98,7 @@ fn is_dangling(image: &Stored) -> bool {
 impl Operations {
     /// All that is known of an image: itself, and all names of the same.
     pub async fn image(&self, text: &str) -> Result<(Stored, Vec<String>)> {
-        let all = self.containers.engine().images().await?;
+        let all = self.executor.containers.engine().images().await?;
         let one = find(&all, text)?.swap_remove(0).clone();
         let names = all.into_iter().filter(|image| image.digest == one.digest).map(|image| image.name).collect();
         Ok((one, names))
@@ -106,7 +106,7 @@ impl Operations {
 
     /// Takes a name away, and what nothing else is made of: the name.
     pub async fn remove_image(&self, text: &str, force: bool) -> Result<String> {
-        let all = self.containers.engine().images().await?;
+        let all = self.executor.containers.engine().images().await?;
         let found = find(&all, text)?;
         let [one] = found.as_slice() else { return Err(several(text, &found)) };
         self.forget_image(&one.name, force).await?;
@@ -115,7 +115,7 @@ impl Operations {
 
     /// Takes away what nobody uses: the names, and how many bytes of content went with them.
     pub async fn prune_images(&self, with_tags: bool) -> Result<(Vec<String>, u64)> {
-        let all = self.containers.engine().images().await?;
+        let all = self.executor.containers.engine().images().await?;
         let mut removed = Vec::new();
         for image in all.iter().filter(|image| with_tags || is_dangling(image)) {
             match self.forget_image(&image.name, false).await {
@@ -133,11 +133,11 @@ impl Operations {
     }
 
     async fn forget_image(&self, name: &str, force: bool) -> Result<()> {
-        let engine = self.containers.engine();
+        let engine = self.executor.containers.engine();
         // A task that begins later waits with its pull until the image is gone, and has it pulled again.
         let alone: Alone = engine.alone(name).ok_or_else(|| OperationError::ImagePulled(name.to_owned()))?;
         // First those without a container: one that gets it meanwhile is seen twice, and not never.
-        let preparing = self.containers.preparing();
+        let preparing = self.executor.containers.preparing();
         let containers = engine.users().await?;
         let uses = uses(&containers, &preparing, &self.picture.borrow());
         match refusal(name, &uses, force) {

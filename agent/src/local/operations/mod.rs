@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     agent::{Command, Picture},
-    executor::{Containers, ProcessExecutor},
+    executor::Executor,
     volumes::Volumes,
     worker::Job,
 };
@@ -131,8 +131,7 @@ pub struct Operations {
     pub ports: Arc<Ports>,
     pub picture: watch::Receiver<Picture>,
     pub leader: watch::Receiver<Option<Channel>>,
-    pub executor: Arc<ProcessExecutor>,
-    pub containers: Containers,
+    pub executor: Executor,
     pub volumes: Volumes,
     pub commands: mpsc::Sender<Command>,
     /// Workloads whose connections are being made or undone: one at a time, and nobody tidies them meanwhile.

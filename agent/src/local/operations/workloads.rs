@@ -245,7 +245,7 @@ impl Operations {
         self.ports.release(id);
         // Whatever the kernel says: nothing here asks for any of it any more.
         let gone = self.applied(&name.unwrap_or_default(), Part::None).await;
-        self.executor.forget(id);
+        self.executor.processes.forget(id);
         if attached && self.leader.borrow().is_some() {
             self.give_back(id, "").await;
         }

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tasks::tasks_client::TasksClient;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// containerd's shim for runc, and for what is called like it.
 const RUNTIME: &str = "io.containerd.runc.v2";
@@ -78,6 +78,15 @@ fn end(code: u32, at: Option<prost_types::Timestamp>) -> End {
     let at =
         at.and_then(|at| SystemTime::try_from(at).ok()).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
     End { code, at: at.unwrap_or_default() }
+}
+
+/// Whether a task is not deleted because its program runs. Shims of containerd 1.6 say so without a code of its own.
+fn is_running(status: &Status) -> bool {
+    match status.code() {
+        Code::FailedPrecondition => true,
+        Code::Unknown => status.message().contains("cannot delete a running process"),
+        _ => false,
+    }
 }
 
 impl Engine {
@@ -216,8 +225,7 @@ impl Engine {
             let delete = tasks::DeleteTaskRequest { container_id: id.into() };
             match self.tasks().delete(delete).await {
                 Err(status) if status.code() == Code::NotFound => break,
-                // It runs.
-                Err(status) if status.code() == Code::FailedPrecondition && attempt < TRIES => {
+                Err(status) if is_running(&status) && attempt < TRIES => {
                     self.signal(id, nix::libc::SIGKILL, true).await?;
                     tokio::time::sleep(BETWEEN).await;
                 }
@@ -305,7 +313,7 @@ impl Engine {
         for _ in 0..EXEC_TRIES {
             let delete = tasks::DeleteProcessRequest { container_id: container_id.clone(), exec_id: exec_id.clone() };
             match self.tasks().delete_process(delete).await {
-                Err(status) if status.code() == Code::FailedPrecondition => {
+                Err(status) if is_running(&status) => {
                     let kill = tasks::KillRequest {
                         container_id: container_id.clone(),
                         exec_id: exec_id.clone(),

@@ -16,7 +16,6 @@ use wildmatch::WildMatch;
 const FILTERS: [&str; 2] = ["dangling", "reference"];
 const NONE: &str = "<none>";
 
-/// SIZE is that of the content as it was sent: its layers are compressed, and take more when they are unpacked.
 #[derive(Debug, Args)]
 pub struct LsArgs {
     /// With the column DIGEST

@@ -12,7 +12,8 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// List the images that this host has
+    /// List the images that this host has. SIZE is that of the content as it was sent: its layers are compressed, and take more when
+    /// they are unpacked
     #[command(visible_alias = "list")]
     Ls(ls::LsArgs),
     /// Bring an image here, or the one that has its tag now

@@ -292,6 +292,7 @@ mod tests {
                     },
                     container: container(),
                     health: Some(HealthCheck { retries: 5, ..HealthCheck::new(Probe::Tcp(port(80))) }),
+                    no_healthcheck: true,
                     files: vec![PayloadFile {
                         kind: PayloadKind::Secret,
                         source: PayloadId::from_random([8; 16]).to_string(),

@@ -68,6 +68,9 @@ pub fn known(image: &ImageName) -> Result<Option<v1::RegistryLogin>> {
 }
 
 fn find(registry: &str) -> Result<Option<Login>> {
+    if !file().is_ok_and(|file| file.exists()) {
+        return Ok(None);
+    }
     match docker_credential::get_credential(key(registry)) {
         Ok(DockerCredential::UsernamePassword(username, password)) => {
             Ok(Some(Login { username, password: Password(password) }))

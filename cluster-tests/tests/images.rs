@@ -373,7 +373,8 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     }
     assert_eq!(running(&tasks(&lab, "who")), running(&before), "no task has been replaced");
     // A shim that is killed takes its container with it: another one comes.
-    lab.sh("node3", "kill -9 $(pgrep -x containerd-shim | head -1)");
+    let one = tasks(&lab, "who").into_iter().find(|t| t["state"] == "running").unwrap();
+    lab.sh(one["hostname"].as_str().unwrap(), "kill -9 $(pgrep -x containerd-shim | head -1)");
     wait("another task is there", || {
         let now = tasks(&lab, "who");
         let failed = now.iter().any(|t| t["state"] == "failed");

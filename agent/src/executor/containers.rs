@@ -540,8 +540,13 @@ pub struct ContainerCheck {
 }
 
 impl ContainerCheck {
-    /// What was wrong, if anything was.
-    pub async fn run(&self, limit: Duration) -> io::Result<Result<(), String>> {
+    /// What was wrong, if anything was. One that is given up ends by itself: as long as the shim waits for somebody to read the
+    /// output, it does not tell how the container ended.
+    pub async fn run(self, limit: Duration) -> io::Result<Result<(), String>> {
+        tokio::spawn(async move { self.run_through(limit).await }).await?
+    }
+
+    async fn run_through(&self, limit: Duration) -> io::Result<Result<(), String>> {
         let path = self.dir.join("check");
         match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => {}

@@ -532,6 +532,7 @@ async fn remove_groups(task: &TaskId) {
 }
 
 /// A program that may be run in a container.
+#[derive(Clone)]
 pub struct ContainerCheck {
     engine: Engine,
     task: TaskId,
@@ -543,14 +544,21 @@ impl ContainerCheck {
     /// What was wrong, if anything was. One that is given up ends by itself: as long as the shim waits for somebody to read the
     /// output, it does not tell how the container ended.
     pub async fn run(self, limit: Duration) -> io::Result<Result<(), String>> {
-        tokio::spawn(async move { self.run_through(limit).await }).await?
+        loop {
+            let check = self.clone();
+            match tokio::spawn(async move { check.run_through(limit).await }).await? {
+                // It says nothing of the task that nobody can ask.
+                Err(error) if error.is_silent() => tokio::time::sleep(AGAIN).await,
+                done => return done.map_err(io::Error::other),
+            }
+        }
     }
 
-    async fn run_through(&self, limit: Duration) -> io::Result<Result<(), String>> {
+    async fn run_through(&self, limit: Duration) -> Result<Result<(), String>, EngineError> {
         let path = self.dir.join("check");
         match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(io::Error::from(error).into()),
         }
         // Held open at both ends: between two writers it does not end.
         let mut output = pipe::OpenOptions::new().read_write(true).open_receiver(&path)?;
@@ -563,7 +571,7 @@ impl ContainerCheck {
             let ended = tokio::select! {
                 ended = self.engine.exec(self.task.as_str(), &id, &self.args, &to, left) => ended,
                 read = keep_end(&mut output, &mut said) => {
-                    return Err(read.err().unwrap_or_else(|| io::Error::other("it ended")));
+                    return Err(read.err().unwrap_or_else(|| io::Error::other("it ended")).into());
                 }
             };
             match ended {
@@ -576,7 +584,7 @@ impl ContainerCheck {
         while let Ok(count) = output.try_read(&mut rest) {
             said.extend_from_slice(&rest[..count]);
         }
-        Ok(match ended.map_err(io::Error::other)? {
+        Ok(match ended? {
             Some(code) => judge(u8::try_from(code).unwrap_or(u8::MAX), &said),
             None => Err(format!("not done after {limit:?}{}", because(&said))),
         })

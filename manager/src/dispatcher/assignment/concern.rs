@@ -36,9 +36,13 @@ pub fn concerned(old: &Snapshot, new: &Snapshot) -> Concerned {
     if cluster || !changed(&old.networks, &new.networks).is_empty() || peers() {
         return Concerned::All;
     }
-    let mut networks = BTreeSet::new();
+    let (mut networks, mut concerned) = (BTreeSet::new(), BTreeSet::new());
     for id in changed(&old.services, &new.services) {
         let (was, is) = (old.services.get(&id), new.services.get(&id));
+        if was.map(|s| &s.logins) != is.map(|s| &s.logins) {
+            let tasks = [old, new].into_iter().flat_map(|s| s.tasks_of_service(&id));
+            concerned.extend(tasks.filter_map(|t| t.node.clone()));
+        }
         if service_as_told(was) == service_as_told(is) {
             continue;
         }
@@ -51,7 +55,6 @@ pub fn concerned(old: &Snapshot, new: &Snapshot) -> Concerned {
         let tasks = [old, new].into_iter().flat_map(|s| s.tasks_of_service(&id)).collect::<Vec<_>>();
         networks.extend(tasks.iter().flat_map(|t| &t.attachments).map(|a| a.network.clone()));
     }
-    let mut concerned = BTreeSet::new();
     for id in changed(&old.tasks, &new.tasks) {
         let (was, is) = (old.tasks.get(&id), new.tasks.get(&id));
         let at = was.into_iter().chain(is);

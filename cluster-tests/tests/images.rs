@@ -99,7 +99,7 @@ fn private_images(lab: &Lab, open: &str) {
     lab.sh("node1", &create);
     let all = tasks(lab, "private");
     let runs = |host: &&str| all.iter().any(|t| t["hostname"] == **host && t["state"] == "running");
-    assert!(HOSTS.iter().all(|host| runs(&host)), "{all:?}");
+    assert!(HOSTS.iter().all(runs), "{all:?}");
     let id = all[0]["id"].as_str().unwrap();
     for told in ["service inspect private", "secret ls", "service ls --format json"] {
         let said = lab.sh("node1", &format!("{heddle} {told} || true"));

@@ -6,10 +6,9 @@ use crate::{
 };
 use anyhow::{Result, bail};
 use clap::Args;
-use heddle_engine::pull::Progress;
+use heddle_engine::{image::reference, pull::Progress};
 use heddle_model::image::ImageName;
 use heddle_proto::v1;
-use tonic::Code;
 
 #[derive(Debug, Args)]
 pub struct PullArgs {
@@ -17,14 +16,11 @@ pub struct PullArgs {
     image: ImageName,
 }
 
-/// Whoever runs an image has it then.
+/// Whoever runs an image has it then, under this very name: one with its digest beside the tag is another.
 pub async fn fetch(client: &Client, image: &ImageName) -> Result<()> {
-    let request = v1::RefRequest { r#ref: image.to_string() };
-    match client.host()?.inspect_image(request).await {
-        Ok(_) => Ok(()),
-        Err(status) if status.code() == Code::NotFound => pull(client, image).await.map(drop),
-        Err(status) => Err(said(status)),
-    }
+    let name = reference(image).whole();
+    let here = client.host()?.list_images(v1::ListImagesRequest {}).await.map_err(said)?.into_inner().images;
+    if here.iter().any(|image| image.name == name) { Ok(()) } else { pull(client, image).await.map(drop) }
 }
 
 pub async fn run(client: &Client, args: PullArgs) -> Result<()> {

@@ -182,9 +182,23 @@ pub fn containerd_config(dir: &Path) -> PathBuf {
 }
 
 pub fn containerd() -> Server {
+    containerd_with(|_| "true".into())
+}
+
+/// The same with a disk of so many MiB, which is gone when it ends.
+pub fn containerd_on_disk(mib: u32) -> Server {
+    containerd_with(|dir| {
+        let root = dir.join("root");
+        format!("mkdir {0} && mount -t tmpfs -o size={mib}m none {0}", root.display())
+    })
+}
+
+/// With what is done first, in a mount namespace of its own.
+fn containerd_with(first: impl FnOnce(&Path) -> String) -> Server {
     let dir = tempfile::tempdir().expect("a directory");
     let config = containerd_config(dir.path());
-    let mut server = Server::start(dir, Command::new("containerd").arg("-c").arg(config));
+    let script = format!("{} && exec containerd -c {}", first(dir.path()), config.display());
+    let mut server = Server::start(dir, Command::new("unshare").args(["-m", "sh", "-c", &script]));
     server.until("containerd", |dir| socket(dir).exists());
     server
 }

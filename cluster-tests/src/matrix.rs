@@ -80,12 +80,12 @@ impl Party {
         Goal { targets: KINDS.into_iter().filter_map(target).collect(), owner: self.clone() }
     }
 
-    /// `heddle lab exec` with this behind it runs a command as the party.
+    /// `heddle lab exec` with this behind it runs `heddle` as the party: in an image it is not where it is on the host.
     fn inside<'a>(&'a self, program: &'a str) -> Vec<&'a str> {
         let host = ["exec", &self.host, "--", program];
         match &self.workload {
             None => host.to_vec(),
-            Some(workload) => [&host[..], &["exec", workload, "--", program]].concat(),
+            Some(workload) => [&host[..], &["exec", workload, "--", "heddle"]].concat(),
         }
     }
 

@@ -29,8 +29,12 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::with(images::containerd())
+    }
+
+    fn with(containerd: Server) -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (containerd, registry) = (images::containerd(), images::registry(free));
+        let registry = images::registry(free);
         let hosts = containerd.dir.path().join("certs.d");
         images::plain(&hosts, &free.to_string());
         let settings = Settings { socket: socket(containerd.dir.path()), hosts, ..Settings::default() };
@@ -248,6 +252,25 @@ fn scraps(stage: &Stage) -> String {
         stage.ctr(&["leases", "ls", "-q"]),
         stage.ctr(&["content", "active"]).lines().skip(1).collect::<String>()
     )
+}
+
+/// It may fill with a layer as it comes, or with what is unpacked of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_fails_a_pull_and_leaves_nothing() {
+    for mib in [12, 36] {
+        let stage = Stage::with(images::containerd_on_disk(mib));
+        let (large, small) = (Root::busybox(), Root::busybox());
+        large.write("srv/data", &"0123456789abcdef".repeat(24 << 16));
+        large.push(&format!("{}/large:1", stage.addr), json!({"Cmd": ["sh"]})).await;
+        small.push(&format!("{}/small:1", stage.addr), json!({"Cmd": ["sh"]})).await;
+        let said = stage.pull("large:1").await.unwrap_err().to_string();
+        println!("{mib} MiB: {said}");
+        assert!(said.contains("no space left on device") && said.lines().count() == 1, "{mib} MiB: {said}");
+        assert_eq!((scraps(&stage), stage.ctr(&["content", "ls", "-q"])), ("0".into(), String::new()), "{mib} MiB");
+        // There is room for another one.
+        let small = stage.pull("small:1").await.unwrap();
+        stage.remove(&small).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

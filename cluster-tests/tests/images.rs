@@ -112,6 +112,27 @@ fn private_images(lab: &Lab, open: &str) {
     lab.heddle("node1", &["service", "rm", "private"]);
 }
 
+/// The daemon, containerd and its shims at once: the tasks are replaced, and nothing of them is left.
+fn everybody_is_killed(lab: &Lab) {
+    let mine = |all: Vec<Value>| all.into_iter().find(|t| t["state"] == "running" && t["hostname"] == "node2");
+    let one = mine(tasks(lab, "who"));
+    lab.sh("node2", "kill -9 $(cat /run/ctd/pid) $(pgrep -x containerd-shim) || true");
+    lab.do_lab(&["kill", "node2", "--daemon"]);
+    lab.sh("node2", "kill -9 $(pgrep -x containerd-shim) 2>/dev/null || true");
+    containerd_on(lab, "node2");
+    lab.do_lab(&["start", "node2"]);
+    lab.connected("node2");
+    wait("what ran there is replaced", || {
+        let all = lab.try_json("node1", &["service", "ps", "who", "--format", "json"])?;
+        let running: Vec<_> = all.as_array().into_iter().flatten().filter(|t| t["state"] == "running").collect();
+        let gone = one.as_ref().is_none_or(|one| running.iter().all(|t| t["id"] != one["id"]));
+        if running.len() == 3 && gone { Ok(()) } else { Err(all.to_string()) }
+    });
+    for host in HOSTS {
+        spread(3, |count| lab.ask("client", &format!("{}:8080", addr(host)), count, false));
+    }
+}
+
 /// An image that no registry has, and one whose program ends at once: nobody who serves is touched.
 fn bad_images_end_as_they_should(lab: &Lab, good: &str) {
     let ids = || {
@@ -383,6 +404,7 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
         let failed = now.iter().any(|t| t["state"] == "failed");
         if failed && running(&now).len() == 3 { Ok(()) } else { Err(format!("{now:?}")) }
     });
+    everybody_is_killed(&lab);
     // A host that leaves takes its containers with it.
     lab.heddle("node3", &["leave"]);
     assert_eq!(left(&lab, "node3"), "0");

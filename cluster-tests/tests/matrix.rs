@@ -4,9 +4,11 @@
 
 use heddle_cluster_tests::{
     Lab,
+    images::{self, Root},
     matrix::{Matrix, Party},
     skipped,
 };
+use serde_json::json;
 use std::{collections::BTreeSet, time::Duration};
 
 /// What passes here does so within some milliseconds.
@@ -49,6 +51,7 @@ enum Kind {
     Alone,
 }
 
+#[derive(Clone, Copy)]
 struct Row {
     name: &'static str,
     kind: Kind,
@@ -104,9 +107,15 @@ impl Row {
     }
 }
 
+/// Those that tell whether containers are where programs of the host are.
+const OF_IMAGES: [&str; 8] =
+    ["bridge-own", "bridge-internal", "host", "none", "macvlan-bridge", "overlay", "overlay-internal", "overlay-tasks"];
+
 /// The lab with somebody on every network.
 struct World {
     lab: Lab,
+    /// Of which everybody is made. None: of a program of the host.
+    image: Option<String>,
     node1: Party,
     client: Party,
     /// On a bridge of node1 that is nobody else's.
@@ -129,8 +138,13 @@ fn words(text: &str) -> Vec<&str> {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(of_images: bool) -> Self {
         let lab = Lab::up("t-matrix", 2, 1);
+        let image = of_images.then(|| {
+            images::equip(&lab, &["node1", "node2"]);
+            let program = json!({"Entrypoint": ["heddle"], "User": "www", "Env": ["PATH=/bin"]});
+            images::push(&lab, "whoami:1", &Root::whoami(), program)
+        });
         let node1 = Party::host("node1", ["10.77.0.1", "fd77::1"], HOST_PORT);
         let client = Party::host("client", ["10.77.0.250", "fd77::fa"], CLIENT_PORT);
         lab.answers("client", &client.addrs, CLIENT_PORT);
@@ -138,10 +152,40 @@ impl World {
         lab.sh("client", "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         lab.link("node1", UPLINK, "client", UPLINK);
         lab.heddle("node1", &["network", "create", "other"]);
-        start(&lab, "node1", "other", "other", PORT, &[]);
-        let other = Party::workload(&lab, "node1", "other", "other", PORT);
-        route(&lab, &other);
-        Self { lab, node1, client, other }
+        let mut world = Self { lab, image, node1: node1.clone(), client, other: node1 };
+        world.start("node1", "other", "other", PORT, &[], &[]);
+        world.other = Party::workload(&world.lab, "node1", "other", "other", PORT);
+        route(&world.lab, &world.other);
+        world
+    }
+
+    /// What follows the flags of `run` and `service create`.
+    fn words<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        let program = self.image.as_deref().map_or(&["--", "heddle"][..], |_| &[]);
+        self.image
+            .as_deref()
+            .into_iter()
+            .chain(program.iter().copied())
+            .chain(["whoami"])
+            .chain(more.iter().copied())
+            .collect()
+    }
+
+    /// A workload that answers, at all of its addresses or at these only.
+    fn start(&self, host: &str, name: &str, network: &str, port: u16, more: &[&str], at: &[String]) {
+        let port = port.to_string();
+        let head = ["run", "-d", "--name", name, "--network", network];
+        let bind = at.iter().flat_map(|a| ["--bind", a]);
+        let words: Vec<&str> = ["--port", &port].into_iter().chain(bind).collect();
+        self.lab.heddle(host, &[&head, more, &self.words(&words)].concat());
+    }
+
+    /// The same as a service of one task.
+    fn serve(&self, name: &str, more: &[&str]) {
+        let process: &[&str] = if self.image.is_some() { &[] } else { &["--process"] };
+        let patience = self.lab.patience();
+        let head = ["service", "create", "--timeout", &patience, "--name", name];
+        self.lab.heddle("node1", &[&head, process, more, &self.words(&["--port", "80"])].concat());
     }
 
     fn make(&self, n: usize, row: &Row) -> Members {
@@ -150,10 +194,10 @@ impl World {
         let ports = ["", "/udp"].map(|protocol| format!("{published}:{PORT}{protocol}"));
         let publish = ["-p", &ports[0], "-p", &ports[1]];
         let two = |network: &str, remote: bool| {
-            start(lab, "node1", &a, network, PORT, &publish);
-            start(lab, "node1", &row.name_of("b"), network, PORT, &[]);
+            self.start("node1", &a, network, PORT, &publish, &[]);
+            self.start("node1", &row.name_of("b"), network, PORT, &[], &[]);
             if remote {
-                start(lab, "node2", &row.name_of("c"), network, PORT, &[]);
+                self.start("node2", &row.name_of("c"), network, PORT, &[], &[]);
             }
             let party = |host: &str, member: &str| Party::workload(lab, host, &row.name_of(member), network, PORT);
             (party("node1", "a"), Some(party("node1", "b")), remote.then(|| party("node2", "c")))
@@ -190,7 +234,7 @@ impl World {
                 let net = subnets(n);
                 create("node1", &in_subnets(&net));
                 host = self.on_ethernet(n, UPLINK);
-                start(lab, "node1", &a, row.name, PORT, &publish);
+                self.start("node1", &a, row.name, PORT, &publish, &[]);
                 let second = ["run", "-d", "--network", row.name, "--", "true"];
                 assert!(lab.refused("node1", &second).contains("takes one workload at a time"));
                 (Party::workload(lab, "node1", &a, row.name, PORT), None, None)
@@ -200,7 +244,7 @@ impl World {
                 let network = lab.overlay("node1", row.name).id().clone();
                 let party = |host: &str, member: &str, publish: &[&str]| {
                     let (name, place) = (row.name_of(member), format!("node.hostname=={host}"));
-                    lab.create_web(&name, 1, &[&["--network", row.name, "--constraint", &place], publish].concat());
+                    self.serve(&name, &[&["--network", row.name, "--constraint", &place], publish].concat());
                     Party::task(&lab.running("node1", &name).unwrap().remove(0), &network, PORT)
                 };
                 (party("node1", "a", &publish), Some(party("node1", "b", &[])), Some(party("node2", "c", &[])))
@@ -210,14 +254,14 @@ impl World {
                     let (host, name) = (format!("node{number}"), row.name_of(member));
                     let addrs = [format!("10.77.0.{number}"), format!("fd77::{number}")];
                     let more = if member == "a" { &publish[..] } else { &[] };
-                    start_at(lab, &host, &name, "host", port, more, &addrs);
+                    self.start(&host, &name, "host", port, more, &addrs);
                     let addrs = addrs.map(|a| a.parse().unwrap());
                     Party { host, workload: Some(name), addrs: addrs.to_vec(), port }
                 };
                 (party(1, "a", 7100), Some(party(1, "b", 7101)), Some(party(2, "c", 7102)))
             }
             Kind::None => {
-                start(lab, "node1", &a, "none", PORT, &publish);
+                self.start("node1", &a, "none", PORT, &publish, &[]);
                 let addrs = ["127.0.0.1", "::1"].map(|a| a.parse().unwrap()).to_vec();
                 (Party { host: "node1".into(), workload: Some(a), addrs, port: PORT }, None, None)
             }
@@ -276,19 +320,6 @@ fn in_subnets([v4, v6, gateway4, gateway6]: &[String; 4]) -> [&str; 8] {
     ["--subnet", v4, "--subnet", v6, "--gateway", gateway4, "--gateway", gateway6]
 }
 
-/// A workload that answers.
-fn start(lab: &Lab, host: &str, name: &str, network: &str, port: u16, more: &[&str]) {
-    start_at(lab, host, name, network, port, more, &[]);
-}
-
-/// The same at these addresses only.
-fn start_at(lab: &Lab, host: &str, name: &str, network: &str, port: u16, more: &[&str], at: &[String]) {
-    let port = port.to_string();
-    let head = ["run", "-d", "--name", name, "--network", network];
-    let bind: Vec<&str> = at.iter().flat_map(|a| ["--bind", a]).collect();
-    lab.heddle(host, &[&head, more, &["--", "heddle", "whoami", "--port", &port], &bind[..]].concat());
-}
-
 /// The outside sends what is for these addresses to their host.
 fn route(lab: &Lab, party: &Party) {
     for addr in &party.addrs {
@@ -299,16 +330,27 @@ fn route(lab: &Lab, party: &Party) {
 
 #[test]
 fn every_driver_lets_through_what_it_should_and_nothing_else() {
-    if skipped() {
-        return;
+    if !skipped() {
+        verify(&World::new(false), ROWS);
     }
-    let world = World::new();
-    let members: Vec<_> = ROWS.iter().enumerate().map(|(n, row)| world.make(n, row)).collect();
+}
+
+#[test]
+fn containers_are_where_programs_of_the_host_are() {
+    if !skipped() {
+        let rows: Vec<_> = ROWS.iter().filter(|row| OF_IMAGES.contains(&row.name)).copied().collect();
+        assert_eq!(rows.len(), OF_IMAGES.len());
+        verify(&World::new(true), &rows);
+    }
+}
+
+fn verify(world: &World, rows: &[Row]) {
+    let members: Vec<_> = rows.iter().enumerate().map(|(n, row)| world.make(n, row)).collect();
     // At last, when the host has all of its addresses.
     let hosts: BTreeSet<_> = members.iter().flat_map(|m| m.host.addrs.clone()).collect();
     world.lab.answers("node1", &Vec::from_iter(hosts), HOST_PORT);
     let mut matrix = Matrix::new(&world.lab, &COLUMNS, WITHIN);
-    for (row, members) in ROWS.iter().zip(&members) {
+    for (row, members) in rows.iter().zip(&members) {
         world.expect(&mut matrix, row, members);
     }
     matrix.verify();

@@ -180,6 +180,7 @@ fn volumes(lab: &Lab) {
             echo the end; exec sleep 1000";
         let create =
             ["service", "create", "--name", name, "--constraint", "node.hostname==node2", "--entrypoint", "sh -c"];
+        let create = [&create[..], &["--stop-grace-period", "1s"]].concat();
         lab.heddle("node1", &[&create[..], &["-v", "filled:/srv/data", &image, script]].concat());
         wait("it has printed all", || {
             let said = lab.try_heddle("node1", &["service", "logs", "--raw", name])?;
@@ -272,7 +273,7 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
         json!({"Cmd": ["sh", "-c", "sleep 1; touch /tmp/well; sleep 1000"],
             "Healthcheck": {"Test": ["CMD", "ls", "/tmp/well"], "Interval": 500_000_000, "StartInterval": 200_000_000, "Retries": 2}}),
     );
-    let create = ["service", "create", "--name", "checked", "--restart-delay", "1s"];
+    let create = ["service", "create", "--name", "checked", "--restart-delay", "1s", "--stop-grace-period", "1s"];
     lab.heddle("node1", &[&create[..], &[&checked]].concat());
     let one = tasks(&lab, "checked").into_iter().find(|t| t["state"] == "running").unwrap();
     let (host, id) = (one["hostname"].as_str().unwrap(), one["id"].as_str().unwrap());
@@ -283,6 +284,7 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     lab.heddle(host, &["exec", id, "busybox", "rm", "/tmp/well"]);
     assert!(refused(&lab, "checked").starts_with("unhealthy: 2 checks failed: exit code 1: ls: /tmp/well"));
     let create = ["service", "create", "--name", "unchecked", "--no-healthcheck", "--entrypoint", "sleep"];
+    let create = [&create[..], &["--stop-grace-period", "1s"]].concat();
     lab.heddle("node1", &[&create[..], &[&checked, "1000"]].concat());
 
     // Images are there as long as somebody needs them.
@@ -320,6 +322,7 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     let given = ["--secret", "source=key,uid=33,mode=0400", "--config", "source=conf,target=/srv/deep/app.conf"];
     let script = "cat /run/secrets/key /srv/deep/app.conf; echo; ls -l /run/secrets/key; touch /run/secrets/key || echo closed; sleep 1000";
     let create = ["service", "create", "--name", "given", "--user", "www", "--entrypoint", "sh -c"];
+    let create = [&create[..], &["--stop-grace-period", "1s"]].concat();
     lab.heddle("node1", &[&create[..], &given, &[&whoami, script]].concat());
     let said = wait("it has printed all", || {
         let said = lab.try_heddle("node1", &["service", "logs", "--raw", "given"])?;
@@ -333,7 +336,20 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     lab.heddle("node1", &["service", "rm", "given"]);
     // Nothing of ours, and no library, has to be in an image for that.
     let small = push(&lab, "small:1", &Root::busybox(), json!({"Cmd": ["sleep", "1000"], "Env": ["PATH=/bin"]}));
-    lab.heddle("node1", &["service", "create", "--name", "small", "--constraint", "node.hostname==node2", &small]);
+    lab.heddle(
+        "node1",
+        &[
+            "service",
+            "create",
+            "--name",
+            "small",
+            "--constraint",
+            "node.hostname==node2",
+            "--stop-grace-period",
+            "1s",
+            &small,
+        ],
+    );
     let id = tasks(&lab, "small")[0]["id"].as_str().unwrap().to_owned();
     let said = lab.heddle("node2", &["exec", "-t", &id, "sh", "-c", "tty; echo from a terminal > /dev/tty"]);
     assert!(said.starts_with("/dev/pts/") && said.contains("from a terminal"), "{said:?}");

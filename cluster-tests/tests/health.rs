@@ -65,8 +65,7 @@ fn tasks_are_checked_and_the_unhealthy_are_replaced() {
     a_bad_update_is_rolled_back(&lab);
 
     let said = lab.refused("node1", &create("x", &[], &["true"]));
-    let want =
-        "--health-interval: the service has no health check, give --health-cmd, --health-http or --health-tcp, too";
+    let want = "--health-interval: the service has no health check of its own, give --health-cmd, --health-http or --health-tcp, too";
     assert!(said.ends_with(want), "{said}");
     let tasks = ["http", "tcp"].map(|service| (service, in_state(&lab, service, "running")));
     for (_, task) in &tasks {

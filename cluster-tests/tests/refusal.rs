@@ -68,7 +68,10 @@ fn specs_that_cannot_be_are_refused() {
         (create(&["--name", "x", "--ulimit", "nofile=2:1"]), vec!["nofile=2:1", "above the hard one"]),
         (create(&["--name", "x", "--stop-signal", "STOP"]), vec!["stop signal \"STOP\"", "SIGTERM"]),
         (create(&["--name", "x", "--mount", "type=bind,source=a,target=/b"]), vec!["source is an absolute path"]),
-        (create(&["--name", "x", "--mount", "type=volume,source=a,target=/b"]), vec!["not supported yet"]),
+        (
+            create(&["--name", "x", "--mount", "type=volume,source=-a,target=/b"]),
+            vec!["volume name \"-a\"", "use 1 to 255"],
+        ),
         (create(&["--name", "x", "--log-opt", "max-file=0"]), vec!["\"max-file=0\"", "from 1 to 100"]),
         (create(&["--name", "x", "--host", "db"]), vec!["host \"db\"", "NAME:ADDRESS"]),
         (create(&["--name", "x", "--env", "A={{.Node.Name}}"]), vec!["variable A", "{{.Node.Hostname}}"]),

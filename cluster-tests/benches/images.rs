@@ -51,7 +51,7 @@ fn main() {
 /// Milliseconds of each, and how many times as long the first takes.
 fn measure(what: &str, rounds: usize, heddle: impl Fn() -> f64, ctr: impl Fn() -> f64) {
     // Not counted: what is done once.
-    (heddle(), ctr());
+    let _ = (heddle(), ctr());
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for round in 0..rounds {
         let (ours, theirs) = match round % 2 {

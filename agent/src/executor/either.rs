@@ -1,4 +1,4 @@
-//! Both ways of running a task behind one type: nothing else cares which of them a task takes.
+//! Both ways of running a task behind one type: who starts, signals or checks it does not say which of them it takes.
 
 use super::{
     CheckCommand, MemoryFile, ProcessExecutor, ShimSpec, TaskProcess,

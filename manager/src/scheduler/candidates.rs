@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BinaryHeap},
 };
 
-/// Of a node, the least is the best: failures of late, tasks of the service there, tasks in all.
+/// Of a node, the least is the best: failures of late, tasks of the service that stay there, tasks in all.
 type Rank = (u32, u32, u32);
 
 /// Of the best node below a branch: its failures, tasks of the service in each branch on the way to it, tasks of the service there,
@@ -28,7 +28,7 @@ pub struct Candidates<'a> {
 /// Nodes that are alike in what tasks are spread over so far.
 #[derive(Default)]
 struct Branch {
-    /// Tasks of the service on them.
+    /// Tasks of the service that stay on them.
     tasks: u32,
     /// By the value of what tasks are spread over next; None: nodes without such a label.
     known: BTreeMap<Option<String>, usize>,
@@ -42,7 +42,7 @@ impl Branch {
     fn add(&mut self, node: &Node, load: &Load, wanted: &Wanted<'_>) {
         let mut at = self;
         for attribute in &wanted.spread {
-            at.tasks += load.of(&wanted.like.service);
+            at.tasks += wanted.beside(&node.id, load);
             let Branch { known, branches, .. } = at;
             let next = *known.entry(attribute.of(node).map(Into::into)).or_insert_with(|| {
                 branches.push(Branch::default());
@@ -50,8 +50,8 @@ impl Branch {
             });
             at = &mut branches[next];
         }
-        at.tasks += load.of(&wanted.like.service);
-        at.nodes.push(Reverse((rank(load, wanted), node.id.clone())));
+        at.tasks += wanted.beside(&node.id, load);
+        at.nodes.push(Reverse((rank(&node.id, load, wanted), node.id.clone())));
     }
 
     /// After the last node has come.
@@ -115,7 +115,7 @@ impl<'a> Candidates<'a> {
                 return None;
             }
             load.add(wanted.like);
-            Some(rank(load, wanted))
+            Some(rank(id, load, wanted))
         };
         while let Some(answer) = root.ask(&mut take) {
             if let Some((id, (failed, alike, of_service, all))) = answer {
@@ -130,6 +130,6 @@ impl<'a> Candidates<'a> {
     }
 }
 
-fn rank(load: &Load, wanted: &Wanted<'_>) -> Rank {
-    (load.failures(wanted.like), load.of(&wanted.like.service), load.all)
+fn rank(id: &NodeId, load: &Load, wanted: &Wanted<'_>) -> Rank {
+    (load.failures(wanted.like), wanted.beside(id, load), load.all)
 }

@@ -4,13 +4,17 @@ use super::{attribute::Attribute, constraint::Constraint, load::Load};
 use crate::store::Snapshot;
 use bytesize::ByteSize;
 use heddle_model::{
+    NodeId,
     net::{Port, Protocol},
     node::{Availability, Node, NodeState},
     placement::{Amounts, NanoCpus},
     service::Runtime,
     task::Task,
 };
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// What tasks ask of a node that are of one service and one version of it.
 pub struct Wanted<'a> {
@@ -18,9 +22,26 @@ pub struct Wanted<'a> {
     pub encrypted: bool,
     pub constraints: Vec<Constraint>,
     pub spread: Vec<Attribute>,
+    /// Tasks of the service that make room: those that end, and those that have the slots of these. Nothing is spread by them.
+    leaving: BTreeMap<NodeId, u32>,
 }
 
 impl<'a> Wanted<'a> {
+    /// By tasks that ask the same, of which there is one.
+    pub fn by_all(state: &Snapshot, tasks: &[&'a Task]) -> Self {
+        let mut wanted = Self::by(state, tasks[0]);
+        // Where there is one node, there is nothing to choose.
+        if wanted.like.bound.is_none() {
+            let slots: BTreeSet<u64> = tasks.iter().map(|task| task.slot).collect();
+            let all = state.tasks_of_service(&wanted.like.service);
+            let leaving = all.filter(|task| task.on_node() && (task.has_to_go() || slots.contains(&task.slot)));
+            for node in leaving.filter_map(|task| task.node.clone()) {
+                *wanted.leaving.entry(node).or_default() += 1;
+            }
+        }
+        wanted
+    }
+
     pub fn by(state: &Snapshot, like: &'a Task) -> Self {
         let placement = &like.spec.placement;
         Self {
@@ -28,7 +49,13 @@ impl<'a> Wanted<'a> {
             encrypted: is_encrypted(state, like),
             constraints: Constraint::all(&like.spec),
             spread: placement.spread.iter().filter_map(|s| s.parse().ok()).collect(),
+            leaving: BTreeMap::new(),
         }
+    }
+
+    /// Tasks of the service that stay on a node.
+    pub fn beside(&self, node: &NodeId, load: &Load) -> u32 {
+        load.of(&self.like.service).saturating_sub(self.leaving.get(node).copied().unwrap_or(0))
     }
 }
 

@@ -72,7 +72,7 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
         return plan;
     }
     let mut loads = loads(state, context.now);
-    let mut groups: BTreeMap<Alike<'_>, Vec<&Arc<Task>>> = BTreeMap::new();
+    let mut groups: BTreeMap<Alike<'_>, Vec<&Task>> = BTreeMap::new();
     for task in state.tasks.values().filter(waiting) {
         if is_delayed(task, context.now) {
             plan.wake_at(task.not_before);
@@ -82,7 +82,7 @@ pub fn plan(state: &Snapshot, context: &mut Context<'_>) -> Plan {
     }
     let mut placed = Vec::new();
     for tasks in groups.into_values() {
-        let mut candidates = Candidates::new(state, &loads, Wanted::by(state, tasks[0]));
+        let mut candidates = Candidates::new(state, &loads, Wanted::by_all(state, &tasks));
         for task in tasks {
             let mut next = Task::clone(task);
             match candidates.place(state, &mut loads) {

@@ -4,6 +4,7 @@ use super::*;
 use crate::world::World;
 use explain::explain;
 use heddle_model::{
+    Kind, Object, TaskId,
     cluster::Cluster,
     node::{Node, NodeState, NodeStatus},
     placement::{Amounts, NanoCpus},
@@ -250,4 +251,33 @@ fn within_a_zone_that_is_no_worse_tasks_move_too() {
     let slot = balance::next(&world.state, &world.state.services[&web], now(&world.state)).unwrap();
     let moved = world.state.tasks_of_service(&web).find(|t| t.slot == slot).unwrap();
     assert_eq!(moved.node.as_ref(), Some(full));
+}
+
+/// Replacements begin before what they replace has ended, and nobody ends up with two of three.
+#[test]
+fn what_makes_room_is_not_spread_by() {
+    let mut world = world(&[(1, 0), (1, 0), (1, 0)]);
+    let web = world.run(3, |_| ());
+    world.report(TaskState::Running);
+    let old: Vec<Task> = world.state.tasks_of_service(&web).map(|task| Task::clone(task)).collect();
+    let mut next = |task: &Task, node: Option<&NodeId>| {
+        let state = if node.is_some() { TaskState::Running } else { TaskState::Pending };
+        let status = TaskStatus { state, ..TaskStatus::default() };
+        let id = TaskId::from_random(world.random());
+        Task { id, node: node.cloned(), status, attachments: Vec::new(), ..task.clone() }
+    };
+    let [first, second, third] = old.as_slice() else { panic!("{old:?}") };
+    // The first slot's is replaced where it was, and has ended; the second's is, and is about to.
+    let first = next(first, first.node.as_ref());
+    let ends = Task { desired: TaskState::Shutdown, ..second.clone() };
+    let (beside, waiting) = (next(second, second.node.as_ref()), next(third, None));
+    let gone = Mutation::Remove { kind: Kind::Task, id: old[0].id.to_string(), version: None };
+    let made = [first, beside, waiting.clone()].map(|task| Mutation::Create(task.into()));
+    world.write([vec![gone, Mutation::Update(ends.into())], made.into()].concat());
+    let mut random = || [0; 16];
+    let (now, acked) = (now(&world.state), world.state.version);
+    let placed = plan(&world.state, &mut Context { now, acked, random: &mut random }).mutations;
+    let [Mutation::Update(object)] = placed.as_slice() else { panic!("{placed:?}") };
+    let Object::Task(placed) = object else { panic!("{object:?}") };
+    assert_eq!((&placed.id, &placed.node), (&waiting.id, &third.node));
 }

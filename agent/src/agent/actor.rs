@@ -50,8 +50,9 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-/// How often running programs are looked at, though nothing rang.
+/// How often running programs are looked at, though nothing rang; and while one of them is about to listen.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_SOON: Duration = Duration::from_millis(5);
 /// After a pass that failed; doubles while it fails.
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(6);
@@ -126,12 +127,11 @@ impl Actor {
                 command => self.obey(command).await,
             }
         }
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut retry_at = Instant::now();
         self.assign();
         let mut dirty = true;
         loop {
+            let pause = if self.worker.soon(now()) { LOOK_SOON } else { LOOK_EVERY };
             tokio::select! {
                 event = hear(&mut self.member) => {
                     let Some(event) = event else { return };
@@ -159,9 +159,11 @@ impl Actor {
                 change = self.watch.changed() => dirty |= self.reconciler.notice(&change),
                 () = self.ends.rings() => {}
                 (id, outcome) = self.checks.next() => self.take_outcome(&id, outcome),
-                _ = look.tick() => {}
+                () = tokio::time::sleep(pause) => {}
             }
             dirty |= self.look();
+            // Nobody waits for a pass to hear that a program runs.
+            self.tell().await;
             let at = Instant::now();
             if (dirty && at >= retry_at) || at >= self.reconciler.due().max(retry_at) {
                 let began = Instant::now();
@@ -176,17 +178,22 @@ impl Actor {
                 // A sandbox that is new lets its program start; that is another pass.
                 dirty = self.look() || !done;
             }
-            if let Some(member) = &mut self.member {
-                let (applied, complaints) = {
-                    let status = self.status.borrow();
-                    (status.applied_revision, status.report())
-                };
-                member.report(&self.worker, applied, complaints).await;
-            }
+            self.tell().await;
             self.show();
             if std::mem::take(&mut self.ring) {
                 self.connected.notify_one();
             }
+        }
+    }
+
+    /// The managers hear what they have not heard.
+    async fn tell(&mut self) {
+        if let Some(member) = &mut self.member {
+            let (applied, complaints) = {
+                let status = self.status.borrow();
+                (status.applied_revision, status.report())
+            };
+            member.report(&self.worker, applied, complaints).await;
         }
     }
 

@@ -23,6 +23,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// A program that does not listen on its published ports by then runs without them.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// In which most programs are there for their clients.
+const SOON: Duration = Duration::from_secs(2);
 
 /// A task's namespace outlives a program that was asked to stop by so much: what clients send as it closes its connections
 /// is answered by the kernel there, and by nobody when it is gone.
@@ -153,6 +155,12 @@ impl Local {
 }
 
 impl Worker {
+    /// Whether one was started a moment ago, and is not known to serve yet.
+    pub fn soon(&self, now: Timestamp) -> bool {
+        let begins = |local: &Local| local.status.state == TaskState::Starting && now.since(local.status.since) < SOON;
+        self.tasks.values().any(begins)
+    }
+
     /// Takes over what is wanted now. A task that is here and not wanted any more is stopped; what has ended and is not
     /// wanted is forgotten.
     pub fn assign(&mut self, wanted: &BTreeMap<TaskId, Job>, running: &[TaskId], now: Timestamp) {

@@ -12,6 +12,7 @@ use crate::{
 use heddle_model::{
     TaskId, Timestamp,
     assignment::NetworkView,
+    container::{Mount, MountSource},
     network::{self, Driver},
     task::TaskState,
     volume::{VolumeName, VolumeRecord},
@@ -328,6 +329,22 @@ fn command(job: &Job) -> String {
     }
 }
 
+/// As it was asked for: what of it is a template is not filled in.
+fn mount(mount: &Mount) -> Value {
+    let (kind, name, source) = match &mount.source {
+        MountSource::Bind(path) => ("bind", None, path.as_str()),
+        MountSource::Tmpfs { .. } => ("tmpfs", None, ""),
+        MountSource::Volume(name) => ("volume", name.as_deref(), ""),
+    };
+    json!({
+        "Type": kind,
+        "Name": name.unwrap_or_default(),
+        "Source": source,
+        "Destination": mount.target,
+        "RW": !mount.read_only,
+    })
+}
+
 /// A row of `ps`.
 pub fn summary(seen: &JobPicture, state_of: &HostState, picture: &Picture, now: Timestamp) -> Value {
     let (job, status) = (&seen.job, &seen.status);
@@ -399,6 +416,7 @@ pub fn whole(seen: &JobPicture, state_of: &HostState, picture: &Picture) -> Valu
             "WorkingDir": process.dir.as_deref().unwrap_or("/"),
             "Labels": labels(job),
         },
+        "Mounts": job.container().into_iter().flat_map(|c| &c.mounts).map(mount).collect::<Vec<_>>(),
         "HostConfig": {
             "AutoRemove": auto_remove,
             "Dns": spec_dns.map(|d| &d.servers),

@@ -16,14 +16,16 @@ use super::{
 };
 use heddle_model::TaskId;
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         prctl,
         signal::{SigSet, Signal, kill},
         signalfd::{SfdFlags, SignalFd},
+        stat::Mode,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, mkfifo},
 };
 use std::{
     fs, io,
@@ -51,6 +53,15 @@ pub struct CheckCommand {
     /// Of the task.
     dir: PathBuf,
     command: String,
+}
+
+/// The named pipe for what checks in a task's container write. It is there when this returns.
+pub fn check_output(dir: &Path) -> io::Result<PathBuf> {
+    let path = dir.join("check");
+    match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(path),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl ProcessExecutor {

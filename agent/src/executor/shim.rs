@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::{
+    check::check_output,
     group::Group,
     identity::Identity,
     log::{self, LONGEST, Stream, Writer, now_ms},
@@ -161,6 +162,8 @@ pub fn keep_log(dir: &Path) -> io::Result<()> {
     let spec: Option<ShimSpec> = record::read(&dir.join(SPEC))?;
     let limits = spec.map(|spec| spec.container.log).unwrap_or_default();
     let mut log = Writer::open(dir, limits)?;
+    // As long as anybody runs there: the daemon may be gone before containerd's shim opens the other end, and that would wait.
+    let _checked = fs::File::options().read(true).write(true).open(check_output(dir)?)?;
     // containerd's shim asks it to end before all is written.
     setsid()?;
     let mut term: SigSet = [Signal::SIGTERM].into_iter().collect();

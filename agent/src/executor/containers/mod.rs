@@ -6,44 +6,33 @@
 //!    └── follows each container; leaves the same files in the task's directory as a shim of our own does
 //! ```
 
+mod begin;
+mod check;
+mod life;
+
+pub use check::ContainerCheck;
+
 use super::{
     Exit, MemoryFile, TaskProcess,
-    check::{because, judge, keep_end},
-    group,
     log::now_ms,
-    memory::{self, Drafts},
-    record::{self, EXIT, Running, SPEC, ShimSpec, TASK},
+    record::{self, EXIT, SPEC, ShimSpec, TASK},
 };
-use crate::volumes;
 use heddle_engine::{
-    Engine, EngineError,
-    container::{Begins, End, State},
-    image::{self, Image},
+    Engine, image,
     spec::{Run, Volume},
 };
-use heddle_model::{
-    TaskId,
-    container::{Mount, MountSource, StopSignal, User},
-    health::HealthCheck,
-    login::Login,
-    service::ImageSpec,
-};
-use nix::{
-    sys::{signal::Signal, stat::Mode},
-    unistd::mkfifo,
-};
+use heddle_model::{TaskId, container::StopSignal, health::HealthCheck, login::Login, service::ImageSpec};
+use life::remove_groups;
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::{
-    net::unix::pipe,
-    sync::{Notify, watch},
-};
+use tokio::sync::{Notify, watch};
 
 /// Written before anything is asked of containerd.
 const CONTAINER: &str = "container.json";
@@ -197,7 +186,8 @@ impl Containers {
         }
         // A daemon before this one has begun with it.
         self.hold(task, None, Phase::Unknown("containerd is asked for it".into()), |this, task, _| async move {
-            this.adopt(&task).await;
+            let begun = this.task_dir(&task).join(TASK).exists();
+            this.follow(&task, begun).await;
         });
         self.state(task)
     }
@@ -238,7 +228,7 @@ impl Containers {
             match this.begin(&task, what, cancelled).await {
                 Ok(Ok(pid)) => {
                     this.runs(&task, pid);
-                    this.follow(&task).await;
+                    this.follow(&task, true).await;
                 }
                 Ok(Err(signal)) => {
                     let exit = Exit { code: 128 + signal as i32, error: None, at_ms: now_ms() };
@@ -253,191 +243,11 @@ impl Containers {
         Ok(())
     }
 
-    /// Its pid; or the signal that came before there was one.
-    async fn begin(
-        &self,
-        task: &TaskId,
-        what: ContainerTask,
-        mut cancelled: watch::Receiver<Option<Signal>>,
-    ) -> Result<Result<u32, Signal>, EngineError> {
-        // Whoever has begun to make a container makes all of it: what is half made nobody could take away.
-        let image = tokio::select! {
-            image = self.pull(task, &what.image) => image?,
-            signal = cancelled.wait_for(Option::is_some) => return Ok(Err(signal.ok().and_then(|s| *s).unwrap_or(Signal::SIGKILL))),
-        };
-        self.reach(task, Phase::Preparing("starting its container".into()));
-        let dir = self.task_dir(task);
-        let mut run = what.run;
-        let files = dir.join("files");
-        fs::create_dir_all(&files)?;
-        for (number, (target, content)) in what.beside.files.iter().enumerate() {
-            let path = files.join(number.to_string());
-            fs::write(&path, content)?;
-            run.files.push((path, target.clone()));
-        }
-        let program = &image.config.config;
-        for target in program.open_volumes(&run.container.mounts) {
-            let data = volumes::anonymous(&dir, run.container.mounts.len())?;
-            let source = MountSource::Bind(data.display().to_string());
-            run.container.mounts.push(Mount { source, target: target.clone(), read_only: false });
-            run.volumes.push(Volume { data, target });
-        }
-        let signal = program.stop_signal.as_deref().filter(|_| run.container.stop_signal.is_none());
-        let stop_signal = signal.and_then(|s| s.parse::<StopSignal>().ok());
-        let kept = Kept { stop_signal, health: program.health_check() };
-        record::write(&dir.join(CONTAINER), &kept)?;
-        group::prepare(&run.resources)?;
-        // Until the container has them.
-        let (_drafts, secret) = match what.secret.as_slice() {
-            [] => (None, Vec::new()),
-            files => {
-                let (drafts, made) = Drafts::make(dir.join(MEMORY), files)?;
-                (Some(drafts), made)
-            }
-        };
-        run.files.extend(secret);
-        // Whatever is run beside it is who the program is.
-        let note = |begins: &Begins| {
-            let mut beside = what.beside;
-            beside.env.clone_from(&begins.env);
-            beside.dir = run.dir.clone().or_else(|| Some(program.working_dir.clone()).filter(|dir| !dir.is_empty()));
-            let user = User { name: begins.ids.uid.to_string(), group: Some(begins.ids.gid.to_string()) };
-            beside.container.user = Some(user);
-            beside.container.groups = begins.ids.groups.iter().map(ToString::to_string).collect();
-            beside.container.cap_drop = run.denied();
-            record::write(&dir.join(SPEC), &beside)
-        };
-        let pid = self.0.engine.start(task.as_str(), &image, &run, &self.output(&dir), note).await?;
-        let signal = *cancelled.borrow();
-        Ok(signal.map_or(Ok(pid), Err))
-    }
-
-    /// containerd's shim starts it, and gives it what it is called as the name of an argument.
-    fn output(&self, dir: &Path) -> String {
-        format!("binary://{}?task-log={}", self.0.shim.display(), dir.display())
-    }
-
-    async fn pull(&self, task: &TaskId, what: &FromImage) -> Result<Image, EngineError> {
-        let (name, login) = (&what.spec.image, what.login.as_ref());
-        let reference = image::reference(name);
-        if !what.newest
-            && let Some(image) = self.0.engine.image(&reference).await?
-        {
-            return Ok(image);
-        }
-        let tell = |progress| self.reach(task, Phase::Preparing(format!("{name}: {progress}")));
-        match self.0.engine.pull_telling(&reference, image::auth(login), tell).await {
-            Err(EngineError::Image { why, .. }) => match self.0.engine.image(&reference).await? {
-                // As docker: what is here is better than nothing.
-                Some(image) => {
-                    tracing::warn!(image = %name, why, "an image is used as it is here: its registry does not give it");
-                    Ok(image)
-                }
-                None => Err(EngineError::Image { reference: name.to_string(), why }),
-            },
-            other => other,
-        }
-    }
-
-    fn runs(&self, task: &TaskId, pid: u32) {
-        self.note(task, pid);
-        self.reach(task, Phase::Running { pid, health: self.kept(task).health });
-    }
-
-    fn kept(&self, task: &TaskId) -> Kept {
-        record::read(&self.task_dir(task).join(CONTAINER)).ok().flatten().unwrap_or_default()
-    }
-
     /// Those that may not have a container yet, each with what containerd calls its image.
     pub fn preparing(&self) -> Vec<(TaskId, String)> {
         let held = self.held();
         let begins = held.iter().filter(|(_, held)| matches!(held.phase, Phase::Preparing(_)));
         begins.filter_map(|(id, held)| Some((id.clone(), held.image.clone()?))).collect()
-    }
-
-    /// Leaves what tells others which process it is.
-    fn note(&self, task: &TaskId, pid: u32) {
-        let shim = record::parent(pid).unwrap_or_default();
-        let start = |pid| record::start_time(pid).unwrap_or_default();
-        let running = Running { shim, shim_start: start(shim), init: pid, init_start: start(pid) };
-        if let Err(error) = record::write(&self.task_dir(task).join(TASK), &running) {
-            tracing::warn!(%task, %error, "cannot write down which process a container has");
-        }
-    }
-
-    /// Finds out what became of one that a daemon before this one began with.
-    async fn adopt(&self, task: &TaskId) {
-        let known = self.task_dir(task).join(TASK).exists();
-        loop {
-            match self.0.engine.state(task.as_str()).await {
-                Ok(State::Running { pid }) => {
-                    self.runs(task, pid);
-                    return self.follow(task).await;
-                }
-                Ok(State::Ended(end)) => return self.finish(task, ended(end)).await,
-                Ok(State::Absent | State::Created) if known => return self.finish(task, Exit::lost()).await,
-                Ok(State::Absent | State::Created) => {
-                    // It had not begun: it may as if nobody had tried.
-                    self.discard(task).await;
-                    let _ = fs::remove_file(self.task_dir(task).join(CONTAINER));
-                    self.held().remove(task);
-                    return self.0.bell.notify_one();
-                }
-                Err(error) => {
-                    let why = error.to_string();
-                    let known =
-                        matches!(self.held().get(task), Some(Held { phase: Phase::Unknown(w), .. }) if *w == why);
-                    if !known {
-                        tracing::warn!(%task, why, "it is not known how a container is");
-                    }
-                    self.reach(task, Phase::Unknown(why));
-                }
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
-    /// Until it has ended. It goes on while containerd is away.
-    async fn follow(&self, task: &TaskId) {
-        loop {
-            match self.0.engine.wait(task.as_str()).await {
-                Ok(end) => return self.finish(task, ended(end)).await,
-                Err(error) => tracing::debug!(%task, %error, "a container is not waited for"),
-            }
-            tokio::time::sleep(AGAIN).await;
-            match self.0.engine.state(task.as_str()).await {
-                Ok(State::Ended(end)) => return self.finish(task, ended(end)).await,
-                Ok(State::Absent | State::Created) => return self.finish(task, Exit::lost()).await,
-                Ok(State::Running { .. }) | Err(_) => {}
-            }
-        }
-    }
-
-    /// How it ended is on disk before anybody hears of it; then nothing of it is left but what it printed.
-    async fn finish(&self, task: &TaskId, exit: Exit) {
-        let dir = self.task_dir(task);
-        // Whoever took the directory away wants to know nothing more.
-        while let Err(error) = record::write(&dir.join(EXIT), &exit)
-            && dir.exists()
-        {
-            tracing::warn!(%task, %error, "cannot write down how a container ended");
-            tokio::time::sleep(AGAIN).await;
-        }
-        self.reach(task, Phase::Ended);
-        self.discard(task).await;
-        self.held().remove(task);
-    }
-
-    /// Takes it away from containerd, as soon as that lets it go. Nobody waits for that.
-    async fn discard(&self, task: &TaskId) {
-        memory::clear(&self.task_dir(task).join(MEMORY));
-        let mut wait = AGAIN;
-        while let Err(error) = self.0.engine.remove(task.as_str()).await {
-            tracing::debug!(%task, %error, "a container is not taken away yet");
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
-        }
-        remove_groups(task).await;
     }
 
     /// Signals its program. One that has not begun never will.
@@ -523,75 +333,4 @@ impl Containers {
     pub fn check(&self, task: &TaskId, args: Vec<String>) -> ContainerCheck {
         ContainerCheck { engine: self.0.engine.clone(), task: task.clone(), dir: self.task_dir(task), args }
     }
-}
-
-/// Waits for processes that are on their way out.
-async fn remove_groups(task: &TaskId) {
-    let task = task.clone();
-    let _ = tokio::task::spawn_blocking(move || group::remove(task.as_str())).await;
-}
-
-/// A program that may be run in a container.
-#[derive(Clone)]
-pub struct ContainerCheck {
-    engine: Engine,
-    task: TaskId,
-    dir: PathBuf,
-    args: Vec<String>,
-}
-
-impl ContainerCheck {
-    /// What was wrong, if anything was. One that is given up ends by itself: as long as the shim waits for somebody to read the
-    /// output, it does not tell how the container ended.
-    pub async fn run(self, limit: Duration) -> io::Result<Result<(), String>> {
-        loop {
-            let check = self.clone();
-            match tokio::spawn(async move { check.run_through(limit).await }).await? {
-                // It says nothing of the task that nobody can ask.
-                Err(error) if error.is_silent() => tokio::time::sleep(AGAIN).await,
-                done => return done.map_err(io::Error::other),
-            }
-        }
-    }
-
-    async fn run_through(&self, limit: Duration) -> Result<Result<(), String>, EngineError> {
-        let path = self.dir.join("check");
-        match mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR) {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
-            Err(error) => return Err(io::Error::from(error).into()),
-        }
-        // Held open at both ends: between two writers it does not end.
-        let mut output = pipe::OpenOptions::new().read_write(true).open_receiver(&path)?;
-        let mut said = Vec::new();
-        let to = path.display().to_string();
-        let begun = Instant::now();
-        let ended = loop {
-            let id = format!("check-{}", now_ms());
-            let left = limit.saturating_sub(begun.elapsed());
-            let ended = tokio::select! {
-                ended = self.engine.exec(self.task.as_str(), &id, &self.args, &to, left) => ended,
-                read = keep_end(&mut output, &mut said) => {
-                    return Err(read.err().unwrap_or_else(|| io::Error::other("it ended")).into());
-                }
-            };
-            match ended {
-                // Neither well nor ill.
-                Err(EngineError::Lost) if !left.is_zero() => said.clear(),
-                ended => break ended,
-            }
-        };
-        let mut rest = [0; 4 << 10];
-        while let Ok(count) = output.try_read(&mut rest) {
-            said.extend_from_slice(&rest[..count]);
-        }
-        Ok(match ended? {
-            Some(code) => judge(u8::try_from(code).unwrap_or(u8::MAX), &said),
-            None => Err(format!("not done after {limit:?}{}", because(&said))),
-        })
-    }
-}
-
-fn ended(end: End) -> Exit {
-    let at_ms = if end.at.is_zero() { now_ms() } else { end.at.as_millis() as u64 };
-    Exit { code: end.code as i32, error: None, at_ms }
 }

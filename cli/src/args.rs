@@ -171,9 +171,17 @@ pub struct DaemonArgs {
     /// Holds a directory for each registry with a hosts.toml, as containerd has them: mirrors, private CAs, plain HTTP
     #[arg(long, env = "HEDDLE_REGISTRY_HOSTS", value_name = "DIR", default_value = "/etc/containerd/certs.d")]
     pub registry_hosts: PathBuf,
+    /// What makes containers from now on, by name or path: runc, crun, or another that takes the same commands [default: runc]
+    #[arg(long, env = "HEDDLE_OCI_RUNTIME", value_name = "PROGRAM", value_parser = program)]
+    pub oci_runtime: Option<PathBuf>,
     /// Tell numbers (/metrics, for Prometheus), /healthz and /readyz over HTTP at this IP:PORT [default: nowhere]
     #[arg(long, env = "HEDDLE_METRICS_ADDR")]
     pub metrics_addr: Option<SocketAddr>,
+}
+
+/// Where a program is that is found by name, or by path.
+fn program(name: &str) -> Result<PathBuf, String> {
+    which::which(name).map_err(|_| "no such program: it takes a name in PATH or the path of one that may be run".into())
 }
 
 #[derive(Debug, Subcommand)]

@@ -89,6 +89,7 @@ async fn dispatch(command: Command, client: &Client, socket: PathBuf) -> Result<
             let images = heddle_engine::Settings {
                 socket: args.containerd,
                 hosts: args.registry_hosts,
+                runtime: args.oci_runtime,
                 ..heddle_engine::Settings::default()
             };
             node::run(node::Config {

@@ -12,6 +12,7 @@ use crate::{
     spec::{Ids, Run, spec},
 };
 use containers::containers_client::ContainersClient;
+use prost::Message;
 use prost_types::Any;
 use snapshots::snapshots_client::SnapshotsClient;
 use std::{
@@ -27,6 +28,8 @@ use tonic::{Code, Status};
 const RUNTIME: &str = "io.containerd.runc.v2";
 /// Label of a container: whose it is.
 const OWNER: &str = "heddle.owner";
+/// What that shim is told (`runc.v1.Options`).
+const OPTIONS: &str = "containerd.runc.v1.Options";
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 /// Tries to take away what is on its way out.
@@ -35,6 +38,13 @@ const BETWEEN: Duration = Duration::from_millis(50);
 const EXEC_TRIES: u32 = 10;
 /// After a program has gone, in which whoever waits for it hears of that.
 const HEARD: Duration = Duration::from_secs(1);
+
+/// Of containerd's `runc.v1.Options` what is used here.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct Options {
+    #[prost(string, tag = "6")]
+    binary_name: String,
+}
 
 /// How a program is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +137,14 @@ impl Engine {
         started
     }
 
+    fn runtime(&self) -> containers::container::Runtime {
+        let options = self.settings.runtime.as_ref().map(|program| {
+            let options = Options { binary_name: program.display().to_string() };
+            Any { type_url: OPTIONS.into(), value: options.encode_to_vec() }
+        });
+        containers::container::Runtime { name: RUNTIME.into(), options }
+    }
+
     async fn try_start(
         &self,
         id: &str,
@@ -153,7 +171,7 @@ impl Engine {
             id: id.into(),
             labels: own.chain([(OWNER.to_owned(), self.settings.owner.clone())]).collect(),
             image: image.name.clone(),
-            runtime: Some(containers::container::Runtime { name: RUNTIME.into(), options: None }),
+            runtime: Some(self.runtime()),
             spec: Some(Any { type_url: SPEC.into(), value: spec }),
             snapshotter: SNAPSHOTTER.into(),
             snapshot_key: id.into(),

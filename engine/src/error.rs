@@ -12,6 +12,12 @@ pub enum EngineError {
     Image { reference: String, why: String },
     #[error("{}: {why}", .path.display())]
     Hosts { path: PathBuf, why: String },
+    #[error("registries cannot be asked: {0}")]
+    Client(String),
+    #[error(
+        "registries cannot be asked: this host has no CA certificates; on Debian they are in the package ca-certificates"
+    )]
+    NoAuthorities,
     #[error("user {user:?}: the image has no {missing}")]
     User { user: String, missing: String },
     #[error("containerd has lost how a program in a container ended")]

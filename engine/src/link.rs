@@ -31,6 +31,8 @@ pub struct Settings {
     pub owner: String,
     /// Holds a directory with `hosts.toml` for each registry.
     pub hosts: PathBuf,
+    /// The program that makes containers, as the OCI's runtime specification has it. None: containerd's own choice, runc.
+    pub runtime: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -40,6 +42,7 @@ impl Default for Settings {
             namespace: "heddle".into(),
             owner: String::new(),
             hosts: "/etc/containerd/certs.d".into(),
+            runtime: None,
         }
     }
 }

@@ -40,6 +40,10 @@ struct Source {
 
 impl Source {
     fn new(host: Host) -> Result<Self, EngineError> {
+        // Without any the client panics, whomever it is to ask.
+        if rustls_native_certs::load_native_certs().certs.is_empty() {
+            return Err(EngineError::NoAuthorities);
+        }
         // Somebody may have done so before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let config = ClientConfig {
@@ -51,7 +55,8 @@ impl Source {
             user_agent: concat!("heddle/", env!("CARGO_PKG_VERSION")),
             ..ClientConfig::default()
         };
-        Ok(Self { client: Client::new(config), host })
+        let client = Client::try_from(config).map_err(|e| EngineError::Client(of_registry(&e)))?;
+        Ok(Self { client, host })
     }
 
     /// The image as it is called there.

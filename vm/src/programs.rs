@@ -44,7 +44,8 @@ fn missing(more: &[(&'static str, &'static str)], has: impl Fn(&str) -> bool) ->
 pub fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]);
-    folders.map(|folder| folder.join(name)).find(|p| p.is_file())
+    let folders = std::env::join_paths(folders).ok()?;
+    which::which_in(name, Some(folders), "/").ok()
 }
 
 #[cfg(test)]

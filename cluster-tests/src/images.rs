@@ -149,11 +149,27 @@ impl Server {
 /// A registry that keeps its images in a directory of its own.
 pub fn registry(addr: SocketAddr) -> Server {
     let dir = tempfile::tempdir().expect("a directory");
+    let images = dir.path().join("images");
+    serve(dir, &images, json!({"addr": addr.to_string()}), addr)
+}
+
+/// One that gives the images of another, and is asked over TLS. Its certificate, in PEM, is in its directory as `ca.pem`.
+pub fn registry_with_tls(addr: SocketAddr, other: &Server) -> Server {
+    let dir = tempfile::tempdir().expect("a directory");
+    let own = rcgen::generate_simple_self_signed([addr.ip().to_string()]).expect("a certificate");
+    let [certificate, key] = ["ca.pem", "key.pem"].map(|name| dir.path().join(name));
+    fs::write(&certificate, own.cert.pem()).expect("a file");
+    fs::write(&key, own.signing_key.serialize_pem()).expect("a file");
+    let http = json!({"addr": addr.to_string(), "tls": {"certificate": certificate, "key": key}});
+    serve(dir, &other.dir.path().join("images"), http, addr)
+}
+
+fn serve(dir: tempfile::TempDir, images: &Path, http: serde_json::Value, addr: SocketAddr) -> Server {
     let config = json!({
         "version": 0.1,
         "log": {"level": "warn"},
-        "storage": {"filesystem": {"rootdirectory": dir.path().join("images")}},
-        "http": {"addr": addr.to_string()},
+        "storage": {"filesystem": {"rootdirectory": images}},
+        "http": http,
     });
     let path = dir.path().join("config.yml");
     fs::write(&path, config.to_string()).expect("its configuration");
@@ -205,14 +221,20 @@ fn containerd_with(first: impl FnOnce(&Path) -> String) -> Server {
 
 /// Says that a registry is asked without encryption.
 pub fn plain(hosts: &Path, registry: &str) {
+    hosts_toml(hosts, registry, &format!("server = \"http://{registry}\"\n"));
+}
+
+/// Says how a registry is asked.
+pub fn hosts_toml(hosts: &Path, registry: &str, text: &str) {
     let dir = hosts.join(registry);
     fs::create_dir_all(&dir).expect("a directory");
-    fs::write(dir.join("hosts.toml"), format!("server = \"http://{registry}\"\n")).expect("hosts.toml");
+    fs::write(dir.join("hosts.toml"), text).expect("hosts.toml");
 }
 
 /// A file system that becomes an image.
 pub struct Root {
     dir: tempfile::TempDir,
+    architecture: &'static str,
 }
 
 impl Root {
@@ -227,7 +249,7 @@ impl Root {
         for name in COMMANDS {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("a link");
         }
-        let root = Self { dir };
+        let root = Self { dir, architecture: heddle_engine::image::architecture() };
         root.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/srv:/bin/sh\n");
         root.write("etc/group", "root:x:0:\nwww:x:33:\nadm:x:4:www\n");
         root
@@ -293,6 +315,11 @@ impl Root {
         archived.stdout
     }
 
+    /// Says that it is for another processor, as images name them.
+    pub fn for_processor(self, architecture: &'static str) -> Self {
+        Self { architecture, ..self }
+    }
+
     /// Puts the image into a registry; `program` is the `config` of its configuration. Its digest.
     pub async fn push(&self, name: &str, program: serde_json::Value) -> String {
         // Somebody may have done so before.
@@ -301,7 +328,7 @@ impl Root {
         let layer = self.layer();
         let diff = ImageLayer::new(layer, LAYER.to_owned(), None);
         let config = json!({
-            "architecture": heddle_engine::image::architecture(),
+            "architecture": self.architecture,
             "os": "linux",
             "config": program,
             "rootfs": {"type": "layers", "diff_ids": [diff.sha256_digest()]},

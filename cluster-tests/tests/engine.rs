@@ -1,28 +1,42 @@
 //! Images and containers with a containerd and a registry of this test's own, without the rest of the program.
 #![allow(clippy::unwrap_used)]
 
-use heddle_cluster_tests::images::{self, Root, Server, socket};
+use heddle_cluster_tests::{
+    images::{self, Root, Server, socket},
+    vm,
+};
 use heddle_engine::{
     Engine, EngineError, Reference, RegistryAuth, Settings,
     container::State,
     image::Image,
     pull::Progress,
-    spec::{Run, Volume},
+    spec::{Groups, Run, Volume},
 };
-use heddle_model::container::{Container, Mount, MountSource};
+use heddle_model::{
+    container::{Bound, Container, Mount, MountSource, Rlimit, Ulimit},
+    placement::Resources,
+};
 use serde_json::json;
 use std::{
     fs,
     net::SocketAddr,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 use tokio::sync::watch;
 
+fn free() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn which(program: &str) -> PathBuf {
+    heddle_vm::programs::which(program).unwrap_or_else(|| panic!("{program} is missing: run scripts/prepare"))
+}
+
 struct Stage {
     containerd: Server,
-    _registry: Server,
+    registry: Server,
     addr: SocketAddr,
     engine: Engine,
 }
@@ -33,12 +47,22 @@ impl Stage {
     }
 
     fn with(containerd: Server) -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let free = free();
         let registry = images::registry(free);
         let hosts = containerd.dir.path().join("certs.d");
         images::plain(&hosts, &free.to_string());
         let settings = Settings { socket: socket(containerd.dir.path()), hosts, ..Settings::default() };
-        Self { engine: Engine::new(settings).unwrap(), containerd, _registry: registry, addr: free }
+        Self { engine: Engine::new(settings).unwrap(), containerd, registry, addr: free }
+    }
+
+    /// The same containerd with another program that makes containers.
+    fn made_by(self, runtime: &str) -> Self {
+        let settings = Settings { runtime: Some(which(runtime)), ..self.engine.settings().clone() };
+        Self { engine: Engine::new(settings).unwrap(), ..self }
+    }
+
+    fn hosts(&self) -> &Path {
+        &self.engine.settings().hosts
     }
 
     fn name(&self, rest: &str) -> Reference {
@@ -109,6 +133,119 @@ async fn an_image_is_pulled_and_runs_as_it_says() {
     assert_eq!(stage.engine.list().await.unwrap(), Vec::<String>::new());
     stage.remove(&image).await;
     assert!(stage.engine.image(&stage.name("busybox:1")).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_is_held_to_what_was_asked() {
+    // crun refuses hosts that have control groups of both versions at once, which this one may.
+    is_held(&["runc"]).await;
+}
+
+/// Each runtime makes the same of it.
+async fn is_held(runtimes: &[&str]) {
+    let mut stage = Stage::new();
+    Root::busybox().push(&format!("{}/busybox:1", stage.addr), json!({"Cmd": ["sh"]})).await;
+    let image = stage.pull("busybox:1").await.unwrap();
+    // Of the program, as the kernel tells it: what it may, its filter, its limits, its memory, its file systems.
+    let script = "busybox grep -E '^(CapBnd|CapEff|Seccomp):' /proc/self/status
+        busybox awk '/Max open files/ { print $4, $5 }' /proc/self/limits
+        echo $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null)
+        echo $(cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null)
+        for dir in / /scratch /proc/sys/kernel; do busybox mktemp $dir/XXXXXX >/dev/null 2>&1 && echo $dir is written to; done
+        busybox dd if=/dev/zero of=/scratch/file bs=64k count=2 2>&1 | grep -o 'No space left.*'
+        busybox unshare -m true 2>&1 | grep -o 'not permitted'
+        echo end";
+    let script = script.replace("| grep", "| busybox grep");
+    let asked = Container {
+        mounts: vec!["type=tmpfs,target=/scratch,tmpfs-size=64k".parse().unwrap()],
+        read_only: true,
+        cap_drop: ["CHOWN".parse().unwrap()].into(),
+        ulimits: [(Rlimit::Nofile, Ulimit { soft: Bound(100), hard: Bound(200) })].into(),
+        ..Container::default()
+    };
+    let mut limits = Resources::default();
+    limits.limit.memory = 64 << 20;
+    limits.limit.pids = 50;
+    let groups = Groups { unified: !Path::new("/sys/fs/cgroup/memory").exists(), swap: false };
+    let run = Run { args: sh(&script), container: asked, resources: limits, groups, ..Run::default() };
+    for runtime in runtimes {
+        stage = stage.made_by(runtime);
+        let (code, said) = stage.run(runtime, &image, &run).await.unwrap();
+        println!("{runtime}: {said}");
+        // All that docker gives but chown, which is the first.
+        let want = "CapEff:\t00000000a80425fa\nCapBnd:\t00000000a80425fa\nSeccomp:\t2\n100 200\n67108864\n50\n\
+            /scratch is written to\nNo space left on device\nnot permitted\nend\n";
+        assert_eq!((code, said.as_str()), (0, want), "{runtime}");
+        let wrong = Run { args: vec!["no-such-program".into()], ..Run::default() };
+        let said = stage.run("nothing", &image, &wrong).await.unwrap_err().to_string();
+        assert!(said.contains("no-such-program") && said.lines().count() == 1, "{runtime}: {said}");
+        assert_eq!(stage.engine.list().await.unwrap(), Vec::<String>::new());
+    }
+    let said = stage.made_by("true").run("nothing", &image, &run).await.unwrap_err().to_string();
+    println!("{said}");
+    assert!(said.starts_with("containerd cannot "), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_host_can_run_is_refused_by_its_name() {
+    let stage = Stage::new();
+    let own = heddle_engine::image::architecture();
+    let other = if own == "s390x" { "amd64" } else { "s390x" };
+    Root::busybox().for_processor(other).push(&format!("{}/other:1", stage.addr), json!({"Cmd": ["sh"]})).await;
+    let said = stage.pull("other:1").await.unwrap_err().to_string();
+    assert!(said.ends_with(&format!("other:1\": it is for linux/{other}, and this host is linux/{own}")), "{said}");
+    assert_eq!((scraps(&stage), stage.ctr(&["content", "ls", "-q"])), ("0".into(), String::new()));
+    Root::busybox().push(&format!("{}/bare:1", stage.addr), json!({})).await;
+    let image = stage.pull("bare:1").await.unwrap();
+    let said = stage.run("bare", &image, &Run::default()).await.unwrap_err().to_string();
+    assert_eq!(said, "the image names no program: give a command or an entry point");
+}
+
+/// As containerd's hosts.toml says it: no registry is believed that shows another certificate, and mirrors come first.
+#[tokio::test(flavor = "multi_thread")]
+async fn registries_are_asked_where_and_how_hosts_toml_says() {
+    let stage = Stage::new();
+    let digest = Root::busybox().push(&format!("{}/busybox:1", stage.addr), json!({"Cmd": ["sh"]})).await;
+    let addr = free();
+    let secure = images::registry_with_tls(addr, &stage.registry);
+    let ca = stage.containerd.dir.path().join("ca.pem");
+    fs::copy(secure.dir.path().join("ca.pem"), &ca).unwrap();
+    let name: Reference = format!("{addr}/busybox:1").parse().unwrap();
+    let ask = async |name: &Reference| {
+        let resolved = stage.engine.resolve(name, RegistryAuth::Anonymous).await;
+        resolved.map(|resolved| resolved.digest).map_err(|e| e.to_string())
+    };
+    // Nobody has vouched for it.
+    let said = ask(&name).await.unwrap_err();
+    println!("{said}");
+    assert!(said.contains("certificate") && said.lines().count() == 1, "{said}");
+    let server = format!("server = \"https://{addr}\"\n");
+    images::hosts_toml(stage.hosts(), &addr.to_string(), &format!("{server}ca = {:?}", ca.display().to_string()));
+    assert_eq!(ask(&name).await.as_ref(), Ok(&digest));
+    let (progress, _) = watch::channel(Progress::default());
+    let image = stage.engine.pull(&name, RegistryAuth::Anonymous, &progress).await.unwrap();
+    assert_eq!(image.digest, digest);
+    stage.remove(&image).await;
+    images::hosts_toml(stage.hosts(), &addr.to_string(), &format!("{server}skip_verify = true"));
+    assert_eq!(ask(&name).await.as_ref(), Ok(&digest));
+    images::hosts_toml(stage.hosts(), &addr.to_string(), &format!("{server}ca = \"/no/such/file\""));
+    assert_eq!(ask(&name).await.unwrap_err(), "/no/such/file: No such file or directory (os error 2)");
+
+    // A name that nobody answers to, which two mirrors have: the first does not answer either.
+    let mirrors = format!(
+        "server = \"https://registry.invalid\"\n[host.\"http://127.0.0.1:1\"]\n[host.\"https://{addr}\"]\nca = {:?}\n",
+        ca.display().to_string()
+    );
+    images::hosts_toml(stage.hosts(), "registry.invalid", &mirrors);
+    let name: Reference = "registry.invalid/busybox:1".parse().unwrap();
+    let image = stage.engine.pull(&name, RegistryAuth::Anonymous, &progress).await.unwrap();
+    assert_eq!((image.digest.as_str(), image.name.as_str()), (digest.as_str(), "registry.invalid/busybox:1"));
+    stage.remove(&image).await;
+    // With nobody left, the last one's answer counts.
+    drop(secure);
+    let said = ask(&name).await.unwrap_err();
+    println!("{said}");
+    assert!(said.starts_with("image \"registry.invalid/busybox:1\": ") && said.lines().count() == 1, "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -322,4 +459,27 @@ async fn a_registry_that_fails_is_gone_on_with_or_told_of_and_leaves_nothing() {
     images::plain(&stage.containerd.dir.path().join("certs.d"), "127.0.0.1:1");
     let said = stage.engine.resolve(&nobody, RegistryAuth::Anonymous).await.unwrap_err().to_string();
     assert!(said.contains("onnection refused"), "{said}");
+}
+
+mod emulated {
+    use super::{is_held, vm};
+
+    /// Whoever asks a registry has some, whatever it believes.
+    const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+    const PROGRAMS: [&str; 9] =
+        ["containerd", "containerd-shim-runc-v2", "ctr", "runc", "crun", "docker-registry", "tar", "unshare", "mount"];
+
+    #[test]
+    fn runc_and_crun_hold_it_by_control_groups_of_version_2_too() {
+        let test = "runc_and_crun_hold_it_by_control_groups_of_version_2_too";
+        let machine = |vm: vm::Vm| {
+            let vm = vm.modules(&["overlay"]).tools(&PROGRAMS).memory_mib(2048);
+            vm.file(AUTHORITIES, AUTHORITIES)
+        };
+        if vm::skipped() || vm::ran_in(test, machine) {
+            return;
+        }
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(is_held(&["runc", "crun"]));
+    }
 }

@@ -67,6 +67,8 @@ fn workloads(lab: &Lab, small: &str) {
     assert_eq!(lab.heddle("node3", &["exec", "runs", "cat", "/srv/a"]), "begun\n");
     let seen: Value = lab.json("node3", &["inspect", "runs"]);
     assert!(seen[0]["Config"]["Image"].as_str().is_some_and(|i| i == small), "{seen}");
+    let mount = json!({"Type": "volume", "Name": "kept", "Source": "", "Destination": "/srv", "RW": true});
+    assert_eq!(seen[0]["Mounts"], json!([mount]));
     lab.heddle("node3", &["stop", "-t", "1", "runs"]);
     lab.heddle("node3", &["start", "runs"]);
     assert_eq!(lab.heddle("node3", &["exec", "runs", "cat", "/srv/a"]), "begun\n");
@@ -262,7 +264,13 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     assert!(refused(&lab, "broken").contains("/no/such/program"));
     lab.heddle("node1", &["service", "create", "--detach", "--name", "nobody", "--user", "nobody-here", &whoami]);
     assert_eq!(refused(&lab, "nobody"), "user \"nobody-here\": the image has no user \"nobody-here\"");
-    lab.heddle("node1", &["service", "rm", "missing", "broken", "nobody"]);
+    let other = push(&lab, "other:1", &Root::busybox().for_processor("s390x"), json!({"Cmd": ["sh"]}));
+    lab.heddle("node1", &["service", "create", "--detach", "--name", "other", &other]);
+    assert!(refused(&lab, "other").contains("it is for linux/s390x, and this host is linux/"));
+    let bare = push(&lab, "bare:1", &Root::busybox(), json!({}));
+    lab.heddle("node1", &["service", "create", "--detach", "--name", "bare", &bare]);
+    assert_eq!(refused(&lab, "bare"), "the image names no program: give a command or an entry point");
+    lab.heddle("node1", &["service", "rm", "missing", "broken", "nobody", "other", "bare"]);
     private_images(&lab, &whoami);
 
     // The check of an image is made where a service says nothing, and survives a daemon.

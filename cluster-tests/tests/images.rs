@@ -114,15 +114,20 @@ fn private_images(lab: &Lab, open: &str) {
     lab.heddle("node1", &["service", "rm", "private"]);
 }
 
-/// The daemon, containerd and its shims at once: the tasks are replaced, and nothing of them is left.
-fn everybody_is_killed(lab: &Lab) {
+/// The daemon, containerd and its shims at once: the tasks are replaced, and nothing of them is left. Containers are made by another
+/// program from then on.
+fn everybody_is_killed(lab: &Lab, small: &str) {
     let mine = |all: Vec<Value>| all.into_iter().find(|t| t["state"] == "running" && t["hostname"] == "node2");
     let one = mine(tasks(lab, "who"));
     lab.sh("node2", "kill -9 $(cat /run/ctd/pid) $(pgrep -x containerd-shim) || true");
     lab.do_lab(&["kill", "node2", "--daemon"]);
     lab.sh("node2", "kill -9 $(pgrep -x containerd-shim) 2>/dev/null || true");
     containerd_on(lab, "node2");
-    lab.do_lab(&["start", "node2"]);
+    let script = r#"echo '#!/bin/sh
+echo ran >> /run/ran
+exec runc "$@"' > /run/own-runtime; chmod +x /run/own-runtime"#;
+    lab.sh("node2", script);
+    lab.do_lab_with(&["start", "node2"], &[("HEDDLE_OCI_RUNTIME", "/run/own-runtime")]);
     lab.connected("node2");
     wait("what ran there is replaced", || {
         let all = lab.try_json("node1", &["service", "ps", "who", "--format", "json"])?;
@@ -130,6 +135,10 @@ fn everybody_is_killed(lab: &Lab) {
         let gone = one.as_ref().is_none_or(|one| running.iter().all(|t| t["id"] != one["id"]));
         if running.len() == 3 && gone { Ok(()) } else { Err(all.to_string()) }
     });
+    lab.heddle("node2", &["run", "--rm", small, "true"]);
+    lab.sh("node2", "grep -q ran /run/ran");
+    let said = lab.try_heddle("node2", &["daemon", "--oci-runtime", "no-such-program"]).unwrap_err();
+    assert!(said.contains("no such program: it takes a name in PATH or the path of one that may be run"), "{said}");
     for host in HOSTS {
         spread(3, |count| lab.ask("client", &format!("{}:8080", addr(host)), count, false));
     }
@@ -428,7 +437,7 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
         let failed = now.iter().any(|t| t["state"] == "failed");
         if failed && running(&now).len() == 3 { Ok(()) } else { Err(format!("{now:?}")) }
     });
-    everybody_is_killed(&lab);
+    everybody_is_killed(&lab, &small);
     // A host that leaves takes its containers with it.
     lab.heddle("node3", &["leave"]);
     assert_eq!(left(&lab, "node3"), "0");

@@ -416,7 +416,7 @@ pub fn whole(seen: &JobPicture, state_of: &HostState, picture: &Picture) -> Valu
             "WorkingDir": process.dir.as_deref().unwrap_or("/"),
             "Labels": labels(job),
         },
-        "Mounts": job.container().into_iter().flat_map(|c| &c.mounts).map(mount).collect::<Vec<_>>(),
+        "Mounts": job.mounts().iter().map(mount).collect::<Vec<_>>(),
         "HostConfig": {
             "AutoRemove": auto_remove,
             "Dns": spec_dns.map(|d| &d.servers),

@@ -203,6 +203,10 @@ impl Engine {
         Ok(match found.status() {
             process::Status::Created => State::Created,
             process::Status::Stopped => State::Ended(end(found.exit_status, found.exited_at)),
+            process::Status::Unknown => {
+                let why = "its shim does not answer".into();
+                return Err(EngineError::Refused { what: "look at a container", why });
+            }
             _ => State::Running { pid: found.pid },
         })
     }

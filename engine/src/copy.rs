@@ -5,9 +5,9 @@ use nix::libc;
 use rustix::{
     fd::{AsFd, BorrowedFd},
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid, XattrFlags, chmodat, chownat,
-        fchmod, fchown, fgetxattr, fgetxattr_query, flistxattr, flistxattr_query, fsetxattr, fstat, futimens, linkat,
-        mkdirat, mknodat, openat, openat2, readlinkat, statat, symlinkat, unlinkat, utimensat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid, XattrFlags, chownat, fchmod,
+        fchown, fgetxattr, fgetxattr_query, flistxattr, flistxattr_query, fsetxattr, fstat, futimens, linkat, mkdirat,
+        mknodat, openat, openat2, readlinkat, statat, symlinkat, unlinkat, utimensat,
     },
     io::Errno,
 };
@@ -85,13 +85,11 @@ impl Copier<'_> {
                 return keep(source.as_fd(), target.as_fd(), &stat);
             }
             FileType::Symlink => symlinkat(readlinkat(from, name, Vec::new())?, to, name)?,
-            kind => mknodat(to, name, kind, Mode::empty(), stat.st_rdev)?,
+            // Whole from the first: somebody may put another thing in its place, which nobody is to change.
+            kind => mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode & 0o7777), stat.st_rdev)?,
         }
         let (owner, group) = owners(&stat);
         chownat(to, name, owner, group, AtFlags::SYMLINK_NOFOLLOW)?;
-        if kind != FileType::Symlink {
-            chmodat(to, name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
-        }
         Ok(utimensat(to, name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 

@@ -25,12 +25,19 @@ pub enum EngineError {
     #[error("the image names no program: give a command or an entry point")]
     NoProgram,
     #[error("the file system of the image: {0}")]
-    Rootfs(#[from] std::io::Error),
+    Rootfs(std::io::Error),
+    #[error(transparent)]
+    Host(#[from] std::io::Error),
 }
 
 impl EngineError {
     pub(crate) fn image(reference: &impl ToString, why: impl ToString) -> Self {
         Self::Image { reference: reference.to_string(), why: why.to_string() }
+    }
+
+    /// Whether it is an image's registry that does not give it, or this host that cannot ask.
+    pub fn is_of_registry(&self) -> bool {
+        matches!(self, Self::Image { .. } | Self::NoAuthorities | Self::Client(_))
     }
 
     /// Whether containerd itself is not there, so that nothing is known of what it runs.

@@ -17,6 +17,8 @@ const DEFAULT: &str = "_default";
 pub struct Host {
     /// With its port, if it has one. None: the registry itself, by its own name.
     pub name: Option<String>,
+    /// It is no mirror: what is for the registry's eyes is for it.
+    pub own: bool,
     pub plain: bool,
     pub skip_verify: bool,
     /// Files with certificates in PEM.
@@ -27,7 +29,7 @@ pub struct Host {
 
 impl Host {
     fn of_registry() -> Self {
-        Self { name: None, plain: false, skip_verify: false, ca: Vec::new(), resolves: true }
+        Self { name: None, own: true, plain: false, skip_verify: false, ca: Vec::new(), resolves: true }
     }
 
     pub fn protocol(&self) -> ClientProtocol {
@@ -104,7 +106,7 @@ fn parse(text: &str, dir: &Path) -> Result<Vec<Host>, String> {
             return Err(format!("host.{url:?}.{other}: only {} are understood", known.join(", ")));
         }
         let entry = Entry::deserialize(entry).map_err(|e| format!("host.{url:?}: {}", e.message()))?;
-        hosts.extend(host(&url, entry, dir)?);
+        hosts.extend(host(&url, entry, dir)?.map(|mirror| Host { own: false, ..mirror }));
     }
     let own = Entry { capabilities: file.capabilities, ca: file.ca, skip_verify: file.skip_verify };
     match &file.server {
@@ -169,6 +171,7 @@ mod tests {
         let hosts = parse(text, Path::new("/d")).unwrap();
         let names: Vec<_> = hosts.iter().map(|h| h.name.as_deref().unwrap()).collect();
         assert_eq!(names, ["zebra:5000", "apple.example", "registry.example"]);
+        assert_eq!(hosts.iter().map(|h| h.own).collect::<Vec<_>>(), [false, false, true]);
         assert!(hosts[0].plain && hosts[0].resolves && hosts[0].ca.is_empty());
         assert!(!hosts[1].plain && !hosts[1].resolves && hosts[1].skip_verify);
         assert_eq!(hosts[1].ca, [PathBuf::from("/d/a.pem"), "/d/b.pem".into()]);

@@ -67,10 +67,6 @@ impl Source {
         }
         image
     }
-
-    fn is_own(&self, image: &Reference) -> bool {
-        self.host.name.as_ref().is_none_or(|name| name == image.registry())
-    }
 }
 
 /// Part of a blob: from where on, and the bytes.
@@ -121,7 +117,7 @@ impl Registry {
         for source in sources.filter(|s| s.host.resolves || !resolves) {
             let there = source.named(image);
             // Credentials are the registry's, and no mirror's.
-            let auth = if source.is_own(image) { &self.auth } else { &RegistryAuth::Anonymous };
+            let auth = if source.host.own { &self.auth } else { &RegistryAuth::Anonymous };
             let answer = async {
                 source.client.store_auth_if_needed(there.resolve_registry(), auth).await;
                 call(&source.client, &there).await

@@ -4,14 +4,17 @@ use crate::{EngineError, api::types::Mount, spec::Ids};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
+    sys::stat::{Mode as FileMode, umask},
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::{
     fs::File,
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
+/// Bytes of options that mount(2) takes; it cuts off the rest, and does not say so.
+const PAGE: usize = 4096;
 /// No list of users is larger.
 const LARGEST: u64 = 4 << 20;
 
@@ -30,7 +33,10 @@ pub(crate) async fn apart<T: Send + 'static>(
 ) -> Result<T, EngineError> {
     let work = std::thread::spawn(work);
     let joined = tokio::task::spawn_blocking(move || work.join()).await.map_err(io::Error::other)?;
-    joined.map_err(|_| io::Error::other("looking into it failed"))?
+    match joined.map_err(|_| io::Error::other("looking into it failed")).map_err(EngineError::Rootfs)? {
+        Err(EngineError::Host(error)) => Err(EngineError::Rootfs(error)),
+        other => other,
+    }
 }
 
 /// The root of the image, in such a thread.
@@ -40,8 +46,18 @@ pub(crate) fn show(mounts: &[Mount]) -> io::Result<File> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     // Whatever lies there is not seen by this thread for a moment.
     let place = Path::new("/proc");
+    // What is made here has the modes that it is made with.
+    umask(FileMode::empty());
     for one in mounts {
         let (flags, data) = options(&one.options);
+        let (from, data) = nearer(data);
+        if let Some(from) = from {
+            // Of this thread alone.
+            std::env::set_current_dir(from)?;
+        }
+        if data.len() >= PAGE {
+            return Err(io::Error::other("it has too many layers"));
+        }
         let flags = flags | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         mount(Some(one.source.as_str()), place, Some(one.r#type.as_str()), flags, Some(data.as_str()))?;
     }
@@ -84,6 +100,20 @@ fn options(all: &[String]) -> (MsFlags, String) {
         }
     }
     (flags, data.join(","))
+}
+
+/// Layers by where they are from a directory that all are in, as containerd mounts them: a layer takes some ten bytes then.
+fn nearer(data: String) -> (Option<PathBuf>, String) {
+    const LAYERS: &str = "lowerdir=";
+    let layers = data.split(',').find_map(|option| option.strip_prefix(LAYERS)).unwrap_or_default();
+    let paths: Vec<&Path> = layers.split(':').map(Path::new).collect();
+    let shared = |dir: &&Path| paths.iter().all(|path| path.starts_with(dir));
+    let above = paths[0].ancestors().skip(1).find(shared).filter(|dir| dir.is_absolute());
+    let Some(above) = above.filter(|_| data.len() >= PAGE) else { return (None, data) };
+    let near: Vec<_> =
+        paths.iter().filter_map(|path| Some(path.strip_prefix(above).ok()?.display().to_string())).collect();
+    let near = data.replacen(layers, &near.join(":"), 1);
+    (Some(above.to_owned()), near)
 }
 
 /// The fields of a line, if there are enough (passwd(5), group(5)).
@@ -140,6 +170,19 @@ mod tests {
         let groups: Vec<_> = groups.iter().map(|g| (*g).to_owned()).collect();
         let ids = lookup(PASSWD, GROUP, user, &groups).map_err(|e| e.to_string())?;
         Ok((ids.uid, ids.gid, ids.groups, ids.home))
+    }
+
+    #[test]
+    fn layers_are_named_from_nearby_where_there_are_many() {
+        let dir = "/var/lib/containerd/snapshots";
+        let few = format!("lowerdir={dir}/1/fs:{dir}/2/fs,index=off");
+        assert_eq!(nearer(few.clone()), (None, few));
+        assert_eq!(nearer("mode=755".into()), (None, "mode=755".into()));
+        let all: Vec<_> = (1..=200).map(|n| format!("{dir}/{n}/fs")).collect();
+        let (from, near) = nearer(format!("workdir={dir}/0/work,lowerdir={},index=off", all.join(":")));
+        assert_eq!(from.as_deref(), Some(Path::new(dir)));
+        assert!(near.starts_with(&format!("workdir={dir}/0/work,lowerdir=1/fs:2/fs:")), "{near}");
+        assert!(near.ends_with(":200/fs,index=off") && near.len() < PAGE, "{near}");
     }
 
     #[test]

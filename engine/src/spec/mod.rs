@@ -7,7 +7,7 @@ use crate::{
     image::{Config, Program},
 };
 use heddle_model::{
-    container::{Capability, Container, Mount, MountSource, Rlimit, Ulimit},
+    container::{Capability, Container, MountSource, Rlimit, Ulimit},
     placement::Resources,
 };
 use serde_json::{Map, Value, json};
@@ -193,11 +193,7 @@ impl Run {
             json!({"type": "bind", "source": source, "destination": target, "options": ["rbind", "rprivate", access]})
         };
         let files = self.files.iter().map(|(source, target)| bind(source.display().to_string(), target, true));
-        mounts.extend(files);
-        // What lies within another is mounted after it.
-        let mut asked: Vec<&Mount> = self.container.mounts.iter().collect();
-        asked.sort_by_key(|mount| mount.target.matches('/').count());
-        mounts.extend(asked.into_iter().filter_map(|one| match &one.source {
+        let asked = self.container.mounts.iter().filter_map(|one| match &one.source {
             MountSource::Bind(source) => Some(bind(source.clone(), &one.target, one.read_only)),
             // They are bind mounts of their directories by now.
             MountSource::Volume(_) => None,
@@ -207,7 +203,13 @@ impl Run {
                 options.extend(one.read_only.then(|| "ro".into()));
                 Some(json!({"type": "tmpfs", "source": "tmpfs", "destination": one.target, "options": options}))
             }
-        }));
+        });
+        // What lies within another is mounted after it.
+        let mut all: Vec<Value> = files.chain(asked).collect();
+        let depth =
+            |mount: &Value| mount["destination"].as_str().map(|at| at.trim_end_matches('/').matches('/').count());
+        all.sort_by_key(depth);
+        mounts.extend(all);
         mounts
     }
 
@@ -369,6 +371,17 @@ mod tests {
         assert_eq!(targets[targets.len() - 2..], [&json!("/data"), &json!("/data/x")]);
         assert_eq!(written["process"]["capabilities"]["ambient"], json!(["CAP_NET_ADMIN"]));
         assert_eq!(written["linux"]["resources"]["cpu"]["quota"], json!(200_000));
+    }
+
+    #[test]
+    fn what_lies_within_another_mount_comes_after_it() {
+        let mounts = ["type=tmpfs,target=/run/", "type=bind,source=/a,target=/run/own/dir"];
+        let mounts = mounts.map(|text| text.parse().unwrap()).into();
+        let files = vec![("/s".into(), "/run/secrets/key".into()), ("/h".into(), "/etc/hosts".into())];
+        let run = Run { files, container: Container { mounts, ..Container::default() }, ..Run::default() };
+        let written = run.mounts();
+        let own: Vec<_> = written.iter().skip(7).map(|mount| mount["destination"].as_str().unwrap()).collect();
+        assert_eq!(own, ["/run/", "/etc/hosts", "/run/secrets/key", "/run/own/dir"]);
     }
 
     /// What one has that the other has not; what is empty or false need not be said.

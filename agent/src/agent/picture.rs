@@ -51,6 +51,13 @@ pub struct JobPicture {
     pub status: TaskStatus,
 }
 
+impl JobPicture {
+    /// Whether its program may run yet, or once more.
+    pub fn may_run(&self) -> bool {
+        self.job.task().is_none() || !self.status.state.is_terminal()
+    }
+}
+
 /// Passes over one state of the host that may fail before its operator hears that the kernel refuses it: the next one may
 /// do, when somebody else was just changing the same.
 const PATIENCE: u32 = 3;

@@ -2,10 +2,12 @@
 //!
 //! A task for which nothing is reserved and nothing limited stays in its daemon's groups.
 
+use bytesize::ByteSize;
 use heddle_engine::spec::Groups;
 use heddle_model::placement::{NanoCpus, Resources};
 use nix::{
     errno::Errno,
+    sys::signal::Signal,
     unistd::{UnlinkatFlags, unlinkat},
 };
 use std::{
@@ -147,6 +149,13 @@ impl Group {
         Self { name: name.to_owned(), dirs: Vec::new(), roots: open(&mounts) }
     }
 
+    /// What somebody else has made for a task, as far as memory goes.
+    pub fn made(name: &str) -> Self {
+        let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
+        let memory = hierarchy(&mounts, "memory").map(|(_, root)| root.join(PARENT).join(name));
+        Self { dirs: memory.into_iter().collect(), ..Self::of(name) }
+    }
+
     /// Makes those that the resources take, with their settings, and puts a process in, with all that it begins from now on. None of
     /// them is left if one cannot be made.
     pub fn hold(&mut self, pid: u32, resources: &Resources) -> io::Result<()> {
@@ -192,8 +201,21 @@ impl Group {
         self.dirs.iter().try_for_each(|dir| write(&dir.join(PROCS), &pid.to_string()))
     }
 
+    /// Why a program ended with this code, if the kernel has killed a process of it for its limit, in bytes.
+    pub fn out_of_memory(&self, code: i32, limit: u64) -> Option<String> {
+        const KILLED: i32 = 128 + Signal::SIGKILL as i32;
+        let limit = ByteSize::b(limit);
+        let said = match code {
+            KILLED => format!("killed by the kernel: its memory limit of {limit} was reached"),
+            code => format!(
+                "exit code {code}; the kernel has killed a process of it: its memory limit of {limit} was reached"
+            ),
+        };
+        self.was_out_of_memory().then_some(said)
+    }
+
     /// Whether the kernel has killed a process, and not because the host itself was short.
-    pub fn was_out_of_memory(&self) -> bool {
+    fn was_out_of_memory(&self) -> bool {
         let text = |file: PathBuf| fs::read_to_string(file).unwrap_or_default();
         let counted =
             |file: PathBuf, key: &str| text(file).lines().any(|l| l.strip_prefix(key).is_some_and(|n| n.trim() != "0"));

@@ -11,7 +11,6 @@ use super::{
     record::{self, EXIT, Exit, Running, SPEC, ShimSpec, TASK},
     view,
 };
-use bytesize::ByteSize;
 use nix::{
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -39,7 +38,6 @@ const SELF: &str = "heddle";
 const CANNOT_RUN: i32 = 127;
 /// What the kernel tells a program of itself is not passed on from outside.
 const ITS_OWN: [Signal; 5] = [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGTRAP];
-const KILLED: i32 = 128 + Signal::SIGKILL as i32;
 
 /// Whose process returns from `run`.
 pub enum Outcome {
@@ -144,8 +142,8 @@ fn supervise(dir: &Path, spec: &ShimSpec, secret: Vec<MemoryFile>, tell: OwnedFd
         CANNOT_RUN => log::last(dir),
         0 => None,
         code => match spec.resources.limit.memory {
-            limit if limit > 0 && group.was_out_of_memory() => Some(out_of_memory(code, limit)),
-            _ => None,
+            0 => None,
+            limit => group.out_of_memory(code, limit),
         },
     };
     group.remove();
@@ -172,16 +170,6 @@ pub fn keep_log(dir: &Path) -> io::Result<()> {
     drop(ready);
     copy([(out, Stream::Stdout), (err, Stream::Stderr)], &mut log);
     Ok(())
-}
-
-fn out_of_memory(code: i32, limit: u64) -> String {
-    let limit = ByteSize::b(limit);
-    match code {
-        KILLED => format!("killed by the kernel: its memory limit of {limit} was reached"),
-        code => {
-            format!("exit code {code}; the kernel has killed a process of it: its memory limit of {limit} was reached")
-        }
-    }
 }
 
 /// Until both pipes are closed: all that held them is gone with the task's pid namespace.

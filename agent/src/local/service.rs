@@ -339,8 +339,8 @@ impl host_server::Host for HostService {
         let pid = pid.ok_or_else(|| refused(OperationError::NotRunning(seen.job.name())))?;
         let id = seen.job.id();
         let started = self.operations.executor.processes.started(id).ok().flatten();
-        let (env, container) = started.map(|s| (s.env, s.container)).unwrap_or_default();
-        let dir = seen.job.process().dir.clone().unwrap_or_else(|| "/".into());
+        let (env, container, dir) = started.map(|s| (s.env, s.container, s.dir)).unwrap_or_default();
+        let dir = dir.unwrap_or_else(|| "/".into());
         Ok(Response::new(v1::ExecTarget {
             id: id.to_string(),
             pid,

@@ -32,6 +32,12 @@ impl Job {
         }
     }
 
+    /// For whoever is told what it uses.
+    pub fn described(&self) -> String {
+        let kind = if self.task().is_some() { "task" } else { "workload" };
+        format!("{kind} {}", self.name())
+    }
+
     pub fn process(&self) -> &ProcessSpec {
         match self {
             Job::Task(task) => task.spec.runtime.program(),

@@ -20,21 +20,35 @@ use heddle_model::{
     container::{Mount, MountSource, StopSignal, User},
 };
 use nix::sys::signal::Signal;
-use std::{fs, path::Path};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 use tokio::sync::watch;
 
+/// How far a program has come.
+pub(super) enum Begun {
+    Runs(u32),
+    /// By a signal that came before anything of a container was made.
+    Cancelled(Signal),
+    /// containerd has gone while its container was made.
+    Unclear,
+}
+
 impl Containers {
-    /// Its pid; or the signal that came before there was one.
     pub(super) async fn begin(
         &self,
         task: &TaskId,
         what: ContainerTask,
         mut cancelled: watch::Receiver<Option<Signal>>,
-    ) -> Result<Result<u32, Signal>, EngineError> {
+    ) -> Result<Begun, EngineError> {
         // Whoever has begun to make a container makes all of it: what is half made nobody could take away.
         let image = tokio::select! {
             image = self.pull(task, &what.image) => image?,
-            signal = cancelled.wait_for(Option::is_some) => return Ok(Err(signal.ok().and_then(|s| *s).unwrap_or(Signal::SIGKILL))),
+            signal = cancelled.wait_for(Option::is_some) => {
+                return Ok(Begun::Cancelled(signal.ok().and_then(|s| *s).unwrap_or(Signal::SIGKILL)));
+            }
         };
         self.reach(task, Phase::Preparing("starting its container".into()));
         let dir = self.task_dir(task);
@@ -44,6 +58,8 @@ impl Containers {
         for (number, (target, content)) in what.beside.files.iter().enumerate() {
             let path = files.join(number.to_string());
             fs::write(&path, content)?;
+            // Whoever the program is, and whatever this daemon's umask.
+            fs::set_permissions(&path, Permissions::from_mode(0o644))?;
             run.files.push((path, target.clone()));
         }
         let program = &image.config.config;
@@ -78,9 +94,11 @@ impl Containers {
             beside.container.cap_drop = run.denied();
             record::write(&dir.join(SPEC), &beside)
         };
-        let pid = self.0.engine.start(task.as_str(), &image, &run, &self.output(&dir), note).await?;
-        let signal = *cancelled.borrow();
-        Ok(signal.map_or(Ok(pid), Err))
+        match self.0.engine.start(task.as_str(), &image, &run, &self.output(&dir), note).await {
+            Ok(pid) => Ok(Begun::Runs(pid)),
+            Err(error) if error.is_silent() => Ok(Begun::Unclear),
+            Err(error) => Err(error),
+        }
     }
 
     /// containerd's shim starts it, and gives it what it is called as the name of an argument.
@@ -98,13 +116,17 @@ impl Containers {
         }
         let tell = |progress| self.reach(task, Phase::Preparing(format!("{name}: {progress}")));
         match self.0.engine.pull_telling(&reference, image::auth(login), tell).await {
-            Err(EngineError::Image { why, .. }) => match self.0.engine.image(&reference).await? {
+            Err(error) if error.is_of_registry() => match self.0.engine.image(&reference).await? {
                 // As docker: what is here is better than nothing.
                 Some(image) => {
-                    tracing::warn!(image = %name, why, "an image is used as it is here: its registry does not give it");
+                    tracing::warn!(image = %name, %error, "an image is used as it is here: its registry does not give it");
                     Ok(image)
                 }
-                None => Err(EngineError::Image { reference: name.to_string(), why }),
+                // By the name that was asked for.
+                None => Err(match error {
+                    EngineError::Image { why, .. } => EngineError::Image { reference: name.to_string(), why },
+                    other => other,
+                }),
             },
             other => other,
         }

@@ -2,10 +2,11 @@
 
 use super::{AGAIN, CONTAINER, Containers, Held, Kept, LONGEST_WAIT, MEMORY, Phase};
 use crate::executor::{
-    Exit, group,
+    Exit,
+    group::{self, Group},
     log::now_ms,
     memory,
-    record::{self, EXIT, Running, TASK},
+    record::{self, EXIT, Running, SPEC, ShimSpec, TASK},
 };
 use heddle_engine::{
     EngineError,
@@ -47,17 +48,27 @@ impl Containers {
                         begun = true;
                         self.runs(task, pid);
                         match self.0.engine.wait(task.as_str()).await {
-                            Ok(end) => return self.finish(task, ended(end)).await,
+                            Ok(end) => return self.finish(task, self.explained(task, ended(end))).await,
                             Err(error) => tracing::debug!(%task, %error, "a container is not waited for"),
                         }
                     }
-                    Fate::Ended(exit) => return self.finish(task, exit).await,
+                    Fate::Ended(exit) => return self.finish(task, self.explained(task, exit)).await,
                     Fate::Open => return self.forget(task).await,
                 },
                 Err(error) => self.is_unknown(task, &error),
             }
             tokio::time::sleep(AGAIN).await;
         }
+    }
+
+    /// With what its control groups, which are there until it is taken away, have to say of it.
+    fn explained(&self, task: &TaskId, exit: Exit) -> Exit {
+        let spec: Option<ShimSpec> = record::read(&self.task_dir(task).join(SPEC)).ok().flatten();
+        let limit = spec.map_or(0, |spec| spec.resources.limit.memory);
+        if exit.code == 0 || exit.error.is_some() || limit == 0 {
+            return exit;
+        }
+        Exit { error: Group::made(task.as_str()).out_of_memory(exit.code, limit), ..exit }
     }
 
     /// It may begin as if nobody had tried.
@@ -97,11 +108,14 @@ impl Containers {
     /// Takes it away from containerd, as soon as that lets it go. Nobody waits for that.
     pub(super) async fn discard(&self, task: &TaskId) {
         memory::clear(&self.task_dir(task).join(MEMORY));
-        let mut wait = AGAIN;
+        let (mut wait, mut version) = (AGAIN, self.version());
         while let Err(error) = self.0.engine.remove(task.as_str()).await {
             tracing::debug!(%task, %error, "a container is not taken away yet");
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
+                // It is back, or another one.
+                Ok(()) = version.changed() => wait = AGAIN,
+            }
         }
         remove_groups(task).await;
     }

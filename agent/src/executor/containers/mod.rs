@@ -17,6 +17,7 @@ use super::{
     log::now_ms,
     record::{self, EXIT, SPEC, ShimSpec, TASK},
 };
+use begin::Begun;
 use heddle_engine::{
     Engine, image,
     spec::{Run, Volume},
@@ -32,7 +33,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+    time::timeout,
+};
 
 /// Written before anything is asked of containerd.
 const CONTAINER: &str = "container.json";
@@ -47,6 +52,8 @@ const CLEAR_LIMIT: Duration = Duration::from_secs(10);
 const SIGNAL_EVERY: Duration = Duration::from_secs(1);
 /// Containers that are nobody's are looked for so often.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// In which containerd says its version.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is asked whether containerd is there.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 
@@ -102,6 +109,7 @@ struct Held {
     /// Ends what is done before it runs. Whoever follows it hears it, and is the only one who says how it ended.
     cancel: watch::Sender<Option<Signal>>,
     signalled: Option<(Signal, Instant)>,
+    sending: Option<AbortHandle>,
 }
 
 struct Shared {
@@ -129,7 +137,8 @@ impl Containers {
         let shared = Arc::downgrade(&containers.0);
         tokio::spawn(async move {
             while let Some(shared) = shared.upgrade() {
-                let version = shared.engine.version().await.ok();
+                // One that hears and says nothing is as none.
+                let version = timeout(ANSWER_LIMIT, shared.engine.version()).await.ok().and_then(Result::ok);
                 shared.version.send_if_modified(|known| std::mem::replace(known, version.clone()) != version);
                 drop(shared);
                 tokio::time::sleep(ASK_EVERY).await;
@@ -200,7 +209,7 @@ impl Containers {
         follow: impl FnOnce(Self, TaskId, watch::Receiver<Option<Signal>>) -> F,
     ) {
         let (cancel, cancelled) = watch::channel(None);
-        self.held().insert(task.clone(), Held { phase, image, cancel, signalled: None });
+        self.held().insert(task.clone(), Held { phase, image, cancel, signalled: None, sending: None });
         tokio::spawn(follow(self.clone(), task.clone(), cancelled));
     }
 
@@ -225,12 +234,18 @@ impl Containers {
         record::write(&dir.join(CONTAINER), &Kept::default())?;
         let image = Some(image::reference(&what.image.spec.image).whole());
         self.hold(task, image, Phase::Preparing("preparing its image".into()), |this, task, cancelled| async move {
-            match this.begin(&task, what, cancelled).await {
-                Ok(Ok(pid)) => {
+            match this.begin(&task, what, cancelled.clone()).await {
+                Ok(Begun::Runs(pid)) => {
                     this.runs(&task, pid);
+                    // It came while the container was made, and not since: then it is sent where it goes.
+                    let missed = *cancelled.borrow();
+                    if let Some(signal) = missed {
+                        this.send(&task, signal);
+                    }
                     this.follow(&task, true).await;
                 }
-                Ok(Err(signal)) => {
+                Ok(Begun::Unclear) => this.follow(&task, false).await,
+                Ok(Begun::Cancelled(signal)) => {
                     let exit = Exit { code: 128 + signal as i32, error: None, at_ms: now_ms() };
                     this.finish(&task, exit).await;
                 }
@@ -250,7 +265,7 @@ impl Containers {
         begins.filter_map(|(id, held)| Some((id.clone(), held.image.clone()?))).collect()
     }
 
-    /// Signals its program. One that has not begun never will.
+    /// Signals its program. One whose container is not being made yet never begins; else it is signalled when it runs.
     pub fn signal(&self, task: &TaskId, signal: Signal) {
         let mut all = self.held();
         let Some(held) = all.get_mut(task).filter(|held| !matches!(held.phase, Phase::Ended)) else { return };
@@ -263,12 +278,18 @@ impl Containers {
             return;
         }
         drop(all);
+        self.send(task, signal);
+    }
+
+    /// What was to be sent before and has not been gives way.
+    fn send(&self, task: &TaskId, signal: Signal) {
         let signal = match self.kept(task).stop_signal.and_then(|own| own.as_str().parse().ok()) {
             Some(own) if signal == Signal::SIGTERM => own,
             _ => signal,
         };
-        let (this, task) = (self.clone(), task.clone());
-        tokio::spawn(async move {
+        let (this, id) = (self.clone(), task.clone());
+        let sending = tokio::spawn(async move {
+            let task = id;
             // A containerd that is being replaced is waited for, while there is somebody to signal.
             while let Err(error) = this.0.engine.signal(task.as_str(), signal as i32, false).await {
                 if !error.is_silent() || !this.held().contains_key(&task) {
@@ -277,6 +298,8 @@ impl Containers {
                 tokio::time::sleep(AGAIN).await;
             }
         });
+        let before = self.held().get_mut(task).and_then(|held| held.sending.replace(sending.abort_handle()));
+        before.inspect(AbortHandle::abort);
     }
 
     /// Takes those away that are nobody's, now and then.
@@ -314,14 +337,19 @@ impl Containers {
         for (_, held) in self.held().iter().filter(|(id, _)| !kept(id)) {
             held.cancel.send_replace(Some(Signal::SIGKILL));
         }
-        let listed = self.0.engine.list().await.unwrap_or_default();
-        let listed = listed.iter().filter_map(|id| id.parse::<TaskId>().ok()).filter(|id| !kept(id));
-        for id in held.into_iter().chain(listed) {
-            // Whoever follows it sees that it has ended.
-            if let Err(error) = self.0.engine.remove(id.as_str()).await {
-                tracing::warn!(task = %id, %error, "a container is left");
+        let removed = timeout(CLEAR_LIMIT, async {
+            let listed = self.0.engine.list().await.unwrap_or_default();
+            let listed = listed.iter().filter_map(|id| id.parse::<TaskId>().ok()).filter(|id| !kept(id));
+            for id in held.into_iter().chain(listed) {
+                // Whoever follows it sees that it has ended.
+                if let Err(error) = self.0.engine.remove(id.as_str()).await {
+                    tracing::warn!(task = %id, %error, "a container is left");
+                }
+                remove_groups(&id).await;
             }
-            remove_groups(&id).await;
+        });
+        if removed.await.is_err() {
+            return tracing::warn!("containerd does not answer: containers may be left");
         }
         let end = Instant::now() + CLEAR_LIMIT;
         while self.held().keys().any(|id| !kept(id)) && Instant::now() < end {

@@ -55,15 +55,15 @@ fn several(text: &str, found: &[&Stored]) -> OperationError {
     OperationError::ImageNames { reference: text.to_owned(), names: names.join(", ") }
 }
 
-/// By containers, by what is being made a container of, and by tasks that have yet to begin.
+/// By containers, by what is being made a container of, by tasks that have yet to begin, and by workloads, which may be started again.
 fn uses(containers: &[(String, String)], preparing: &[(TaskId, String)], picture: &Picture) -> Vec<Use> {
     let task = |id: &str| {
         let known = picture.jobs.iter().find(|(known, _)| known.as_str() == id);
-        known.map_or_else(|| format!("container {id}"), |(_, seen)| format!("task {}", seen.job.name()))
+        known.map_or_else(|| format!("container {id}"), |(_, seen)| seen.job.described())
     };
     let begin = preparing.iter().map(|(id, image)| (image.clone(), task(id.as_str()), true));
     let run = containers.iter().map(|(id, image)| (image.clone(), task(id), false));
-    let wanted = picture.jobs.iter().filter(|(_, seen)| !seen.status.state.is_terminal());
+    let wanted = picture.jobs.iter().filter(|(_, seen)| seen.may_run());
     let wanted = wanted.filter_map(|(id, seen)| {
         let image = seen.job.image()?;
         Some((reference(&image.image).whole(), task(id.as_str()), false))

@@ -120,7 +120,7 @@ pub struct Choice {
     /// Tasks of the service, for each of its spread preferences, on nodes that are alike in that.
     #[serde(default)]
     pub alike: Box<[u32]>,
-    /// Tasks of the service on the node.
+    /// Tasks of the service on the node that were to stay there.
     pub of_service: u32,
     /// Tasks on the node.
     pub all: u32,

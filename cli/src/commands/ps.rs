@@ -144,6 +144,7 @@ fn row(document: &Value, full: bool, ago: impl Fn(u64) -> String) -> Vec<String>
     };
     vec![
         id,
+        text(document, "Image").to_owned(),
         format!("\"{command}\""),
         ago(created(document) * 1000),
         text(document, "Status").to_owned(),
@@ -159,6 +160,7 @@ fn value(document: &Value) -> Value {
     json!({
         "ID": text(document, "Id"),
         "Names": names(document).join(","),
+        "Image": text(document, "Image"),
         "Command": format!("\"{}\"", text(document, "Command")),
         "CreatedAt": super::moment::show(created(document) * 1000),
         "State": text(document, "State"),
@@ -182,7 +184,7 @@ pub async fn run(client: &Client, args: PsArgs) -> Result<()> {
         }
         return Ok(());
     }
-    let headings = ["ID", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
+    let headings = ["ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
     let rows = chosen.iter().map(|d| row(d, args.no_trunc, output::ago)).collect();
     output::print(args.format, &headings, rows, chosen.iter().map(value).collect());
     Ok(())
@@ -206,7 +208,7 @@ mod tests {
                 port("::", 8000, 80, "tcp"), port("127.0.0.1", 5353, 53, "udp"), { "PrivatePort": 99, "Type": "tcp" }],
         });
         let job = json!({
-            "Id": "bbbbbbbbbbbbbbbbbbbbbbbbb", "Names": ["job"], "Command": "true", "Created": 200, "State": "exited",
+            "Id": "bbbbbbbbbbbbbbbbbbbbbbbbb", "Names": ["job"], "Image": "nginx:1.27", "Command": "true", "Created": 200, "State": "exited",
             "Status": "Exited (0) 1 minute ago", "Labels": {}, "Ports": [],
             "NetworkSettings": { "Networks": { "back": { "NetworkID": "n2" } } },
         });
@@ -217,7 +219,7 @@ mod tests {
         let given = filter.iter().map(|f| key_value(f).unwrap()).collect();
         let chosen = choose(two(), &Filters::new(given, &FILTERS).unwrap(), None);
         let rows = chosen.iter().map(|d| row(d, full, |ms| format!("at {ms}"))).collect();
-        output::table(&["ID", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"], rows)
+        output::table(&["ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"], rows)
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! The workload's environment: `--env-file`, then `--env`. A variable without a value is taken from our own environment.
+//! The environment of a workload or of a service's tasks: `--env-file`, then `--env`. A variable without a value is taken from our own
+//! environment.
 
-use std::collections::BTreeMap;
+use anyhow::{Context, Result};
+use std::{collections::BTreeMap, path::PathBuf};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvError {
@@ -20,6 +22,19 @@ fn variable(text: &str, here: impl Fn(&str) -> Option<String>) -> Option<Option<
         return None;
     }
     Some(value.map(|value| (name.to_owned(), value)))
+}
+
+/// What these files and, by a flag of this name, these lines say.
+pub fn all(flag: &'static str, lines: &[String], files: &[PathBuf]) -> Result<BTreeMap<String, String>> {
+    let here = |name: &str| std::env::var(name).ok();
+    let mut variables = BTreeMap::new();
+    for path in files {
+        let name = || format!("--env-file {}", path.display());
+        let content = std::fs::read_to_string(path).with_context(name)?;
+        variables.extend(file(&content, here).with_context(name)?);
+    }
+    variables.extend(flags(lines, here).context(flag)?);
+    Ok(variables)
 }
 
 /// Comments start with `#`; white space before a name does not count.

@@ -11,7 +11,7 @@ pub mod wish;
 
 use super::{image::pull, mount::MountFlags, pair::key, service::settings::entrypoint as entrypoint_words};
 use crate::client::{Client, said};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use heddle_model::{
     Annotations,
@@ -148,14 +148,7 @@ fn program(args: &RunArgs, env: BTreeMap<String, String>) -> Result<(ProcessSpec
 
 /// The spec, and what to warn of.
 fn spec(args: &RunArgs) -> Result<(WorkloadSpec, Vec<String>)> {
-    let here = |name: &str| std::env::var(name).ok();
-    let mut variables = BTreeMap::new();
-    for path in &args.env_file {
-        let content = std::fs::read_to_string(path).with_context(|| format!("--env-file {}", path.display()))?;
-        variables.extend(env::file(&content, here).with_context(|| format!("--env-file {}", path.display()))?);
-    }
-    variables.extend(env::flags(&args.env, here).context("--env")?);
-    let (process, image) = program(args, variables)?;
+    let (process, image) = program(args, env::all("--env", &args.env, &args.env_file)?)?;
     let flags = wish::Flags { aliases: args.network_alias.clone(), ip: args.ip, ip6: args.ip6, mac: args.mac_address };
     let networks = wish::join(args.network.clone(), flags)?;
     let (mut ports, mut warnings) = (args.publish.clone(), Vec::new());

@@ -6,7 +6,10 @@ use super::{
     resources::preference,
     settings::{Settings, config, mode, network, port, secret},
 };
-use crate::commands::pair::{key_value, resource};
+use crate::commands::{
+    pair::{key_value, resource},
+    run::env,
+};
 use anyhow::{Result, bail};
 use clap::Args;
 use heddle_model::{
@@ -22,7 +25,7 @@ use heddle_model::{
     },
     update::UpdateConfig,
 };
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct CreateArgs {
@@ -46,9 +49,12 @@ pub struct CreateArgs {
     /// The same with a config, in /run/configs
     #[arg(long, value_parser = config, value_name = "CONFIG")]
     config: Vec<PayloadFile>,
-    /// KEY=VALUE in the task's environment
-    #[arg(short, long, value_parser = key_value)]
-    env: Vec<(String, String)>,
+    /// NAME=VALUE in the task's environment, or NAME to take it from here
+    #[arg(short, long)]
+    env: Vec<String>,
+    /// A file of such lines
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
     /// Where tasks may run: node.role==worker, node.hostname!=web-*, node.labels.zone in (a, b)
     #[arg(long)]
     constraint: Vec<String>,
@@ -90,7 +96,7 @@ pub fn warning(args: &CreateArgs) -> Option<&'static str> {
 }
 
 pub fn spec(args: &CreateArgs) -> Result<ServiceSpec> {
-    let env = args.env.iter().cloned().collect::<BTreeMap<_, _>>();
+    let env = env::all("--env", &args.env, &args.env_file)?;
     let program = |command: &[String]| ProcessSpec { command: command.into(), env, ..ProcessSpec::default() };
     let runtime = match args.words.split_first() {
         None if args.process => bail!("--process: give a program of the hosts after it, as `-- PROGRAM [ARGUMENT]...`"),

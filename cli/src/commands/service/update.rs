@@ -11,6 +11,7 @@ use crate::{
     commands::{
         pair::{key_value, resource},
         registry,
+        run::env,
     },
 };
 use anyhow::{Result, anyhow, bail};
@@ -77,9 +78,9 @@ pub struct Changes {
     /// Have a config no more
     #[arg(long, value_name = "CONFIG")]
     config_rm: Vec<String>,
-    /// Set a variable of the environment: KEY=VALUE
-    #[arg(long, value_parser = key_value, value_name = "KEY=VALUE")]
-    env_add: Vec<(String, String)>,
+    /// Set a variable of the environment: NAME=VALUE, or NAME to take it from here
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    env_add: Vec<String>,
     /// Take a variable away: KEY
     #[arg(long, value_name = "KEY")]
     env_rm: Vec<String>,
@@ -264,7 +265,7 @@ fn edit(mut spec: ServiceSpec, args: &Changes, names: &BTreeMap<String, String>)
     for key in &args.env_rm {
         take_key(&mut process.env, "--env-rm", key)?;
     }
-    process.env.extend(args.env_add.iter().cloned());
+    process.env.extend(env::all("--env-add", &args.env_add, &[])?);
     if !args.command.is_empty() {
         process.command.clone_from(&args.command);
     }

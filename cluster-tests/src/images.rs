@@ -235,6 +235,8 @@ pub fn hosts_toml(hosts: &Path, registry: &str, text: &str) {
 pub struct Root {
     dir: tempfile::TempDir,
     architecture: &'static str,
+    /// Layers of a file each above the first.
+    more: u32,
 }
 
 impl Root {
@@ -249,7 +251,7 @@ impl Root {
         for name in COMMANDS {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("a link");
         }
-        let root = Self { dir, architecture: heddle_engine::image::architecture() };
+        let root = Self { dir, architecture: heddle_engine::image::architecture(), more: 0 };
         root.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/srv:/bin/sh\n");
         root.write("etc/group", "root:x:0:\nwww:x:33:\nadm:x:4:www\n");
         root
@@ -307,12 +309,15 @@ impl Root {
         self.dir.path()
     }
 
-    fn layer(&self) -> Vec<u8> {
-        let archived =
-            Command::new("tar").arg("-C").arg(self.path()).args(["--owner=0", "--group=0", "-c", "."]).output();
-        let archived = archived.expect("tar");
-        assert!(archived.status.success(), "{archived:?}");
-        archived.stdout
+    fn layers(&self) -> Vec<ImageLayer> {
+        let more = (0..self.more).map(|number| {
+            let dir = tempfile::tempdir().expect("a directory");
+            fs::create_dir(dir.path().join("layers")).expect("a directory");
+            fs::write(dir.path().join(format!("layers/{number}")), "").expect("a file");
+            archive(dir.path())
+        });
+        let layers = std::iter::once(archive(self.path())).chain(more);
+        layers.map(|layer| ImageLayer::new(layer, LAYER.to_owned(), None)).collect()
     }
 
     /// Says that it is for another processor, as images name them.
@@ -320,22 +325,34 @@ impl Root {
         Self { architecture, ..self }
     }
 
+    /// Has so many layers more, each with a file of its own in `/layers`.
+    pub fn with_layers(self, more: u32) -> Self {
+        Self { more, ..self }
+    }
+
     /// Puts the image into a registry; `program` is the `config` of its configuration. Its digest.
     pub async fn push(&self, name: &str, program: serde_json::Value) -> String {
         // Somebody may have done so before.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
-        let layer = self.layer();
-        let diff = ImageLayer::new(layer, LAYER.to_owned(), None);
+        let layers = self.layers();
+        let digests: Vec<_> = layers.iter().map(ImageLayer::sha256_digest).collect();
         let config = json!({
             "architecture": self.architecture,
             "os": "linux",
             "config": program,
-            "rootfs": {"type": "layers", "diff_ids": [diff.sha256_digest()]},
+            "rootfs": {"type": "layers", "diff_ids": digests},
         });
         let config = Config::new(config.to_string().into_bytes(), CONFIG.to_owned(), None);
         let name: Reference = name.parse().expect("the name of an image");
-        client.push(&name, &[diff], config, &RegistryAuth::Anonymous, None).await.expect("a registry that takes it");
+        client.push(&name, &layers, config, &RegistryAuth::Anonymous, None).await.expect("a registry that takes it");
         client.fetch_manifest_digest(&name, &RegistryAuth::Anonymous).await.expect("its digest")
     }
+}
+
+fn archive(dir: &Path) -> Vec<u8> {
+    let archived = Command::new("tar").arg("-C").arg(dir).args(["--owner=0", "--group=0", "-c", "."]).output();
+    let archived = archived.expect("tar");
+    assert!(archived.status.success(), "{archived:?}");
+    archived.stdout
 }

@@ -186,6 +186,18 @@ async fn is_held(runtimes: &[&str]) {
     assert!(said.starts_with("containerd cannot "), "{said}");
 }
 
+/// Their names alone are more than mount(2) takes as options.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_may_have_a_hundred_layers() {
+    let stage = Stage::new();
+    let config = json!({"Cmd": ["sh", "-c", "id -un; ls /layers | busybox wc -l"], "User": "www"});
+    Root::busybox().with_layers(99).push(&format!("{}/many:1", stage.addr), config).await;
+    let image = stage.pull("many:1").await.unwrap();
+    assert_eq!(stage.run("many", &image, &Run::default()).await.unwrap(), (0, "www\n99\n".into()));
+    stage.remove(&image).await;
+    assert_eq!(scraps(&stage), "0");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_host_can_run_is_refused_by_its_name() {
     let stage = Stage::new();

@@ -69,7 +69,13 @@ fn workloads(lab: &Lab, small: &str) {
     assert!(seen[0]["Config"]["Image"].as_str().is_some_and(|i| i == small), "{seen}");
     let mount = json!({"Type": "volume", "Name": "kept", "Source": "", "Destination": "/srv", "RW": true});
     assert_eq!(seen[0]["Mounts"], json!([mount]));
+    assert_eq!(lab.heddle("node3", &["exec", "runs", "pwd"]), "/srv\n", "where its program began");
+    let listed = lab.heddle("node3", &["ps"]);
+    assert!(listed.lines().nth(1).is_some_and(|row| row.contains(small)), "{listed}");
     lab.heddle("node3", &["stop", "-t", "1", "runs"]);
+    // It may be started again.
+    let said = lab.refused("node3", &["image", "rm", small]);
+    assert!(said.contains("is used by workload runs"), "{said}");
     lab.heddle("node3", &["start", "runs"]);
     assert_eq!(lab.heddle("node3", &["exec", "runs", "cat", "/srv/a"]), "begun\n");
     lab.heddle("node3", &["rm", "-f", "runs"]);
@@ -276,10 +282,16 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     let other = push(&lab, "other:1", &Root::busybox().for_processor("s390x"), json!({"Cmd": ["sh"]}));
     lab.heddle("node1", &["service", "create", "--detach", "--name", "other", &other]);
     assert!(refused(&lab, "other").contains("it is for linux/s390x, and this host is linux/"));
+    let eats = ["--limit-memory", "16m", "--restart-condition", "none", "--entrypoint", "busybox"];
+    lab.heddle(
+        "node1",
+        &[&["service", "create", "--detach", "--name", "eats"], &eats[..], &[&nginx[0], "tail", "/dev/zero"]].concat(),
+    );
+    assert_eq!(refused(&lab, "eats"), "killed by the kernel: its memory limit of 16.0 MiB was reached");
     let bare = push(&lab, "bare:1", &Root::busybox(), json!({}));
     lab.heddle("node1", &["service", "create", "--detach", "--name", "bare", &bare]);
     assert_eq!(refused(&lab, "bare"), "the image names no program: give a command or an entry point");
-    lab.heddle("node1", &["service", "rm", "missing", "broken", "nobody", "other", "bare"]);
+    lab.heddle("node1", &["service", "rm", "missing", "broken", "nobody", "other", "bare", "eats"]);
     private_images(&lab, &whoami);
 
     // The check of an image is made where a service says nothing, and survives a daemon.
@@ -352,7 +364,8 @@ fn every_host_answers_for_an_image_and_an_update_drops_nothing() {
     }
     lab.heddle("node1", &["service", "rm", "given"]);
     // Nothing of ours, and no library, has to be in an image for that.
-    let small = push(&lab, "small:1", &Root::busybox(), json!({"Cmd": ["sleep", "1000"], "Env": ["PATH=/bin"]}));
+    let config = json!({"Cmd": ["sleep", "1000"], "Env": ["PATH=/bin"], "WorkingDir": "/srv"});
+    let small = push(&lab, "small:1", &Root::busybox(), config);
     lab.heddle(
         "node1",
         &[

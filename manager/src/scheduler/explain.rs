@@ -92,6 +92,7 @@ fn other(task: &Task, now: Timestamp) -> String {
     }
 }
 
+/// By what was counted: those of the service that were to leave were none to the scheduler.
 fn why(task: &Task) -> String {
     if task.bound.is_some() {
         return "the service has a task on every node that takes it".into();
@@ -101,11 +102,11 @@ fn why(task: &Task) -> String {
     };
     let spread = &task.spec.placement.spread;
     let mut counts: Vec<_> =
-        spread.iter().zip(alike).map(|(key, count)| format!("{count} of the service to stay by {key}")).collect();
+        spread.iter().zip(alike).map(|(key, count)| format!("{count} of the service by {key}")).collect();
     if *failed > 0 {
         counts.push(format!("{failed} failures of late"));
     }
-    counts.push(format!("{of_service} of the service to stay"));
+    counts.push(format!("{of_service} of the service"));
     counts.push(format!("{all} in all"));
     format!("no node that took it had fewer tasks: {} were there", counts.join(", "))
 }

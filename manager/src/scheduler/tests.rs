@@ -209,7 +209,7 @@ fn an_explanation_names_what_would_help() {
     assert_eq!(told.placed.len(), 2);
     assert_eq!(
         told.placed[0].why,
-        "no node that took it had fewer tasks: 0 of the service to stay, 0 in all were there"
+        "no node that took it had fewer tasks: 0 of the service, 0 in all were there"
     );
     let [waiting] = told.waiting.as_slice() else { panic!("{told:?}") };
     let said: Vec<_> = waiting

@@ -207,10 +207,7 @@ fn an_explanation_names_what_would_help() {
     let service = &state.services[&web];
     let told = explain(state, service, now(state));
     assert_eq!(told.placed.len(), 2);
-    assert_eq!(
-        told.placed[0].why,
-        "no node that took it had fewer tasks: 0 of the service, 0 in all were there"
-    );
+    assert_eq!(told.placed[0].why, "no node that took it had fewer tasks: 0 of the service, 0 in all were there");
     let [waiting] = told.waiting.as_slice() else { panic!("{told:?}") };
     let said: Vec<_> = waiting
         .nodes

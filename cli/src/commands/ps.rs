@@ -225,12 +225,12 @@ mod tests {
     #[test]
     fn dockers_columns_newest_first() {
         expect![[r#"
-            ID            COMMAND                 CREATED    STATUS                   PORTS                                                                                    NAMES
-            bbbbbbbbbbbb  "true"                  at 200000  Exited (0) 1 minute ago                                                                                           job
-            aaaaaaaaaaaa  "heddle whoami --por…"  at 100000  Up 3 minutes             99/tcp, 0.0.0.0:8000-8001->80-81/tcp, 127.0.0.1:5353->53/udp, [::]:8000-8001->80-81/tcp  web"#]].assert_eq(&shown(&[], false));
+            ID            IMAGE       COMMAND                 CREATED    STATUS                   PORTS                                                                                    NAMES
+            bbbbbbbbbbbb  nginx:1.27  "true"                  at 200000  Exited (0) 1 minute ago                                                                                           job
+            aaaaaaaaaaaa              "heddle whoami --por…"  at 100000  Up 3 minutes             99/tcp, 0.0.0.0:8000-8001->80-81/tcp, 127.0.0.1:5353->53/udp, [::]:8000-8001->80-81/tcp  web"#]].assert_eq(&shown(&[], false));
         expect![[r#"
-            ID                         COMMAND                    CREATED    STATUS        PORTS                                                                                    NAMES
-            aaaaaaaaaaaaaaaaaaaaaaaaa  "heddle whoami --port 80"  at 100000  Up 3 minutes  99/tcp, 0.0.0.0:8000-8001->80-81/tcp, 127.0.0.1:5353->53/udp, [::]:8000-8001->80-81/tcp  web"#]].assert_eq(&shown(&["name=web"], true));
+            ID                         IMAGE  COMMAND                    CREATED    STATUS        PORTS                                                                                    NAMES
+            aaaaaaaaaaaaaaaaaaaaaaaaa         "heddle whoami --port 80"  at 100000  Up 3 minutes  99/tcp, 0.0.0.0:8000-8001->80-81/tcp, 127.0.0.1:5353->53/udp, [::]:8000-8001->80-81/tcp  web"#]].assert_eq(&shown(&["name=web"], true));
     }
 
     #[test]

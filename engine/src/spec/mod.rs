@@ -368,7 +368,7 @@ mod tests {
         let lost = lost(&written, &again, "");
         assert!(lost.is_empty(), "{lost:?}");
         let targets: Vec<_> = written["mounts"].as_array().unwrap().iter().map(|m| &m["destination"]).collect();
-        assert_eq!(targets[targets.len() - 2..], [&json!("/data"), &json!("/data/x")]);
+        assert_eq!(targets[targets.len() - 3..], [&json!("/data"), &json!("/etc/hosts"), &json!("/data/x")]);
         assert_eq!(written["process"]["capabilities"]["ambient"], json!(["CAP_NET_ADMIN"]));
         assert_eq!(written["linux"]["resources"]["cpu"]["quota"], json!(200_000));
     }

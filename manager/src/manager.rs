@@ -72,6 +72,9 @@ pub enum ManagerError {
     Certificate(#[from] ca::CaError),
     #[error("no manager of the cluster lets this one in: {0}")]
     Refused(String),
+    /// It has to have another certificate first.
+    #[error("no manager of the cluster lets this one in: {0}")]
+    Outdated(String),
     #[error("the cluster began anew without this manager: it becomes a worker as soon as it reaches the others")]
     Outvoted,
     #[error(transparent)]
@@ -113,6 +116,14 @@ pub struct Manager {
     /// Cancelled when the cluster has begun anew without this manager, which takes no part any more.
     pub outvoted: CancellationToken,
     cancel: CancellationToken,
+}
+
+fn not_let_in(addr: SocketAddr, status: &tonic::Status) -> ManagerError {
+    let said = format!("{addr}: {}", status.message());
+    match status.code() {
+        tonic::Code::PermissionDenied => ManagerError::Outdated(said),
+        _ => ManagerError::Refused(said),
+    }
 }
 
 impl Manager {
@@ -241,30 +252,30 @@ impl Manager {
         }
         let request =
             v1::RaftJoinRequest { node: node.to_string(), raft_id: raft_id(&node), addr: own_addr.to_string() };
-        let mut last = String::from("no address was given");
+        let mut refusal = ManagerError::Refused("no address was given".into());
         for addr in addrs {
             let mut client = RaftClient::new(tls::dial(*addr, &self.credentials));
             match client.join(request.clone()).await {
                 Ok(_) => return Ok(()),
-                Err(status) => last = format!("{addr}: {}", status.message()),
+                Err(status) => refusal = not_let_in(*addr, &status),
             }
         }
-        Err(ManagerError::Refused(last))
+        Err(refusal)
     }
 
     /// Whoever had this number in raft before, and made promises that this one does not know of, counts no more.
     async fn let_go(&self, addrs: &[SocketAddr]) -> Result<(), ManagerError> {
         let raft_id = raft_id(&self.credentials.identity().node);
-        let mut last = String::from("no address was given");
+        let mut refusal = ManagerError::Refused("no address was given".into());
         for addr in addrs {
             let mut request = tonic::Request::new(v1::RaftLeaveRequest { raft_id });
             request.set_timeout(CALL_LIMIT);
             match RaftClient::new(tls::dial(*addr, &self.credentials)).leave(request).await {
                 Ok(_) => return Ok(()),
-                Err(status) => last = format!("{addr}: {}", status.message()),
+                Err(status) => refusal = not_let_in(*addr, &status),
             }
         }
-        Err(ManagerError::Refused(last))
+        Err(refusal)
     }
 
     /// Whether it is a member of raft, as far as it knows itself.

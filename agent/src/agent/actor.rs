@@ -130,8 +130,9 @@ impl Actor {
         let mut retry_at = Instant::now();
         self.assign();
         let mut dirty = true;
+        // The first pass is due.
+        let mut pause = Duration::ZERO;
         loop {
-            let pause = if self.worker.soon(now()) { LOOK_SOON } else { LOOK_EVERY };
             tokio::select! {
                 event = hear(&mut self.member) => {
                     let Some(event) = event else { return };
@@ -183,6 +184,7 @@ impl Actor {
             if std::mem::take(&mut self.ring) {
                 self.connected.notify_one();
             }
+            pause = if self.worker.soon(now()) { LOOK_SOON } else { LOOK_EVERY };
         }
     }
 

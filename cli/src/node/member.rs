@@ -101,6 +101,7 @@ pub struct Daemon {
     pub member: Mutex<Slot>,
     /// Rung when the certificate says another role than before.
     pub roles: Arc<Notify>,
+    pub outdated: Arc<Notify>,
 }
 
 impl Daemon {
@@ -118,9 +119,9 @@ impl Daemon {
         let (dir, in_cluster) = (paths.agent(), state.is_some());
         let agent = AgentConfig { dir, shim, in_cluster, balancer, wireguard, endowment, images };
         let agent = Agent::start(agent).await.context("the agent cannot start")?;
-        let roles = Arc::new(Notify::new());
+        let (roles, outdated) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let outside = Mutex::new(Slot::Outside);
-        let mut daemon = Self { paths, advertise_addr, data_path_addr, agent, member: outside, roles };
+        let mut daemon = Self { paths, advertise_addr, data_path_addr, agent, member: outside, roles, outdated };
         if let Some(state) = state {
             daemon.member = Mutex::new(daemon.take_up(state).await?);
         }
@@ -172,6 +173,9 @@ impl Daemon {
         loop {
             while let Err(error) = self.follow_role().await {
                 tracing::warn!("this node is not what its certificate says yet: {error:#}");
+                if let Some(ManagerError::Outdated(_)) = error.downcast_ref() {
+                    self.outdated.notify_one();
+                }
                 if let Some(member) = self.member.lock().await.as_mut() {
                     member.trouble = Some(format!("{error:#}"));
                 }
@@ -245,7 +249,7 @@ impl Daemon {
         tracing::info!(%role, "this node is what its certificate says");
         member.renewal.abort();
         let manager = member.manager.clone();
-        member.renewal = renew(&self.agent, &self.paths, &member.state, &member.credentials, manager, &self.roles);
+        member.renewal = self.renew(&member.state, &member.credentials, manager);
         self.admitted(member).await
     }
 
@@ -480,7 +484,7 @@ impl Daemon {
             None => None,
         };
         manager.iter().for_each(|m| m.announce(state.advertise));
-        let renewal = renew(&self.agent, &self.paths, &state, &credentials, manager.clone(), &self.roles);
+        let renewal = self.renew(&state, &credentials, manager.clone());
         Ok(Member { state, credentials, manager, vault, port, renewal, trouble: None })
     }
 
@@ -504,24 +508,19 @@ impl Daemon {
         };
         Ok(self.agent.join(config).await?)
     }
-}
 
-pub fn renew(
-    agent: &Agent,
-    paths: &Paths,
-    state: &NodeState,
-    credentials: &Credentials,
-    manager: Option<Manager>,
-    roles: &Arc<Notify>,
-) -> AbortHandle {
-    let renewal = Renewal {
-        credentials: credentials.clone(),
-        dir: paths.certificates(),
-        agent: agent.status.clone(),
-        managers: state.managers.clone(),
-        manager,
-        control_addr: state.advertise,
-        roles: roles.clone(),
-    };
-    tokio::spawn(renewal.run()).abort_handle()
+    /// Keeps a member's certificate young, in the background.
+    pub fn renew(&self, state: &NodeState, credentials: &Credentials, manager: Option<Manager>) -> AbortHandle {
+        let renewal = Renewal {
+            credentials: credentials.clone(),
+            dir: self.paths.certificates(),
+            agent: self.agent.status.clone(),
+            managers: state.managers.clone(),
+            manager,
+            control_addr: state.advertise,
+            outdated: self.outdated.clone(),
+            roles: self.roles.clone(),
+        };
+        tokio::spawn(renewal.run()).abort_handle()
+    }
 }

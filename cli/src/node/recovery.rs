@@ -2,7 +2,7 @@
 
 use super::{
     first,
-    member::{self, Daemon, not_in_cluster},
+    member::{Daemon, not_in_cluster},
     serving,
 };
 use anyhow::{Context, Result, bail};
@@ -47,7 +47,7 @@ impl Daemon {
         member.manager = Some(manager.clone());
         member.renewal.abort();
         let (state, credentials) = (&member.state, &member.credentials);
-        member.renewal = member::renew(&self.agent, &self.paths, state, credentials, Some(manager), &self.roles);
+        member.renewal = self.renew(state, credentials, Some(manager));
         self.roles.notify_one();
         let anew = anew?;
         member.state.managers = vec![own];

@@ -27,6 +27,9 @@ pub struct Renewal {
     pub manager: Option<Manager>,
     /// Where the control API listens, or would.
     pub control_addr: SocketAddr,
+    /// Rung when the managers do not let this one in with the certificate that it has, though it says the right role: the node was
+    /// demoted and promoted again since that was made.
+    pub outdated: Arc<Notify>,
     /// Rung when the certificate says another role than before.
     pub roles: Arc<Notify>,
 }
@@ -49,6 +52,7 @@ impl Renewal {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     changed = self.agent.changed() => if changed.is_err() { return },
+                    () = self.outdated.notified() => break,
                 }
             }
             while let Err(error) = self.renew().await {

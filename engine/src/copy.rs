@@ -24,7 +24,8 @@ use std::{
 const OVERLAY: &[u8] = b"trusted.overlay.";
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// What is there already stays, unless something of the same name is copied.
+/// What is there already stays, unless something of the same name is copied. Devices and pipes have their modes as far as the calling
+/// thread's umask lets them: in the thread that looks into images it is empty.
 pub(crate) fn copy(from: &File, to: &File) -> io::Result<()> {
     let mut copier = Copier { top: to.as_fd(), links: HashMap::new() };
     copier.directory(from.as_fd(), to.as_fd(), Path::new("."))

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 /// Values of a node's attributes that tasks are spread over, up to one of them.
 type Branch = Vec<Option<String>>;
 
-/// A node as the scheduler ranks it, save for what other services have there.
+/// A node as the scheduler ranks it, save for what other services have there; and what makes room counts here until it has gone.
 struct Standing {
     failed: u32,
     /// For each preference the branch, and the service's tasks in it.

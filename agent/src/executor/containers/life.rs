@@ -23,6 +23,11 @@ impl Containers {
         }
         self.note(task, pid);
         self.reach(task, Phase::Running { pid, health: self.kept(task).health });
+        // It came while the container was made, and not since: then it is sent where it goes.
+        let missed = self.held().get(task).and_then(|held| *held.cancel.borrow());
+        if let Some(signal) = missed {
+            self.send(task, signal);
+        }
     }
 
     pub(super) fn kept(&self, task: &TaskId) -> Kept {

@@ -234,14 +234,9 @@ impl Containers {
         record::write(&dir.join(CONTAINER), &Kept::default())?;
         let image = Some(image::reference(&what.image.spec.image).whole());
         self.hold(task, image, Phase::Preparing("preparing its image".into()), |this, task, cancelled| async move {
-            match this.begin(&task, what, cancelled.clone()).await {
+            match this.begin(&task, what, cancelled).await {
                 Ok(Begun::Runs(pid)) => {
                     this.runs(&task, pid);
-                    // It came while the container was made, and not since: then it is sent where it goes.
-                    let missed = *cancelled.borrow();
-                    if let Some(signal) = missed {
-                        this.send(&task, signal);
-                    }
                     this.follow(&task, true).await;
                 }
                 Ok(Begun::Unclear) => this.follow(&task, false).await,
